@@ -60,6 +60,31 @@ async fn a_write_in_doubt_is_tried_until_its_fate_is_known() {
 }
 
 #[tokio::test]
+async fn no_call_fails_because_its_range_is_split_and_the_directory_is_not_asked_again() {
+    // Whatever comes first finds the split out.
+    for first in 0..4 {
+        let (peer, client) = fake::connected(Manner::HasSplit, Duration::from_secs(5)).await;
+        for call in (0..4).cycle().skip(first).take(4) {
+            match call {
+                0 => assert_eq!(client.put("z", "v").await, Ok(7)),
+                1 => assert_eq!(&*client.get("a").await.unwrap().unwrap().value, b"a"),
+                2 => {
+                    let found = client.get_many(["a", "z", "b"]).await;
+                    let values = found.iter().map(|found| found.as_ref().unwrap().as_ref());
+                    let values: Vec<&[u8]> = values.map(|found| &*found.unwrap().value).collect();
+                    assert_eq!(values, [b"a", b"z", b"b"]);
+                }
+                _ => {
+                    let rows = client.scan("z"..).page_size(3).collect().await.unwrap();
+                    assert_eq!(rows.len(), fake::ROWS);
+                }
+            }
+        }
+        assert_eq!(peer.directories(), 1);
+    }
+}
+
+#[tokio::test]
 async fn the_last_refusal_is_what_the_caller_hears() {
     let (peer, client) = fake::connected(Manner::Overloaded, Duration::from_millis(200)).await;
     let error = client.put("k", "v").await.unwrap_err();

@@ -37,15 +37,18 @@ pub enum Error {
     /// The request breaks a rule that does not depend on the database's state.
     #[error("{0}")]
     Invalid(String),
-    /// The key lies in a range that this replica does not hold, or the epoch is an old one.
+    /// The key lies in a range that this replica does not hold, or the epoch is an old one. With the
+    /// routes that are known to hold the keys of the range that the caller believed in, at most
+    /// [`MOVED_ROUTES_MAX`](crate::limits::MOVED_ROUTES_MAX); the first is that of the key.
     #[error("the key's range is elsewhere or has changed")]
-    Moved(Option<Box<Route>>),
+    Moved(Vec<Route>),
     /// The keys of one multi-write or scan lie in more than one range.
     #[error(
         "the keys lie in several ranges, and a write over several ranges is not supported yet: write the keys of each range by themselves"
     )]
     SeveralRanges,
-    /// This replica does not lead its range now.
+    /// This replica does not lead its range now. If the route names no leader, or this replica, the
+    /// range has none yet, and will have one within moments.
     #[error("this replica does not lead the range")]
     NotLeader(Option<Box<Route>>),
     /// No majority of the range's replicas has been reached for a while.

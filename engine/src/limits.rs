@@ -39,6 +39,15 @@ pub const DRIFT_MARGIN: Duration = Duration::from_millis(LEASE_MS / 7);
 /// snapshots.
 pub const TIME_SLICE: Duration = Duration::from_micros(500);
 
+/// Routes that one refusal names: those of the ranges that hold the keys which the caller has asked for
+/// in one range.
+pub const MOVED_ROUTES_MAX: usize = 16;
+/// How long a request of a caller that follows no routes waits for its range to have a leader: the last
+/// leader's lease, and an election.
+pub const LEADER_WAIT_MAX: Duration = Duration::from_secs(1);
+/// Bytes of the requests of a shard that wait so.
+pub const LEADER_WAIT_LEN_MAX: usize = 32 << 20;
+
 /// Blocks of tables that a shard's reads wait for: queued, or being read from the disk.
 pub const COLD_BLOCKS_MAX: usize = 16 << 10;
 

@@ -14,6 +14,7 @@ mod rows;
 use rangedb_limits::{BrokenLimit, OperationKind, last_key_before};
 use smallvec::SmallVec;
 
+use crate::limits::MOVED_ROUTES_MAX;
 use crate::types::{Blob, ClientId, ColdBlock, Epoch, RangeId, Timestamp};
 pub use rows::{Row, Rows, RowsBuilder};
 
@@ -37,6 +38,26 @@ pub struct Target {
     pub range: RangeId,
     /// Its epoch as the sender knows it.
     pub epoch: Epoch,
+}
+
+impl Target {
+    /// The ranges that may hold the keys which the sender looks for in the target, at most
+    /// [`MOVED_ROUTES_MAX`]. `before` are the ranges up to the key that was asked for, from right to
+    /// left, and begin with the one that holds it; `after` are those behind it, from left to right. A
+    /// split gives the ranges that it makes a higher version, so a range whose version is not above
+    /// the target's has taken no key from it.
+    pub fn successors<T>(
+        self,
+        mut before: impl Iterator<Item = T>,
+        after: impl Iterator<Item = T>,
+        epoch: impl Fn(&T) -> Epoch + Copy,
+    ) -> impl Iterator<Item = T> {
+        let is_newer = move |range: &T| epoch(range).version > self.epoch.version;
+        let own = before.next().into_iter();
+        own.chain(after.take_while(is_newer))
+            .chain(before.take_while(is_newer))
+            .take(MOVED_ROUTES_MAX)
+    }
 }
 
 /// What a key must be for a batch to be written.

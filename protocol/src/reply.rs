@@ -114,8 +114,9 @@ pub struct ErrorReply {
     pub retry_after_ms: u32,
     /// A message for people.
     pub message: String,
-    /// The route to use instead, if there is one.
-    pub route: Option<Route>,
+    /// The routes to use instead: that of the key, then those of other ranges that hold keys of the
+    /// request's target. Empty if none is known.
+    pub routes: Vec<Route>,
 }
 
 /// Why a reply cannot be read.
@@ -360,12 +361,14 @@ impl<'a> Reply<'a> {
 }
 
 pub(crate) fn error_reply(t: &wire::Error<'_>) -> ErrorReply {
+    let more = t.more_routes().into_iter().flatten();
+    let routes = t.route().into_iter().chain(more);
     ErrorReply {
         code: ErrorCode::from_u16(t.code()).ok_or(t.code()),
         fate: Fate::from_u8(t.fate()),
         retry_after_ms: t.retry_after_ms(),
         message: t.message().unwrap_or_default().to_owned(),
-        route: t.route().map(|r| route(&r)),
+        routes: routes.map(|r| route(&r)).collect(),
     }
 }
 
@@ -374,7 +377,10 @@ pub(crate) fn build_error<'b>(
     error: &ErrorReply,
     now: u64,
 ) -> WIPOffset<wire::Error<'b>> {
-    let route = error.route.as_ref().map(|route| build_route(b, route));
+    let route = error.routes.first().map(|route| build_route(b, route));
+    let more = error.routes.iter().skip(1);
+    let more: Vec<_> = more.map(|route| build_route(b, route)).collect();
+    let more_routes = (!more.is_empty()).then(|| b.create_vector(&more));
     let message = Some(b.create_string(&error.message));
     let args = wire::ErrorArgs {
         code: error.code.map_or_else(|code| code, |code| code as u16),
@@ -383,6 +389,7 @@ pub(crate) fn build_error<'b>(
         message,
         route,
         now,
+        more_routes,
     };
     wire::Error::create(b, &args)
 }

@@ -107,7 +107,7 @@ fn values<'a>() -> Vec<Reply<'a>> {
         fate: Fate::NotApplied,
         retry_after_ms: 5,
         message: "elsewhere".to_owned(),
-        route: Some(sample_route()),
+        routes: vec![sample_route()],
     };
     let value = |version, len| KeyResult::Value { version, len };
     let results = vec![
@@ -224,14 +224,14 @@ fn replies<'a>() -> Vec<Reply<'a>> {
             fate: Fate::NotApplied,
             retry_after_ms: 5,
             message: "elsewhere".to_owned(),
-            route: Some(sample_route()),
+            routes: vec![sample_route()],
         })),
         Reply::Error(Box::new(ErrorReply {
             code: Err(60_000),
             fate: Fate::Unknown,
             retry_after_ms: 0,
             message: String::new(),
-            route: None,
+            routes: Vec::new(),
         })),
     ]
 }
@@ -252,6 +252,23 @@ fn state_with_memory() -> Reply<'static> {
     Reply::Node(Box::new(NodeState {
         shards: vec![shard],
         ..Default::default()
+    }))
+}
+
+/// The refusal of a key whose range was split, with routes in a field that was added later.
+fn moved_by_a_split() -> Reply<'static> {
+    let other = Route {
+        range: 9,
+        start: b"b".to_vec(),
+        end: None,
+        ..sample_route()
+    };
+    Reply::Error(Box::new(ErrorReply {
+        code: Ok(ErrorCode::Moved),
+        fate: Fate::NotApplied,
+        retry_after_ms: 0,
+        message: "elsewhere".to_owned(),
+        routes: vec![sample_route(), other.clone(), other],
     }))
 }
 
@@ -277,7 +294,7 @@ fn requests_and_replies_are_read_back() {
     let all = replies()
         .into_iter()
         .chain(values())
-        .chain([state_with_memory()]);
+        .chain([state_with_memory(), moved_by_a_split()]);
     for (id, reply) in (5..).zip(all) {
         let mut bytes = Vec::new();
         reply.encode(id, 44, &mut builder, &mut bytes);
@@ -312,6 +329,19 @@ fn the_bytes_of_all_tables_are_fixed() {
         reply.encode(id, 44, &mut builder, &mut bytes);
     }
     assert_fixed("version-2-multi-gets.bin", &bytes);
+    bytes.clear();
+    moved_by_a_split().encode(1, 44, &mut builder, &mut bytes);
+    assert_fixed("version-2-moved.bin", &bytes);
+}
+
+#[test]
+fn a_client_of_an_older_schema_reads_the_first_of_several_routes() {
+    let mut bytes = Vec::new();
+    moved_by_a_split().encode(1, 44, &mut FlatBufferBuilder::new(), &mut bytes);
+    let frame = frame::decode(&bytes).expect("good").expect("whole");
+    let table = flatbuffers::root::<crate::generated::wire::Error<'_>>(frame.body).expect("good");
+    let first = table.route().map(|route| crate::reply::route(&route));
+    assert_eq!(first, Some(sample_route()));
 }
 
 /// Compares bytes with those of a fixture.

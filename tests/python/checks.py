@@ -377,6 +377,13 @@ def check_routes(client):
     followed = client.followed
     assert client.get(b"z")[0] == b"far"
     assert client.followed == followed + 1
+    # Of a route that a newer one overlaps the rest stays, and an older one changes nothing.
+    client.routes = [dict(routes[0], start=b"", end=None)]
+    part = dict(routes[0], start=b"c", end=b"f", version=routes[0]["version"] + 1)
+    for told in [part, dict(routes[0], start=b"a", end=b"z")]:
+        client.learn(dict(told), there)
+    bounds = [(route["start"], route["end"]) for route in client.routes]
+    assert bounds == [(b"", b"c"), (b"c", b"f"), (b"f", None)], bounds
     # A scan that goes on in the next range is told its route.
     client.routes = routes
     assert sum(len(page["rows"]) for page in client.scan(b"l-row4", b"m-row1")) == 2

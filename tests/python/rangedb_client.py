@@ -101,6 +101,7 @@ class Refused(Exception):
         self.fate = error["fate"]
         self.retry_after_ms = error["retry_after_ms"]
         self.route = error["route"]
+        self.more_routes = error["more_routes"] or []
         super().__init__(f"{self.code}: {error['message']}")
 
 
@@ -239,8 +240,17 @@ class Client:
             ends_before = lambda a, b: a["end"] is not None and a["end"] <= b["start"]
             return not ends_before(route, other) and not ends_before(other, route)
 
-        self.routes = [other for other in self.routes if not overlaps(other)] + [route]
-        self.routes.sort(key=lambda other: other["start"])
+        epoch = lambda of: (of["version"], of["conf"])
+        if any(overlaps(other) and epoch(other) > epoch(route) for other in self.routes):
+            return
+        kept = [other for other in self.routes if not overlaps(other)] + [route]
+        # What a newer route leaves of an older one stays.
+        for other in filter(overlaps, self.routes):
+            if other["start"] < route["start"]:
+                kept.append(dict(other, end=route["start"]))
+            if route["end"] is not None and (other["end"] is None or route["end"] < other["end"]):
+                kept.append(dict(other, start=route["end"]))
+        self.routes = sorted(kept, key=lambda other: other["start"])
 
     def route(self, key):
         for route in self.routes:
@@ -271,10 +281,16 @@ class Client:
                 retry = CODES.get(refused.code, (0, "", "no"))[2]
                 if retry.startswith("no") or time.monotonic() > until:
                     raise
-                if refused.route is not None:
+                leader = refused.route and (refused.route["node"], refused.route["shard"])
+                is_unled = leader and (not refused.route["led"] or leader == (connection.node, connection.shard))
+                if refused.code == "not_leader" and is_unled:
+                    # The shard that was asked learns first who leads.
+                    time.sleep(max(refused.retry_after_ms, 5) / 1000)
+                elif refused.route is not None:
                     self.followed += 1
                     route = refused.route
-                    self.learn(route, connection)
+                    for told in [route] + refused.more_routes:
+                        self.learn(told, connection)
                 else:
                     time.sleep(refused.retry_after_ms / 1000)
                     self.refresh()

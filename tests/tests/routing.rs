@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use rangedb_protocol::handshake::{
@@ -13,7 +14,7 @@ use rangedb_protocol::{
     frame,
 };
 use rangedb_tests::cluster::{
-    Caller, KEYS, addresses, hold_leaders, homes_of, leader, start_all, wait_for,
+    Caller, KEYS, addresses, hold_leaders, homes_of, leader, ranges, start_all, wait_for,
     wait_until_replicated,
 };
 use rangedb_tests::process::{Home, Node, cli};
@@ -256,6 +257,71 @@ fn a_plain_client_asks_any_node_and_shard_for_anything() {
 }
 
 #[test]
+fn a_plain_client_is_never_told_that_a_leader_has_moved() {
+    let temp = tempfile::tempdir().expect("a folder");
+    let homes = homes_of(temp.path(), "2");
+    let _nodes = started(&homes);
+    let led = ranges(&homes[0]).expect("it answers");
+    let ids: Vec<String> = (led.keys().filter(|id| **id != 1))
+        .map(u64::to_string)
+        .collect();
+    let stop = AtomicBool::new(false);
+    let calls = &|home: &Home, number: usize| {
+        let mut plain = Plain::connect(home, ANY_SHARD);
+        let mut calls = 0;
+        while !stop.load(Ordering::Relaxed) {
+            let key = KEYS[calls % KEYS.len()];
+            let scan = RequestBody::Scan {
+                start: Some(key.as_bytes()),
+                end: None,
+                rows_max: 1,
+                bytes_max: 0,
+                continuation: None,
+                reverse: false,
+                keys_only: false,
+            };
+            let put = plain.put(key, &format!("{number}-{calls}"), 5000);
+            let (get, rows) = (plain.get(key), plain.call(scan, 5000));
+            let all = plain.multi_get(&KEYS);
+            let is_fine = |reply: &TestReply| match reply {
+                TestReply::Error(ErrorCode::Unknown, _) => *reply == put,
+                // A leader that has just stepped down has heard of no other for long, and takes itself
+                // for one without a majority until it hears of the next one.
+                TestReply::Error(code, _) => *code == ErrorCode::NoQuorum,
+                TestReply::Value(value) => value.is_some(),
+                TestReply::Written | TestReply::Rows(1) => true,
+                TestReply::Rows(_) => false,
+            };
+            for reply in [&put, &get, &rows] {
+                assert!(is_fine(reply), "{key}: {put:?}, {get:?}, {rows:?}");
+            }
+            let is_read =
+                |key: &Key| matches!(key, Key::Value(_) | Key::Error(ErrorCode::NoQuorum));
+            assert!(all.iter().all(is_read), "{all:?}");
+            calls += 1;
+        }
+        calls
+    };
+    std::thread::scope(|scope| {
+        let clients: Vec<_> = (homes.iter().cycle().take(6).enumerate())
+            .map(|(number, home)| scope.spawn(move || calls(home, number)))
+            .collect();
+        let mut moves = 0;
+        for id in ids.iter().cycle().take(12) {
+            let moved = homes[0].cli(&["range", "transfer-leader", id]);
+            moves += usize::from(moved.status.success());
+            std::thread::sleep(Duration::from_millis(200));
+        }
+        stop.store(true, Ordering::Relaxed);
+        for client in clients {
+            let calls = client.join().expect("no call fails");
+            assert!(calls > 10, "{calls} calls");
+        }
+        assert!(moves > 3, "{moves} moves");
+    });
+}
+
+#[test]
 fn a_smart_client_is_told_the_same_for_every_kind_of_request() {
     let temp = tempfile::tempdir().expect("a folder");
     let homes = homes_of(temp.path(), "1");
@@ -266,7 +332,7 @@ fn a_smart_client_is_told_the_same_for_every_kind_of_request() {
         Reply::Error(error) => {
             assert_eq!(error.code, Ok(ErrorCode::NotLeader), "{}", error.message);
             assert_eq!(error.fate, Fate::NotApplied);
-            error.route.expect("a route")
+            error.routes.into_iter().next().expect("a route")
         }
         other => panic!("{other:?}"),
     };

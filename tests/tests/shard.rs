@@ -1,25 +1,31 @@
 //! A shard on a real disk: acknowledged writes are there after a stop and after a crash.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use rangedb_engine::cluster::NodeRecord;
-use rangedb_engine::env::{AsyncRuntime, World};
+use rangedb_engine::env::{AsyncRuntime, Instant as _, World};
+use rangedb_engine::error::Error;
+use rangedb_engine::gateway::Gateway;
+use rangedb_engine::gateway::request::{Call, Caller};
+use rangedb_engine::gateway::responder::{Responder, Response, Scanning};
 use rangedb_engine::hlc::Hlc;
 use rangedb_engine::limits::{SEGMENT_LEN, SMALL_APPEND_LEN_MAX};
 use rangedb_engine::lsm::{LsmTables, TableOptions};
 use rangedb_engine::range::Keyspace;
 use rangedb_engine::range::sink::Once;
-use rangedb_engine::request::{Batch, Outcome, Read, RequestId, ScanRequest};
+use rangedb_engine::request::{Batch, Outcome, Read, RequestId, ScanRequest, Target};
 use rangedb_engine::shard::{
     DigestOptions, FolderMark, InitialRange, Opened, RangeStatus, Shard, ShardOptions, WriteRequest,
 };
 use rangedb_engine::types::{
-    ClientId, KeyRange, Location, NodeId, RangeId, ReplicaId, ShardId, Timestamp,
+    ClientId, Epoch, KeyRange, Location, NodeId, RangeId, ReplicaId, ReplicaPlace, ShardId,
+    Timestamp,
 };
 use rangedb_server::env::{GlommioRuntime, RingDisk, SystemClock};
 use rangedb_server::peers::Peers;
@@ -30,6 +36,16 @@ use tokio::sync::oneshot;
 const MEMTABLE_BYTES: usize = 1 << 20;
 
 async fn open(folder: &Path) -> Shard<GlommioEnv> {
+    open_with(folder, &[], Vec::new()).await
+}
+
+/// Opens a shard whose users' ranges begin at the first key and at these. Each has these voters besides
+/// the one of this shard.
+async fn open_with(
+    folder: &Path,
+    borders: &[&str],
+    others: Vec<ReplicaPlace>,
+) -> Shard<GlommioEnv> {
     let tables = TableOptions {
         folder: folder.join("tables"),
         memtable_bytes: MEMTABLE_BYTES,
@@ -45,14 +61,23 @@ async fn open(folder: &Path) -> Shard<GlommioEnv> {
         tables: LsmTables::open(tables).expect("tables open"),
         transport: Links::new(7, NodeId(1), Arc::new(Peers::none())),
     };
-    let initial = |range, keyspace| InitialRange {
+    let initial = |range, keyspace, others, keys| InitialRange {
         range: RangeId(range),
         replica: ReplicaId(range),
-        others: Vec::new(),
+        others,
         leads: true,
         keyspace,
-        keys: KeyRange::all(),
+        keys,
     };
+    let system = initial(1, Keyspace::System, Vec::new(), KeyRange::all());
+    let starts = std::iter::once("").chain(borders.iter().copied());
+    let users = starts.enumerate().map(|(place, start)| {
+        let keys = KeyRange {
+            start: start.into(),
+            end: borders.get(place).map(|end| end.as_bytes().to_vec()),
+        };
+        initial(2 + place as u64, Keyspace::User, others.clone(), keys)
+    });
     let options = ShardOptions {
         location: Location {
             node: NodeId(1),
@@ -69,7 +94,7 @@ async fn open(folder: &Path) -> Shard<GlommioEnv> {
             opened: Opened::Never,
             start: 1,
         },
-        initial: vec![initial(1, Keyspace::System), initial(2, Keyspace::User)],
+        initial: std::iter::once(system).chain(users).collect(),
         node: NodeRecord {
             id: NodeId(1),
             shards: 1,
@@ -303,4 +328,187 @@ fn writers_that_were_answered_together_go_together_again() {
         shared < WRITES + WRITES / 2,
         "{shared} entries of four writers"
     );
+}
+
+#[test]
+fn a_key_whose_range_has_changed_is_refused_with_the_routes_of_its_neighbours() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    GlommioRuntime::new(1).block_on(async {
+        let shard = open_with(folder.path(), &["g", "p", "t"], Vec::new()).await;
+        let target = |range, version| Target {
+            range: RangeId(range),
+            epoch: Epoch { version, conf: 1 },
+        };
+        let now = shard.routes();
+        let version = now[0].epoch.version;
+        let ids = |error: Error| {
+            let Error::Moved(routes) = error else {
+                panic!("{error}");
+            };
+            let ids = routes.iter().map(|route| {
+                assert!(now.contains(route), "{route:?}");
+                route.range.0
+            });
+            ids.collect::<Vec<u64>>()
+        };
+        let get = |key: &str, target| {
+            let read = shard.get(key.as_bytes(), Some(target), |_| ());
+            ids(read.expect_err("another range"))
+        };
+        // Who believes in an older version looks for keys in all of them, whoever in this one does not.
+        assert_eq!(get("m", target(9, version - 1)), [3, 4, 5, 2]);
+        assert_eq!(get("a", target(2, version - 1)), [2, 3, 4, 5]);
+        assert_eq!(get("z", target(2, version)), [5]);
+        let stale = Some(target(4, version - 1));
+        let scan = ScanRequest {
+            start: Some("p".into()),
+            ..ScanRequest::default()
+        };
+        let scanned = shard.scan(scan, stale, None).await;
+        assert_eq!(ids(scanned.expect_err("another version")), [4, 5, 3, 2]);
+        let (sender, receiver) = oneshot::channel();
+        let request = WriteRequest {
+            target: stale,
+            session: RequestId {
+                client: ClientId(9),
+                sequence: 1,
+                lowest_unanswered: 1,
+                first_tried: shard.now(),
+            },
+            deadline: None,
+        };
+        let sink = Once::new(|result| drop(sender.send(result)));
+        shard.write(
+            Batch::put("q".into(), "v".into()),
+            request,
+            Rc::new(sink),
+            7,
+        );
+        let written = receiver.await.expect("answered");
+        assert_eq!(ids(written.expect_err("another version")), [4, 5, 3, 2]);
+        shard.close().await.expect("it closes");
+    });
+}
+
+/// What a gateway answers to a request: the error, if it is one.
+type Answer = Result<(), Error>;
+
+/// Takes the answer to one request.
+struct Asker(RefCell<Option<oneshot::Sender<Answer>>>);
+
+impl Responder for Asker {
+    type Ticket = ();
+    type Refusal = Error;
+
+    fn answer(&self, (): &(), _: Option<Timestamp>, response: Result<Response<'_>, Error>) {
+        let sender = self.0.borrow_mut().take().expect("one answer");
+        let failed = |values: &rangedb_engine::gateway::values::Values| {
+            values.errors().first().cloned().map_or(Ok(()), Err)
+        };
+        let answer = match response {
+            Ok(Response::Values(values)) => failed(values),
+            other => other.map(|_| ()),
+        };
+        sender.send(answer).expect("somebody waits");
+    }
+
+    fn hold(&self, (): ()) -> Result<u64, Error> {
+        Ok(0)
+    }
+
+    fn release(&self, _: u64) -> Option<()> {
+        Some(())
+    }
+
+    fn scan(self: &Rc<Self>, _: u64, scanning: Scanning) {
+        drop(GlommioRuntime::spawn(scanning));
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Asked {
+    Get,
+    Write,
+    Scan,
+    MultiGet,
+}
+
+/// Asks a gateway for the key "k", and says how long the answer took.
+async fn ask(
+    gateway: &Gateway<GlommioEnv>,
+    asked: Asked,
+    (follows_routes, deadline): (bool, Option<Duration>),
+) -> (Answer, Duration) {
+    let (sender, receiver) = oneshot::channel();
+    let asker = Rc::new(Asker(RefCell::new(Some(sender))));
+    let now = rangedb_engine::env::Now::<GlommioEnv>::now();
+    let call = Call {
+        caller: Caller { follows_routes },
+        deadline: deadline.map(|deadline| now + deadline),
+        token: Timestamp::ZERO,
+        target: None,
+    };
+    let begun = Instant::now();
+    let taken = match asked {
+        Asked::Get => gateway.get(&asker, &call, (), b"k"),
+        Asked::Write => {
+            let session = RequestId {
+                client: ClientId(9),
+                sequence: 1,
+                lowest_unanswered: 1,
+                first_tried: Timestamp::ZERO,
+            };
+            let write = (Batch::put("k".into(), "v".into()), session);
+            gateway.write(&asker, &call, (), write)
+        }
+        Asked::Scan => gateway.scan(&asker, &call, (), ScanRequest::default()),
+        Asked::MultiGet => gateway.multi_get(&asker, &call, (), &[b"k"]),
+    };
+    let answer = match taken {
+        Ok(()) => receiver.await.expect("an answer"),
+        Err(error) => Err(error),
+    };
+    (answer, begun.elapsed())
+}
+
+#[test]
+fn a_request_waits_for_a_leader_until_its_deadline_unless_its_sender_follows_routes() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    // The other voter does not exist, so nobody is ever elected.
+    let other = ReplicaPlace {
+        replica: ReplicaId(77),
+        location: Location {
+            node: NodeId(2),
+            shard: ShardId(0),
+        },
+    };
+    GlommioRuntime::new(1).block_on(async {
+        let shard = open_with(folder.path(), &[], vec![other]).await;
+        let gateway = Gateway::new(shard.clone());
+        let all = [Asked::Get, Asked::Write, Asked::Scan, Asked::MultiGet];
+        for asked in all {
+            let (answer, took) = ask(&gateway, asked, (true, None)).await;
+            assert!(
+                matches!(answer, Err(Error::NotLeader(Some(_)))),
+                "{asked:?}: {answer:?}"
+            );
+            assert!(took < Duration::from_millis(50), "{asked:?}: {took:?}");
+        }
+        let deadline = Duration::from_millis(120);
+        let waiting = all.map(|asked| ask(&gateway, asked, (false, Some(deadline))));
+        for (answer, took) in join_all(waiting).await {
+            assert_eq!(answer, Err(Error::DeadlineExceeded));
+            assert!(took >= deadline - Duration::from_millis(2), "{took:?}");
+            assert!(took < deadline * 2, "{took:?}");
+        }
+        // Without a deadline it ends when there has been no majority for a while.
+        let waiting = all.map(|asked| ask(&gateway, asked, (false, None)));
+        for (answer, took) in join_all(waiting).await {
+            assert!(matches!(answer, Err(Error::NoQuorum(_))), "{answer:?}");
+            assert!(took < Duration::from_millis(1300), "{took:?}");
+        }
+        assert_eq!(gateway.in_flight(), 0);
+        drop(gateway);
+        shard.close().await.expect("it closes");
+    });
 }

@@ -14,16 +14,18 @@
 //!              answered
 //! ```
 //!
-//! A stale route costs one retry, at once and free of the budget. A write whose fate is unknown is
-//! tried again under the same request id until the fate is known. The rules for each error are in
-//! [`Call::refused`] and [`Call::lost`].
+//! A stale route costs one retry, at once and free of the budget. After a split, the refusal has the
+//! routes of all parts, and the next try goes to the right one at once. A range that has no leader yet,
+//! after a split or when its leader has died, is asked again a few milliseconds later. A write whose
+//! fate is unknown is tried again under the same request id until the fate is known. The rules for
+//! each error are in [`Call::refused`] and [`Call::lost`].
 
 use std::time::{Duration, Instant};
 
-use rangedb_protocol::{ErrorReply, Session as RequestId, Target};
+use rangedb_protocol::{ErrorReply, Route, Session as RequestId, Target};
 
 use super::Core;
-use super::directory::{Destination, Endpoint};
+use super::directory::{Destination, Endpoint, names_no_leader};
 use super::session::Write;
 use crate::error::{Error, ErrorCode, Fate, Reason};
 
@@ -35,6 +37,13 @@ const LOOK_ELSEWHERE_TIMEOUT: Duration = Duration::from_millis(500);
 /// Longest wait, in milliseconds, for a timestamp that a node finds too far ahead. A longer wait
 /// means that a clock is wrong, and the client drops the timestamp.
 const WAIT_FOR_CLOCK_MS: u32 = 100;
+/// The pauses before the shard of a range that has no leader yet is asked again. After them the call
+/// asks other nodes, too.
+const UNLED_PAUSES: [Duration; 3] = [
+    Duration::from_millis(5),
+    Duration::from_millis(10),
+    Duration::from_millis(20),
+];
 /// How often a call is tried again whose timestamp is refused.
 const CLOCK_TRIES: u32 = 4;
 
@@ -158,6 +167,10 @@ pub struct Call<'a> {
     /// Where the present try goes; `None`: no endpoint was found.
     tried: Option<Destination>,
     tries: u32,
+    /// How many tries have met a range without a leader.
+    unled: usize,
+    /// Whether a try was made at once after one that a stale route had misled.
+    has_healed: bool,
     /// Whether a try may have reached a server and got no answer.
     in_doubt: bool,
     /// The last error from a node. A `NoQuorum` is replaced by nothing but another one.
@@ -166,8 +179,12 @@ pub struct Call<'a> {
 
 /// What to do after a failed try.
 enum Next {
+    /// The route was stale, and the key lies in a newer range by now: try again there, at once.
+    Follow(Error),
     /// The route was stale: try again, the first time at once.
     Heal(Error),
+    /// The range has no leader yet: ask again a little later.
+    AwaitLeader(Error),
     /// Try again after a pause, at least as long as the error asks.
     Later(Error),
     /// Give up.
@@ -186,6 +203,8 @@ impl Core {
             write: None,
             tried: None,
             tries: 0,
+            unled: 0,
+            has_healed: false,
             in_doubt: false,
             said: None,
         }
@@ -320,15 +339,19 @@ impl<'a> Call<'a> {
     fn refused(&mut self, node: u64, timestamp: u64, reply: ErrorReply, now: Instant) -> Action {
         self.core.session.observe(timestamp, now);
         let passes_soon = (1..=WAIT_FOR_CLOCK_MS).contains(&reply.retry_after_ms);
-        let route = reply.route.clone();
+        let routes = reply.routes.clone();
         let error = Error::from(reply);
         let next = match error.code {
-            ErrorCode::Moved | ErrorCode::NotLeader => {
-                self.forget_route();
-                if let (Some(route), Some(tried)) = (route, &self.tried) {
-                    let from = (node, &tried.endpoint.address);
-                    self.core.directory.learn(route, from);
+            ErrorCode::NotLeader if self.has_no_leader(&routes, node) => {
+                self.unled += 1;
+                if self.unled > UNLED_PAUSES.len() {
+                    self.forget_route();
                 }
+                Next::AwaitLeader(error)
+            }
+            ErrorCode::Moved if self.goes_on(&routes, node) => Next::Follow(error),
+            ErrorCode::Moved | ErrorCode::NotLeader => {
+                self.goes_on(&routes, node);
                 Next::Heal(error)
             }
             // Another node may reach a majority.
@@ -383,6 +406,28 @@ impl<'a> Call<'a> {
         self.after(Next::Heal(error), now)
     }
 
+    /// Whether a refusal with these routes, by the node `node`, says that the range has no leader yet.
+    fn has_no_leader(&self, routes: &[Route], node: u64) -> bool {
+        let tried = self.tried.as_ref();
+        tried.is_some_and(|tried| names_no_leader(routes, node, &tried.endpoint))
+    }
+
+    /// Learns the routes of a refusal by the node `node`. Gives whether the key lies in a newer range now
+    /// than in the one that was tried.
+    fn goes_on(&self, routes: &[Route], node: u64) -> bool {
+        let (Some(key), Some(tried)) = (self.key, &self.tried) else {
+            return false;
+        };
+        let from = (node, &tried.endpoint.address);
+        self.core.directory.correct(key, tried, routes, from);
+        let found = self.core.directory.find(key).and_then(|found| found.target);
+        match (found, tried.target) {
+            (Some(found), Some(tried)) => found.version > tried.version,
+            (found, None) => found.is_some(),
+            (None, Some(_)) => false,
+        }
+    }
+
     fn forget_route(&self) {
         if let (Some(key), Some(tried)) = (self.key, &self.tried) {
             self.core.directory.forget(key, tried);
@@ -391,12 +436,22 @@ impl<'a> Call<'a> {
 
     /// Tries again after a failure, if that makes sense in the time that is left.
     fn after(&mut self, next: Next, now: Instant) -> Action {
-        let (error, pause) = match next {
+        let later = |error: &Error| self.core.pause(self.tries, error.retry_after);
+        let (error, pause, is_free) = match next {
             Next::GiveUp(error) => return self.fail(error),
-            Next::Heal(error) if self.tries == 0 => (error, Duration::ZERO),
+            Next::Follow(error) => (error, Duration::ZERO, true),
+            Next::Heal(error) if !self.has_healed => {
+                self.has_healed = true;
+                (error, Duration::ZERO, true)
+            }
+            Next::AwaitLeader(error) => {
+                let pause = UNLED_PAUSES.get(self.unled.saturating_sub(1)).copied();
+                let pause = pause.unwrap_or_else(|| later(&error));
+                (error, pause, true)
+            }
             Next::Heal(error) | Next::Later(error) => {
-                let pause = self.core.pause(self.tries, error.retry_after);
-                (error, pause)
+                let pause = later(&error);
+                (error, pause, self.tries == 0)
             }
         };
         let no_quorum = |error: &Error| error.code == ErrorCode::NoQuorum;
@@ -407,10 +462,11 @@ impl<'a> Call<'a> {
         if no_quorum(&error) || (is_from_a_node && !self.said.as_ref().is_some_and(no_quorum)) {
             self.said = Some(error.clone());
         }
-        // The first retry is free, since it corrects a stale route. A write in doubt is retried
-        // until its fate is known. Retries that wait for a majority add to no node's load.
+        // The first retry is free, since it corrects a stale route, and so is each that follows a split.
+        // A write in doubt is retried until its fate is known. Retries that wait for a leader or a
+        // majority add to no node's load.
         let affordable = no_quorum(&error)
-            || self.tries == 0
+            || is_free
             || (self.in_doubt && self.kind == Kind::Write)
             || self.core.budget.take();
         // If nodes go on refusing the timestamp, it is in the request itself, not in the session.

@@ -85,8 +85,9 @@ impl Directory {
     }
 
     /// Adds a route that the node `node` at `from` has sent. Of routes that overlap it and are not
-    /// newer, only what lies beside it is kept: after a split the older range still has the other keys. If that node leads the range itself, its address is the one at which it
-    /// was reached: the address that it gives itself need not work from everywhere.
+    /// newer, only what lies beside it is kept: after a split the older range still has the other keys.
+    /// If that node leads the range itself, its address is the one at which it was reached: the address
+    /// that it gives itself need not work from everywhere.
     pub fn learn(&self, route: Route, (node, from): (u64, &Arc<str>)) {
         let leads_itself = route.leader.is_some_and(|(leader, _)| leader == node);
         let address = if leads_itself || route.address.is_empty() {
@@ -133,6 +134,21 @@ impl Directory {
         ranges.insert(at, new);
     }
 
+    /// Learns the routes with which a node has refused a try for a key. If the directory still says what
+    /// the try went by, the next try asks for a new route.
+    pub fn correct(
+        &self,
+        key: &[u8],
+        tried: &Destination,
+        routes: &[Route],
+        (node, from): (u64, &Arc<str>),
+    ) {
+        for route in routes {
+            self.learn(route.clone(), (node, from));
+        }
+        self.forget(key, tried);
+    }
+
     /// Drops the route of a key if it is still the one by which a try failed, so that the next try
     /// asks for a new one.
     pub fn forget(&self, key: &[u8], tried: &Destination) {
@@ -143,6 +159,13 @@ impl Directory {
                 || known.endpoint != tried.endpoint
         });
     }
+}
+
+/// Whether a refusal with these routes, by `node` at `endpoint`, says that the range has no leader yet:
+/// it names none, or itself, which is about to lead.
+pub(super) fn names_no_leader(routes: &[Route], node: u64, endpoint: &Endpoint) -> bool {
+    let itself = endpoint.shard.map(|shard| (node, shard));
+    (routes.first()).is_some_and(|route| route.leader.is_none() || route.leader == itself)
 }
 
 #[cfg(test)]

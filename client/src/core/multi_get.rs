@@ -11,7 +11,7 @@ use rangedb_protocol::limits::{MULTI_GET_KEYS_LEN_MAX, MULTI_GET_KEYS_MAX};
 use rangedb_protocol::{ErrorReply, KeyRead};
 
 use super::Core;
-use super::directory::Endpoint;
+use super::directory::{Destination, Endpoint, names_no_leader};
 use crate::error::{Error, ErrorCode, Fate, passes};
 
 /// Keys that are asked for together.
@@ -67,7 +67,7 @@ pub fn refusal<'a, 'e>(reads: impl Iterator<Item = KeyRead<'a, 'e>>) -> Option<E
         fate: Fate::NotApplied,
         retry_after_ms: 0,
         message: "the server's reply has nothing for any key".to_owned(),
-        route: None,
+        routes: Vec::new(),
     }))
 }
 
@@ -122,26 +122,27 @@ impl Core {
         }
     }
 
-    /// Forgets the route of a key that is elsewhere by now, and learns the one in the error.
+    /// Learns the routes in the error, and forgets the route of a key that is elsewhere by now. A key
+    /// whose range has no leader yet keeps its route: the shard there learns first who leads.
     fn follow(&self, key: &[u8], error: &ErrorReply, source: &Source) {
         let (Ok(code), Some(endpoint)) = (error.code, &source.endpoint) else {
             return;
         };
-        if !matches!(
-            code,
-            ErrorCode::Moved | ErrorCode::NotLeader | ErrorCode::NoQuorum
-        ) {
+        let is_unled = match code {
+            ErrorCode::NotLeader => names_no_leader(&error.routes, source.node, endpoint),
+            ErrorCode::Moved | ErrorCode::NoQuorum => false,
+            _ => return,
+        };
+        if is_unled {
             return;
         }
-        if let Some(found) = self.directory.find(key)
-            && found.endpoint == *endpoint
-        {
-            self.directory.forget(key, &found);
-        }
-        if let Some(route) = &error.route {
-            let from = (source.node, &endpoint.address);
-            self.directory.learn(route.clone(), from);
-        }
+        // A route that others have corrected meanwhile leads elsewhere, and stays.
+        let tried = Destination {
+            target: self.directory.find(key).and_then(|found| found.target),
+            endpoint: endpoint.clone(),
+        };
+        let from = (source.node, &endpoint.address);
+        self.directory.correct(key, &tried, &error.routes, from);
     }
 }
 
@@ -194,13 +195,13 @@ mod tests {
         }
     }
 
-    fn error(code: ErrorCode, route: Option<Route>) -> ErrorReply {
+    fn error(code: ErrorCode, routes: Vec<Route>) -> ErrorReply {
         ErrorReply {
             code: Ok(code),
             fate: Fate::NotApplied,
             retry_after_ms: 0,
             message: "why".to_owned(),
-            route,
+            routes,
         }
     }
 
@@ -226,17 +227,38 @@ mod tests {
     fn a_key_that_is_elsewhere_is_asked_for_there() {
         let core = core();
         let keys: [&[u8]; 2] = [b"b", b"o"];
-        let moved = error(ErrorCode::Moved, Some(route(3, 2, ("n", "t"), 2)));
+        let moved = error(ErrorCode::Moved, vec![route(3, 2, ("n", "t"), 2)]);
         let taken = core.take_key(keys[1], KeyRead::Failed(&moved), &source(1));
         assert_eq!(taken, KeyOutcome::Again);
         assert_eq!(places(&core.parts(&keys, 0..2)), [[0], [1]]);
         // Without a route the key's one is forgotten, if it still leads to the node that has answered.
-        let lost = error(ErrorCode::NotLeader, None);
+        let lost = error(ErrorCode::NotLeader, Vec::new());
         core.take_key(keys[1], KeyRead::Failed(&lost), &source(1));
         assert!(core.directory.find(keys[1]).is_some());
         core.take_key(keys[1], KeyRead::Failed(&lost), &source(2));
         assert!(core.directory.find(keys[1]).is_none());
         assert!(core.directory.find(keys[0]).is_some());
+    }
+
+    #[test]
+    fn after_a_split_the_keys_of_both_halves_are_asked_for_where_they_are() {
+        let core = core();
+        let keys: [&[u8]; 3] = [b"o", b"p", b"s"];
+        assert_eq!(places(&core.parts(&keys, 0..3)), [[0, 1, 2]]);
+        let halves = vec![route(9, 2, ("p", "t"), 3), route(3, 2, ("n", "p"), 1)];
+        let moved = error(ErrorCode::Moved, halves);
+        let taken = core.take_key(keys[2], KeyRead::Failed(&moved), &source(1));
+        assert_eq!(taken, KeyOutcome::Again);
+        assert_eq!(places(&core.parts(&keys, 0..3)), [&[0][..], &[1, 2]]);
+        // The new half has no leader yet: its shard is asked again.
+        let unled = Route {
+            leader: None,
+            ..route(9, 2, ("p", "t"), 3)
+        };
+        let unled = error(ErrorCode::NotLeader, vec![unled]);
+        let before = core.directory.find(keys[1]);
+        core.take_key(keys[1], KeyRead::Failed(&unled), &source(3));
+        assert_eq!(core.directory.find(keys[1]), before);
     }
 
     #[test]
@@ -250,9 +272,9 @@ mod tests {
         assert_eq!(take(value), KeyOutcome::Read(Some((b"v", 7))));
         assert_eq!(take(KeyRead::Absent), KeyOutcome::Read(None));
         assert_eq!(take(KeyRead::NotRead), KeyOutcome::Again);
-        let later = error(ErrorCode::Overloaded, None);
+        let later = error(ErrorCode::Overloaded, Vec::new());
         assert_eq!(take(KeyRead::Failed(&later)), KeyOutcome::Again);
-        let never = error(ErrorCode::Diverged, None);
+        let never = error(ErrorCode::Diverged, Vec::new());
         let KeyOutcome::Failed(why) = take(KeyRead::Failed(&never)) else {
             panic!("it never passes");
         };
@@ -261,8 +283,8 @@ mod tests {
 
     #[test]
     fn a_reply_without_an_end_for_any_key_is_a_refusal() {
-        let later = error(ErrorCode::NotLeader, None);
-        let never = error(ErrorCode::Invalid, None);
+        let later = error(ErrorCode::NotLeader, Vec::new());
+        let never = error(ErrorCode::Invalid, Vec::new());
         let code =
             |reads: &[KeyRead<'_, '_>]| refusal(reads.iter().copied()).map(|error| error.code);
         let (again, failed) = (KeyRead::Failed(&later), KeyRead::Failed(&never));

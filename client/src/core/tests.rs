@@ -78,6 +78,10 @@ fn refusal(code: ErrorCode, fate: Fate) -> Event {
 }
 
 fn refused_by(node: u64, code: ErrorCode, fate: Fate, route: Option<Route>) -> Event {
+    refused_with(node, code, fate, route.into_iter().collect())
+}
+
+fn refused_with(node: u64, code: ErrorCode, fate: Fate, routes: Vec<Route>) -> Event {
     Event::Refused {
         node,
         timestamp: NOW,
@@ -86,7 +90,7 @@ fn refused_by(node: u64, code: ErrorCode, fate: Fate, route: Option<Route>) -> E
             fate,
             retry_after_ms: 0,
             message: "no".to_owned(),
-            route,
+            routes,
         }),
     }
 }
@@ -162,16 +166,141 @@ fn a_stale_route_heals_at_once_and_free_of_the_budget() {
         client.told(route(1, 1), 1);
         let mut call = client.begin(Kind::Write);
         let (_, first) = client.send(&mut call);
-        let stale = refused_by(1, code, Fate::NotApplied, Some(route(2, 2)));
+        let stale = refused_by(1, code, Fate::NotApplied, Some(route(1, 2)));
         assert_eq!(paused(call.on(stale, client.now)), Duration::ZERO);
         let (endpoint, second) = client.send(&mut call);
         assert_eq!(&*endpoint.address, "node2:1", "{code}");
-        assert_eq!(second.target.map(|target| target.version), Some(2));
+        assert_eq!(second.target, first.target);
         assert_eq!(second.request_id, first.request_id);
         // Routes that go stale again are paid for.
         let stale = refused_by(2, code, Fate::NotApplied, None);
         let error = failed(call.on(stale, client.now));
         assert_eq!((error.code, error.fate), (code, Fate::NotApplied));
+    }
+}
+
+/// The routes of a range that was split at a key, that of the upper part first.
+fn split_at(key: &str, version: u32, leaders: (u64, u64)) -> Vec<Route> {
+    let lower = Route {
+        end: Some(key.into()),
+        ..route(version, leaders.0)
+    };
+    let upper = Route {
+        range: 1 + u64::from(version),
+        start: key.into(),
+        ..route(version, leaders.1)
+    };
+    vec![upper, lower]
+}
+
+#[test]
+fn a_split_is_followed_at_once_and_free_of_the_budget_however_often() {
+    let client = Client::new();
+    while client.core.budget.take() {}
+    let mut call = client.begin(Kind::Write);
+    let (_, first) = client.send(&mut call);
+    for (version, key) in (2..9).zip(["a", "b", "c", "d", "e", "f", "g"]) {
+        let routes = split_at(key, version, (1, 2));
+        let by = if version == 2 { 1 } else { 2 };
+        let moved = refused_with(by, ErrorCode::Moved, Fate::NotApplied, routes);
+        assert_eq!(paused(call.on(moved, client.now)), Duration::ZERO);
+        // It goes on without the directory.
+        let (endpoint, again) = client.send(&mut call);
+        assert_eq!(&*endpoint.address, "node2:1");
+        let target = again.target.map(|target| (target.range, target.version));
+        assert_eq!(target, Some((1 + u64::from(version), version)));
+        assert_eq!(again.request_id, first.request_id);
+        // Nor does a call for a key of the other part need it.
+        let mut other = client
+            .core
+            .begin(Some(b""), Kind::Read, client.now + TIMEOUT);
+        let (endpoint, attempt) = client.send(&mut other);
+        assert_eq!(&*endpoint.address, "node1:1");
+        assert_eq!(attempt.target.map(|target| target.version), Some(version));
+    }
+    // A route of the same version is a stale one that is corrected, and is paid for in the end.
+    let stale = |leader| {
+        let routes = split_at("g", 8, (1, leader));
+        refused_with(2, ErrorCode::Moved, Fate::NotApplied, routes)
+    };
+    assert_eq!(paused(call.on(stale(3), client.now)), Duration::ZERO);
+    client.send(&mut call);
+    let error = failed(call.on(stale(1), client.now));
+    assert_eq!(error.code, ErrorCode::Moved);
+}
+
+#[test]
+fn routes_that_do_not_hold_the_key_let_the_directory_be_asked() {
+    let client = Client::new();
+    let mut call = client.begin(Kind::Read);
+    client.send(&mut call);
+    let lower = split_at("b", 2, (1, 1)).pop().expect("two parts");
+    let moved = refused_by(1, ErrorCode::Moved, Fate::NotApplied, Some(lower));
+    assert_eq!(paused(call.on(moved, client.now)), Duration::ZERO);
+    let action = call.on(Event::Resume, client.now);
+    assert!(matches!(action, Action::Refresh), "{action:?}");
+    let mut lower = client
+        .core
+        .begin(Some(b"a"), Kind::Read, client.now + TIMEOUT);
+    assert_eq!(
+        client
+            .send(&mut lower)
+            .1
+            .target
+            .map(|target| target.version),
+        Some(2)
+    );
+}
+
+#[test]
+fn the_shard_of_a_range_without_a_leader_is_asked_again_soon_and_then_others_too() {
+    let unled = Route {
+        leader: None,
+        address: String::new(),
+        ..route(1, 1)
+    };
+    // A replica that is about to lead names itself.
+    for told in [unled, route(1, 1)] {
+        let client = Client::new();
+        while client.core.budget.take() {}
+        let mut call = client.begin(Kind::Write);
+        let (_, first) = client.send(&mut call);
+        let refused = || {
+            let mut event = refused_by(
+                1,
+                ErrorCode::NotLeader,
+                Fate::NotApplied,
+                Some(told.clone()),
+            );
+            if let Event::Refused { error, .. } = &mut event {
+                error.retry_after_ms = 5;
+            }
+            event
+        };
+        for pause in [5, 10, 20] {
+            assert_eq!(paused(call.on(refused(), client.now)), ms(pause));
+            let (endpoint, again) = client.send(&mut call);
+            assert_eq!((&*endpoint.address, endpoint.shard), ("node1:1", Some(0)));
+            assert_eq!(again.request_id, first.request_id);
+        }
+        for _ in 0..20 {
+            let pause = paused(call.on(refused(), client.now));
+            assert!(ms(5) <= pause && pause <= ms(105), "{pause:?}");
+            let action = call.on(Event::Resume, client.now);
+            assert!(matches!(action, Action::Refresh), "{action:?}");
+            client.told(route(1, 1), 2);
+            client.send(&mut call);
+        }
+        // The other part of the split is born, and its leader named.
+        let moved = refused_with(
+            1,
+            ErrorCode::Moved,
+            Fate::NotApplied,
+            split_at("b", 2, (1, 3)),
+        );
+        assert_eq!(paused(call.on(moved, client.now)), Duration::ZERO);
+        assert_eq!(&*client.send(&mut call).0.address, "node3:1");
+        call.answered(NOW + 1, client.now);
     }
 }
 

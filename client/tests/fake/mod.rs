@@ -11,7 +11,7 @@ use rangedb_protocol::admin::Command;
 use rangedb_protocol::handshake::{HANDSHAKE_LEN, HandshakeReply, Verdict};
 use rangedb_protocol::{
     ErrorCode, ErrorReply, Fate, FlatBufferBuilder, KeyResult, Reply, Request, RequestBody, Route,
-    Row, Values, frame,
+    Row, Target, Values, frame,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -31,10 +31,16 @@ pub enum Manner {
     ClosesOnce,
     /// Answers gets and multi-gets with the key, puts, and scans with [`ROWS`] rows.
     Honest,
+    /// Has split its range at [`SPLIT_AT`] since it sent the directory, and leads the upper part only
+    /// from the second request on that comes for it; otherwise honest.
+    HasSplit,
     /// Sends [`RIGHT`] as its time and refuses later timestamps; its first answer is that of a node
     /// whose clock is far ahead.
     FindsTimesAhead,
 }
+
+/// Where the range of a peer that has split begins its second half.
+pub const SPLIT_AT: &str = "m";
 
 /// How many keys of a multi-get a peer reads; the others count as not read.
 pub const KEYS_READ_MAX: usize = 200;
@@ -58,6 +64,8 @@ pub struct Life {
     pub closes: AtomicBool,
     /// The node that it names as the leader of the only range; `None`: itself.
     pub leader: Mutex<Option<(u64, String)>>,
+    /// Whether it leads the upper part of a split.
+    leads_upper: AtomicBool,
     directories: AtomicUsize,
     requests: AtomicUsize,
 }
@@ -88,6 +96,7 @@ impl Peer {
             hangs: AtomicBool::new(false),
             closes: AtomicBool::new(false),
             leader: Mutex::default(),
+            leads_upper: AtomicBool::new(false),
             directories: AtomicUsize::new(0),
             requests: AtomicUsize::new(0),
         });
@@ -150,7 +159,7 @@ async fn serve(mut stream: TcpStream, life: Arc<Life>) {
         }
         let table = bytes[frame::HEADER_LEN..len].to_vec();
         let request = Request::decode(kind, &table).unwrap();
-        let (body, token) = (request.body, request.token);
+        let (body, token, target) = (request.body, request.token, request.target);
         let mut now = 1;
         let reply = if body == RequestBody::Directory {
             life.directories.fetch_add(1, Ordering::SeqCst);
@@ -161,6 +170,9 @@ async fn serve(mut stream: TcpStream, life: Arc<Life>) {
         } else {
             let before = life.requests.fetch_add(1, Ordering::SeqCst);
             match (life.manner, body) {
+                (Manner::HasSplit, _) if let Some(refusal) = split_refusal(&life, target) => {
+                    refusal
+                }
                 (Manner::Overloaded, _) => refusal(ErrorCode::Overloaded),
                 (Manner::NoQuorum, _) => refusal(ErrorCode::NoQuorum),
                 (Manner::Closes, _) => return,
@@ -321,12 +333,45 @@ fn whole_key_space(life: &Life) -> Route {
     }
 }
 
+/// The refusal of a request that names the range as it was before the split, or the part that has no
+/// leader yet.
+fn split_refusal(life: &Life, target: Option<Target>) -> Option<Reply<'static>> {
+    let lower = Route {
+        version: 2,
+        end: Some(SPLIT_AT.into()),
+        ..whole_key_space(life)
+    };
+    let upper = Route {
+        range: 3,
+        version: 2,
+        start: SPLIT_AT.into(),
+        ..whole_key_space(life)
+    };
+    let target = target?;
+    let (code, routes) = match (target.range, target.version) {
+        (2, 1) => (ErrorCode::Moved, vec![upper, lower]),
+        (3, _) if !life.leads_upper.swap(true, Ordering::SeqCst) => {
+            let unled = Route {
+                leader: None,
+                ..upper
+            };
+            (ErrorCode::NotLeader, vec![unled])
+        }
+        _ => return None,
+    };
+    let mut refusal = refusal(code);
+    if let Reply::Error(error) = &mut refusal {
+        error.routes = routes;
+    }
+    Some(refusal)
+}
+
 fn refusal(code: ErrorCode) -> Reply<'static> {
     Reply::Error(Box::new(ErrorReply {
         code: Ok(code),
         fate: Fate::NotApplied,
         retry_after_ms: 3,
         message: "too much".to_owned(),
-        route: None,
+        routes: Vec::new(),
     }))
 }

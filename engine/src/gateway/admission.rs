@@ -5,11 +5,15 @@ use std::cell::Cell;
 use std::rc::Rc;
 
 use crate::error::Error;
+use crate::limits::LEADER_WAIT_LEN_MAX;
 use crate::notify::Count;
 use crate::types::Timestamp;
 
 /// Most scans of one shard that run at the same time.
 const SCANS_MAX: usize = 64;
+/// What a request that waits for a leader counts for besides its own bytes: its task, and its share of
+/// the tries that they all make.
+const LEADER_WAIT_LEN: usize = 8 << 10;
 /// When a caller should try again after an overload, in milliseconds.
 const RETRY_AFTER_MS: u32 = 20;
 
@@ -19,6 +23,8 @@ pub(super) struct Admission {
     is_draining: Cell<bool>,
     in_flight: Count,
     scans: Rc<Count>,
+    /// Bytes of the requests that wait for a leader.
+    leader_waits: Rc<Count>,
     /// The newest timestamp in a caller's token that was accepted.
     seen: Cell<Timestamp>,
 }
@@ -88,22 +94,46 @@ impl Admission {
         }
         Ok(Held::new(&self.scans))
     }
+
+    /// Counts a request of this many bytes as waiting for a leader until the returned value is dropped.
+    ///
+    /// # Errors
+    /// [`Error::Overloaded`]: too many requests wait.
+    pub fn begin_leader_wait(&self, len: usize) -> Result<Held, Error> {
+        let len = len + LEADER_WAIT_LEN;
+        if self.leader_waits.get() + len > LEADER_WAIT_LEN_MAX {
+            let reason = "too many requests wait for a range to have a leader";
+            return Err(Error::overloaded(reason, RETRY_AFTER_MS));
+        }
+        Ok(Held::of(&self.leader_waits, len))
+    }
 }
 
-/// Counts one more for as long as it lives.
-pub struct Held(Rc<Count>);
+/// Raises a count for as long as it lives.
+pub struct Held {
+    count: Rc<Count>,
+    by: usize,
+}
 
 impl Held {
     /// Counts one more.
     pub fn new(count: &Rc<Count>) -> Held {
-        count.add(1);
-        Held(count.clone())
+        Held::of(count, 1)
+    }
+
+    /// Raises the count by a number.
+    fn of(count: &Rc<Count>, by: usize) -> Held {
+        count.add(by);
+        Held {
+            count: count.clone(),
+            by,
+        }
     }
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.0.subtract(1);
+        self.count.subtract(self.by);
     }
 }
 
@@ -151,5 +181,20 @@ mod tests {
         ));
         running.pop();
         assert!(admission.begin_scan().is_ok());
+    }
+
+    #[test]
+    fn only_so_many_bytes_wait_for_a_leader() {
+        let admission = Admission::default();
+        let large = LEADER_WAIT_LEN_MAX / 4;
+        let begin = |_| admission.begin_leader_wait(large).expect("room");
+        let mut waiting: Vec<Held> = (0..3).map(begin).collect();
+        assert!(matches!(
+            admission.begin_leader_wait(large),
+            Err(Error::Overloaded { .. })
+        ));
+        waiting.push(admission.begin_leader_wait(0).expect("room"));
+        drop(waiting);
+        assert_eq!(admission.leader_waits.get(), 0);
     }
 }

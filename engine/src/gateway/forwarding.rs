@@ -2,7 +2,7 @@
 //! this node or on another: the asking side.
 //!
 //! A request is one message over the transport, of the class of clients, so it stands in front of no
-//! append. It is forwarded once: the other shard answers it, or says where the range is. If the
+//! append. The other shard forwards it no further: it answers, or says where the range is. If the
 //! connection breaks after the message may have been sent, the fate of a write is unknown. The same
 //! holds if the other shard falls silent: a process that is stopped keeps its connections open, so
 //! a shard that owes answers is asked from time to time whether it is alive. Lives on its shard's
@@ -201,6 +201,12 @@ impl<E: Env> Admitted<E> {
         }
         answer
     }
+}
+
+/// The time until a deadline, in microseconds.
+pub(super) fn deadline_left<E: Env>(deadline: Now<E>) -> u64 {
+    let left = deadline.saturating_duration_since(Now::<E>::now());
+    u64::try_from(left.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// The kind of request that an answer must suit.

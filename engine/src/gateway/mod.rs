@@ -23,8 +23,8 @@
 //!
 //! **Forwarding.** The first shard sends the request with the time that is left and the range that the
 //! caller believes in; the second one checks both again. It never forwards: if it does not lead
-//! either, its error says where the range is, and the caller gets that. Only if the second shard is on
-//! the same node, the first one sends the request on to the node that the error names.
+//! either, its error says where the range is, and the first one sends the request there. While the range
+//! has no leader the request waits at the first shard: see [`leader_wait`].
 //!
 //! Lives on its shard's thread.
 
@@ -33,6 +33,7 @@ pub mod directory;
 mod forwarding;
 #[cfg(test)]
 mod fuzz;
+mod leader_wait;
 pub mod message;
 mod multi_get;
 mod orders;
@@ -49,7 +50,7 @@ use admission::Admission;
 pub use admission::Held;
 use directory::{Directory, Routes};
 pub use forwarding::FORWARDED_MAX;
-use forwarding::{Forwarding, Kind};
+use forwarding::Forwarding;
 use message::{Body, Found};
 pub use orders::{Order, OrderFailure};
 use request::Call;
@@ -57,9 +58,9 @@ use responder::{Responder, Response};
 use router::Lookup;
 
 use crate::cluster::View;
-use crate::env::{AsyncRuntime, Env, Instant, Now};
+use crate::env::{AsyncRuntime, Env, Now};
 use crate::error::{Error, Fate};
-use crate::request::{Batch, Read, RequestId, ScanRequest, Target, Wait};
+use crate::request::{Batch, Read, RequestId, ScanReply, ScanRequest, Target, Wait};
 use crate::shard::{Shard, WriteRequest};
 use crate::types::{Blob, Location, Route, ShardId};
 
@@ -181,18 +182,25 @@ impl<E: Env> Gateway<E> {
         let read = self.inner.shard.get(key, call.target, |found| {
             responder.answer(&ticket, None, Ok(Response::Value(found)));
         });
-        let lookup = match read {
+        let error = match read {
             Ok(Read::Done(())) => return Ok(()),
             Ok(Read::Wait(wait)) => return self.get_after(wait, responder, call, ticket, key),
-            // The shard is asked before the directory, since most requests come to the right shard.
-            Err(Error::Moved(None)) => self.look_up(key),
-            Err(Error::NotLeader(Some(route))) if self.may_forward(call.caller, &route) => {
-                Lookup::Elsewhere(*route)
-            }
-            Err(error) => return Err(error.into()),
+            Err(error) => error,
         };
-        let key = Blob::copy_from_slice(key);
-        self.elsewhere(responder, call, ticket, lookup, Body::Get { key })
+        let body = || Body::Get {
+            key: Blob::copy_from_slice(key),
+        };
+        match error {
+            // The shard is asked before the directory, since most requests come to the right shard.
+            Error::Moved(routes) if routes.is_empty() => {
+                let lookup = self.look_up(key);
+                self.elsewhere(responder, call, ticket, (lookup, key), body())
+            }
+            error if self.carries(call, &error) => {
+                self.carry(responder, call, ticket, body(), Err(error))
+            }
+            error => Err(error.into()),
+        }
     }
 
     /// Reads a key when what the read must wait for has come.
@@ -206,8 +214,9 @@ impl<E: Env> Gateway<E> {
     ) -> Result<(), R::Refusal> {
         let token = responder.hold(ticket)?;
         let (gateway, responder) = (self.clone(), responder.clone());
-        let (key, target, deadline) = (key.to_vec(), call.target, call.deadline);
+        let (key, call) = (Blob::copy_from_slice(key), *call);
         drop(E::Runtime::spawn(async move {
+            let (target, deadline) = (call.target, call.deadline);
             let mut wait = wait;
             loop {
                 let waited = gateway.wait(wait, &key, target, deadline).await;
@@ -222,6 +231,11 @@ impl<E: Env> Gateway<E> {
                 match read {
                     Ok(Read::Done(())) => return,
                     Ok(Read::Wait(more)) => wait = more,
+                    Err(error) if gateway.carries(&call, &error) => {
+                        let body = Body::Get { key };
+                        let held = (ticket, token);
+                        return gateway.carry_held(&responder, &call, held, body, Err(error));
+                    }
                     Err(error) => return refuse(responder.as_ref(), token, error),
                 }
             }
@@ -266,8 +280,9 @@ impl<E: Env> Gateway<E> {
         let key = batch.first_key();
         let lookup = key.map_or(Lookup::Here, |key| self.look_up_for(call.caller, key));
         if !matches!(lookup, Lookup::Here) {
+            let key = key.cloned().unwrap_or_default();
             let body = Body::Write { batch, session };
-            return self.elsewhere(responder, call, ticket, lookup, body);
+            return self.elsewhere(responder, call, ticket, (lookup, &key), body);
         }
         let request = WriteRequest {
             target: call.target,
@@ -275,7 +290,7 @@ impl<E: Env> Gateway<E> {
             deadline: call.deadline,
         };
         let token = responder.hold(ticket)?;
-        let sink = responder.clone();
+        let sink = self.write_sink(responder, call, ticket, (&batch, session));
         self.inner.shard.write(batch, request, sink, token);
         Ok(())
     }
@@ -291,80 +306,43 @@ impl<E: Env> Gateway<E> {
         ticket: R::Ticket,
         scan: ScanRequest,
     ) -> Result<(), R::Refusal> {
-        let lookup = self.look_up_for(call.caller, &scan.first_key());
+        let key = scan.first_key();
+        let lookup = self.look_up_for(call.caller, &key);
         if !matches!(lookup, Lookup::Here) {
-            return self.elsewhere(responder, call, ticket, lookup, Body::Scan(scan));
+            return self.elsewhere(responder, call, ticket, (lookup, &key), Body::Scan(scan));
         }
         let token = responder.hold(ticket)?;
-        let (gateway, answering) = (self.clone(), responder.clone());
-        let (target, deadline) = (call.target, call.deadline);
+        let (gateway, answering, call) = (self.clone(), responder.clone(), *call);
         let scanning = async move {
-            let Inner {
-                admission, shard, ..
-            } = gateway.inner.as_ref();
-            let scanned = match admission.begin_scan() {
-                Ok(_running) => shard.scan(scan, target, deadline).await,
-                Err(error) => Err(error),
-            };
-            match scanned {
+            let answering = answering.as_ref();
+            match gateway.scan_here(&call, scan.clone()).await {
                 Ok(rows) => {
                     if let Some(ticket) = answering.release(token) {
                         answering.answer(&ticket, None, Ok(Response::Rows(&rows)));
                     }
                 }
-                Err(error) => refuse(answering.as_ref(), token, error),
+                Err(error) if gateway.carries(&call, &error) => {
+                    let body = Body::Scan(scan);
+                    match gateway.answer_of_leader(&call, body, Err(error)).await {
+                        Ok(reply) => pass_on(answering, token, reply),
+                        Err(error) => refuse(answering, token, error),
+                    }
+                }
+                Err(error) => refuse(answering, token, error),
             }
         };
         responder.scan(token, Box::pin(scanning));
         Ok(())
     }
 
-    /// Sends a request to the shard that leads its range, and passes the answer on.
-    pub(super) fn forward<R: Responder>(
-        &self,
-        responder: &Rc<R>,
-        call: &Call<E>,
-        ticket: R::Ticket,
-        to: Location,
-        body: Body,
-    ) -> Result<(), R::Refusal> {
-        let (kind, deadline) = (Kind::of(&body), call.deadline);
-        let mut request = message::Request {
-            left_us: deadline.map(deadline_left::<E>),
-            token: call.token,
-            target: call.target,
-            body,
-        };
-        let shard = &self.inner.shard;
-        let admitted = self.inner.forwarding.admit(shard, to, &request)?;
-        let token = responder.hold(ticket)?;
-        responder.departed(&ticket);
-        let (gateway, responder) = (self.clone(), responder.clone());
-        drop(E::Runtime::spawn(async move {
-            let Inner {
-                forwarding, shard, ..
-            } = gateway.inner.as_ref();
-            let mut reply = forwarding::reply(kind, admitted.send(shard, deadline).await);
-            if let Some(leader) = gateway.has_moved_on(to, &reply) {
-                request.left_us = deadline.map(deadline_left::<E>);
-                if let Ok(admitted) = forwarding.admit(shard, leader, &request) {
-                    reply = forwarding::reply(kind, admitted.send(shard, deadline).await);
-                }
-            }
-            responder.returned(&ticket);
-            match reply {
-                Ok(reply) => pass_on(responder.as_ref(), token, reply),
-                Err(error) => refuse(responder.as_ref(), token, error),
-            }
-        }));
-        Ok(())
+    /// Scans rows of a range that this shard leads.
+    async fn scan_here(&self, call: &Call<E>, scan: ScanRequest) -> Result<ScanReply, Error> {
+        let Inner {
+            admission, shard, ..
+        } = self.inner.as_ref();
+        let _running = admission.begin_scan()?;
+        shard.scan(scan, call.target, call.deadline).await
     }
-}
-
-/// The time until a deadline, in microseconds.
-fn deadline_left<E: Env>(deadline: Now<E>) -> u64 {
-    let left = deadline.saturating_duration_since(Now::<E>::now());
-    u64::try_from(left.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// Answers a request as the shard did to which it was forwarded.

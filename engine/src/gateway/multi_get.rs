@@ -8,7 +8,9 @@
 //! their results are put together in the order of the keys.
 //!
 //! The keys of one range are read at one moment, in however many turns: see [`Moment`]. What goes
-//! wrong with a key or a part is the result of its keys alone.
+//! wrong with a key or a part is the result of its keys alone. If that is that a range has no leader
+//! at the moment, and the caller follows no routes, all is read anew a little later, as other requests
+//! wait for a leader ([`super::leader_wait`]).
 
 use std::cell::RefCell;
 use std::future::{Future, poll_fn};
@@ -19,18 +21,19 @@ use futures_util::future::join_all;
 use rangedb_limits::check_multi_get;
 use rustc_hash::FxHashMap;
 
-use super::forwarding::{self, Kind};
+use super::Gateway;
+use super::forwarding::{self, Kind, deadline_left};
+use super::leader_wait::{LeaderWait, Refused, refused};
 use super::message::{self, Body, Found};
 use super::request::Call;
 use super::responder::{Responder, Response};
-use super::router::Lookup;
+use super::router::leader_in;
 use super::values::{KeyRead, Values};
-use super::{Gateway, deadline_left};
 use crate::env::{AsyncRuntime, Env, Now, TimeSlice};
 use crate::error::Error;
 use crate::request::Wait;
 use crate::shard::{KeyFound, KeyTurn, Moment};
-use crate::types::{Blob, Location, RangeId, Timestamp};
+use crate::types::{Blob, Location, RangeId, Route, Timestamp};
 
 /// What a part of the keys has to wait for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -104,6 +107,30 @@ fn together(here: &Values, parts: &[Values], part_of: &[Option<usize>]) -> Value
     all
 }
 
+/// The first key that was not read because it is not known here who leads its range, with the routes
+/// that the refusals name. `None`: there is no such key, or the caller follows routes.
+fn unled<'k, E: Env>(
+    call: &Call<E>,
+    keys: &[&'k [u8]],
+    values: &Values,
+) -> Option<(&'k [u8], Vec<Route>)> {
+    let is_unled = |error: &Error| refused(error, None).is_some();
+    if call.caller.follows_routes || !values.errors().iter().any(is_unled) {
+        return None;
+    }
+    let mut reads = keys.iter().zip(values.keys());
+    let (key, _) = reads.find(|(_, read)| match read {
+        KeyRead::Failed(error) => is_unled(error),
+        KeyRead::Found(_) | KeyRead::NotRead => false,
+    })?;
+    let named = values.errors().iter().flat_map(|error| match error {
+        Error::NotLeader(Some(route)) => std::slice::from_ref(&**route),
+        Error::Moved(routes) => routes,
+        _ => &[],
+    });
+    Some((key, named.cloned().collect()))
+}
+
 impl<E: Env> Gateway<E> {
     /// Reads the newest values of keys of any ranges; those of one range at one moment. Each key has a
     /// result of its own.
@@ -118,50 +145,106 @@ impl<E: Env> Gateway<E> {
         keys: &[&[u8]],
     ) -> Result<(), R::Refusal> {
         check_multi_get(keys).map_err(Error::from)?;
-        let mut split = Split::new(keys.len());
-        self.inner.shard.multi_get(keys, |key, turn| match turn {
-            KeyTurn::Found(found) => split.read(KeyRead::Found(found)),
-            KeyTurn::Left(moment) => split.later(WaitsFor::Turn(moment), key),
-            KeyTurn::Unconfirmed(range) => split.later(WaitsFor::Confirmation(range), key),
-            KeyTurn::Refused(error) => match self.leader_elsewhere(call, key, error) {
-                Ok(to) => split.later(WaitsFor::Shard(to), key),
-                Err(error) => split.read(KeyRead::Failed(&error)),
-            },
-        });
-        if split.parts.is_empty() {
+        let split = self.split(call, keys, &[]);
+        if split.parts.is_empty() && unled(call, keys, &split.here).is_none() {
             responder.answer(&ticket, None, Ok(Response::Values(&split.here)));
             return Ok(());
         }
         let token = responder.hold(ticket)?;
         responder.departed(&ticket);
         let (gateway, responder) = (self.clone(), responder.clone());
-        let call = Call {
-            caller: call.caller,
-            deadline: call.deadline,
-            token: call.token,
-            target: None,
+        let mut call = *call;
+        call.target = None;
+        let copy = |key: &&[u8]| Blob::copy_from_slice(key);
+        let keys: Vec<Blob> = match call.caller.follows_routes {
+            true => Vec::new(),
+            false => keys.iter().map(copy).collect(),
         };
         drop(E::Runtime::spawn(async move {
-            let slice = RefCell::new(TimeSlice::begin());
-            let asked = (split.parts.iter()).map(|part| gateway.ask(&call, part, &slice));
-            let mut asked = pin!(join_all(asked));
-            // The parts share the time of a turn.
-            let asked = poll_fn(|cx| {
-                slice.replace(TimeSlice::begin());
-                asked.as_mut().poll(cx)
-            });
-            let (parts, times): (Vec<Values>, Vec<Option<Timestamp>>) =
-                asked.await.into_iter().unzip();
+            let (all, now) = gateway.read_all(&call, &keys, split).await;
             responder.returned(&ticket);
-            let all = together(&split.here, &parts, &split.part_of);
-            // Every version must be at or below the time of the answer, also those of other nodes.
-            let elsewhere = times.into_iter().flatten().max();
-            let now = elsewhere.map(|time| time.max(gateway.inner.shard.now()));
             if let Some(ticket) = responder.release(token) {
                 responder.answer(&ticket, now, Ok(Response::Values(&all)));
             }
         }));
         Ok(())
+    }
+
+    /// Reads what can be read at once of the keys, and splits the others. `named` are routes that other
+    /// shards have just told.
+    fn split(&self, call: &Call<E>, keys: &[&[u8]], named: &[Route]) -> Split {
+        let mut split = Split::new(keys.len());
+        self.inner.shard.multi_get(keys, |key, turn| match turn {
+            KeyTurn::Found(found) => split.read(KeyRead::Found(found)),
+            KeyTurn::Left(moment) => split.later(WaitsFor::Turn(moment), key),
+            KeyTurn::Unconfirmed(range) => split.later(WaitsFor::Confirmation(range), key),
+            KeyTurn::Refused(error) => match self.leader_elsewhere(call, key, error, named) {
+                Ok(to) => split.later(WaitsFor::Shard(to), key),
+                Err(error) => split.read(KeyRead::Failed(&error)),
+            },
+        });
+        split
+    }
+
+    /// Reads what is left of a split. While ranges of its keys have no leader, all keys of a caller that
+    /// follows no routes are read anew, so that those of one range have one moment. `keys` are empty
+    /// for other callers. Gives the time of the cluster if another shard has read keys.
+    async fn read_all(
+        &self,
+        call: &Call<E>,
+        keys: &[Blob],
+        split: Split,
+    ) -> (Values, Option<Timestamp>) {
+        let slices: Vec<&[u8]> = keys.iter().map(|key| &**key).collect();
+        let len = slices.iter().map(|key| key.len()).sum();
+        let mut routes = self.inner.shard.routes_version();
+        let mut read = self.read_parts(call, split).await;
+        let mut wait = None;
+        while let Some((key, named)) = unled(call, &slices, &read.0) {
+            let names_leader = named.iter().any(|route| {
+                let elsewhere = |leader| leader != self.inner.here;
+                route.leader.is_some_and(elsewhere)
+            });
+            let wait = wait.get_or_insert_with(|| LeaderWait::new(call.deadline));
+            let news = (names_leader, routes);
+            match wait.pause(self, (key, len), news).await {
+                Ok(true) => {}
+                Ok(false) => {
+                    read.0
+                        .replace_errors(|error| self.why_unled(call, key, error));
+                    break;
+                }
+                Err(why) => {
+                    read.0.replace_errors(|error| match refused(error, None) {
+                        Some(_) => why.clone(),
+                        None => error.clone(),
+                    });
+                    break;
+                }
+            }
+            routes = self.inner.shard.routes_version();
+            let split = self.split(call, &slices, &named);
+            read = self.read_parts(call, split).await;
+        }
+        read
+    }
+
+    /// Reads the parts of a split, all at the same time, and puts everything together.
+    async fn read_parts(&self, call: &Call<E>, split: Split) -> (Values, Option<Timestamp>) {
+        let slice = RefCell::new(TimeSlice::begin());
+        let asked = (split.parts.iter()).map(|part| self.ask_part(call, part, &slice));
+        let mut asked = pin!(join_all(asked));
+        // The parts share the time of a turn.
+        let asked = poll_fn(|cx| {
+            slice.replace(TimeSlice::begin());
+            asked.as_mut().poll(cx)
+        });
+        let (parts, times): (Vec<Values>, Vec<Option<Timestamp>>) = asked.await.into_iter().unzip();
+        let all = together(&split.here, &parts, &split.part_of);
+        // Every version must be at or below the time of the answer, also those of other nodes.
+        let elsewhere = times.into_iter().flatten().max();
+        let now = elsewhere.map(|time| time.max(self.inner.shard.now()));
+        (all, now)
     }
 
     /// The shard to which a key is sent on that this one has refused to read, as it would be for a get.
@@ -173,26 +256,36 @@ impl<E: Env> Gateway<E> {
         call: &Call<E>,
         key: &[u8],
         error: &Error,
+        named: &[Route],
     ) -> Result<Location, Error> {
-        let route = match error {
-            Error::Moved(None) => match self.look_up(key) {
-                Lookup::Elsewhere(route) => route,
-                Lookup::Here | Lookup::Unknown => return Err(Error::Moved(None)),
-            },
-            Error::NotLeader(Some(route)) if self.may_forward(call.caller, route) => {
-                (**route).clone()
+        let known = match error {
+            Error::Moved(routes) if routes.is_empty() => {
+                let lookup = self.look_up(key);
+                if call.caller.follows_routes {
+                    return Err(self.moved(None, &lookup, key));
+                }
+                leader_in(lookup, self.inner.here)
             }
-            other => return Err(other.clone()),
+            other => Err(other.clone()),
         };
-        match route.leader {
-            Some(to) if self.may_forward(call.caller, &route) => Ok(to),
-            _ => Err(Error::Moved(Some(Box::new(route)))),
-        }
+        let told = named.iter().find(|route| route.keys.contains(key));
+        let told = told.and_then(|route| route.leader);
+        let leader = match &known {
+            Ok(leader) => Some(told.unwrap_or(*leader)),
+            Err(_) if call.caller.follows_routes => None,
+            Err(error) => match refused(error, None) {
+                Some(Refused::LedAt(leader)) => Some(told.unwrap_or(leader)),
+                Some(Refused::Unled) => told,
+                None => None,
+            },
+        };
+        let elsewhere = leader.filter(|leader| *leader != self.inner.here);
+        elsewhere.ok_or_else(|| known.err().unwrap_or(Error::Moved(Vec::new())))
     }
 
     /// Gives the results of a part's keys, and the time of the cluster where they are from if that is
     /// another shard.
-    async fn ask(
+    async fn ask_part(
         &self,
         call: &Call<E>,
         part: &Part,

@@ -35,7 +35,7 @@ impl<E: Env> Gateway<E> {
         }
     }
 
-    async fn receive(&self, request: &[u8]) -> Bytes {
+    pub(super) async fn receive(&self, request: &[u8]) -> Bytes {
         let (sender, receiver) = <E::Runtime as AsyncRuntime>::Oneshot::channel();
         let received = Rc::new(Received {
             gateway: self.clone(),

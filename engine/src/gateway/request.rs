@@ -21,7 +21,7 @@ impl Caller {
 }
 
 /// A request, apart from what it asks for.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub struct Call<E: Env> {
     /// The sender.
     pub caller: Caller,
@@ -32,3 +32,11 @@ pub struct Call<E: Env> {
     /// The range that the caller believes to hold the key.
     pub target: Option<Target>,
 }
+
+impl<E: Env> Clone for Call<E> {
+    fn clone(&self) -> Call<E> {
+        *self
+    }
+}
+
+impl<E: Env> Copy for Call<E> {}

@@ -5,11 +5,12 @@ use std::rc::Rc;
 
 use super::Gateway;
 use super::directory::Directory;
-use super::message::{self, Body};
+use super::message::Body;
 use super::request::{Call, Caller};
 use super::responder::Responder;
 use crate::env::Env;
 use crate::error::Error;
+use crate::request::Target;
 use crate::types::{Location, Route};
 
 /// Where the leader of a key's range is.
@@ -35,12 +36,6 @@ fn look_up(directory: &Directory, here: Location, key: &[u8]) -> Lookup {
 }
 
 impl<E: Env> Gateway<E> {
-    /// Whether the leader that a route names is elsewhere, and gets the caller's requests.
-    pub(super) fn may_forward(&self, caller: Caller, route: &Route) -> bool {
-        let leader = route.leader.filter(|leader| *leader != self.inner.here);
-        !caller.follows_routes && leader.is_some()
-    }
-
     /// Where the directory says that a key's range is led.
     pub(super) fn look_up(&self, key: &[u8]) -> Lookup {
         look_up(&self.inner.directory.borrow(), self.inner.here, key)
@@ -63,44 +58,45 @@ impl<E: Env> Gateway<E> {
             .map_or(Lookup::Here, Lookup::Elsewhere)
     }
 
-    /// Handles a request that this shard does not answer: forwards it, or refuses it with the route.
+    /// The refusal of a key that is not on this shard, with what the directory says.
+    pub(super) fn moved(&self, target: Option<Target>, lookup: &Lookup, key: &[u8]) -> Error {
+        let directory = self.inner.directory.borrow();
+        Error::Moved(match lookup {
+            Lookup::Elsewhere(_) => directory.routes_near(key, target),
+            Lookup::Here | Lookup::Unknown => Vec::new(),
+        })
+    }
+
+    /// Handles a request for a key that this shard does not answer: carries it to the leader, or refuses
+    /// it with the route.
     pub(super) fn elsewhere<R: Responder>(
         &self,
         responder: &Rc<R>,
         call: &Call<E>,
         ticket: R::Ticket,
-        lookup: Lookup,
+        (lookup, key): (Lookup, &[u8]),
         body: Body,
     ) -> Result<(), R::Refusal> {
-        let Lookup::Elsewhere(route) = lookup else {
-            return Err(Error::Moved(None).into());
-        };
-        match route.leader {
-            Some(to) if self.may_forward(call.caller, &route) => {
-                self.forward(responder, call, ticket, to, body)
-            }
-            _ => Err(Error::Moved(Some(Box::new(route))).into()),
+        if call.caller.follows_routes {
+            return Err(self.moved(call.target, &lookup, key).into());
         }
+        let first = leader_in(lookup, self.inner.here);
+        self.carry(responder, call, ticket, body, first)
     }
+}
 
-    /// The leader on another node, if a shard of this node has refused a request and names it: a
-    /// shard's routes reach the others of its node a moment later than they change.
-    pub(super) fn has_moved_on(
-        &self,
-        asked: Location,
-        reply: &Result<message::Reply, Error>,
-    ) -> Option<Location> {
-        let here = self.inner.here.node;
-        let Ok(message::Reply {
-            result: Err(Error::NotLeader(Some(route)) | Error::Moved(Some(route))),
-            ..
-        }) = reply
-        else {
-            return None;
-        };
-        route
-            .leader
-            .filter(|leader| asked.node == here && leader.node != here)
+/// The shard that leads a key's range by the directory.
+///
+/// # Errors
+/// Why there is none.
+pub(super) fn leader_in(lookup: Lookup, here: Location) -> Result<Location, Error> {
+    match lookup {
+        Lookup::Here => Ok(here),
+        Lookup::Elsewhere(route) => match route.leader {
+            Some(leader) => Ok(leader),
+            None => Err(Error::NotLeader(Some(Box::new(route)))),
+        },
+        Lookup::Unknown => Err(Error::Moved(Vec::new())),
     }
 }
 
@@ -130,7 +126,7 @@ mod tests {
         let beside = route(2, "b", "c", Some(at(1, 3)));
         let away = route(3, "c", "d", Some(at(2, 0)));
         let unled = route(4, "d", "e", None);
-        let directory = Directory::new(vec![
+        let directory = Directory::new(&[
             route(1, "a", "b", Some(at(1, 0))),
             beside.clone(),
             away.clone(),

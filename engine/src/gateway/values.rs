@@ -113,6 +113,11 @@ impl Values {
         &self.errors
     }
 
+    /// Replaces each error.
+    pub fn replace_errors(&mut self, by: impl Fn(&Error) -> Error) {
+        self.errors.iter_mut().for_each(|error| *error = by(error));
+    }
+
     /// What there is for each key. Results that name bytes or errors which are not there count as not
     /// read: they may have come from another node.
     pub fn keys(&self) -> impl Iterator<Item = KeyRead<'_>> {
@@ -142,7 +147,7 @@ mod tests {
 
     #[test]
     fn results_are_read_as_they_were_added() {
-        let (one, two) = (Error::Moved(None), Error::ShuttingDown);
+        let (one, two) = (Error::Moved(Vec::new()), Error::ShuttingDown);
         let reads = [
             KeyRead::Found(Some((b"value", Timestamp(3)))),
             KeyRead::Failed(&one),

@@ -151,7 +151,7 @@ fn answer<E: Env>(
 
 fn as_result<E: Env>(replica: &Replica<E>, outcome: Outcome) -> Result<Outcome, Error> {
     match outcome {
-        Outcome::Moved => Err(Error::Moved(Some(Box::new(replica.route())))),
+        Outcome::Moved => Err(Error::Moved(vec![replica.route()])),
         Outcome::SessionExpired => Err(Error::SessionExpired),
         Outcome::NotANumber => Err(Error::NotANumber),
         Outcome::NumberOverflow => Err(Error::NumberOverflow),

@@ -246,7 +246,7 @@ impl<E: Env> Replica<E> {
         if let Some(target) = target
             && (target.range != self.group.range || target.epoch.version != version)
         {
-            return Err(Error::Moved(Some(Box::new(self.route()))));
+            return Err(Error::Moved(vec![self.route()]));
         }
         if self.leading().is_none() {
             return Err(self.not_leading());

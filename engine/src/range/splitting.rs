@@ -212,7 +212,7 @@ impl<E: Env> Replica<E> {
     /// sender that named the old version learns the new one.
     fn recheck_waiting(&self) {
         let keys = self.with_state(|state| state.descriptor.clone());
-        let moved = Error::Moved(Some(Box::new(self.route())));
+        let moved = Error::Moved(vec![self.route()]);
         self.proposer.recheck(
             |proposal| match &proposal.kind {
                 ProposalKind::Write(..) if proposal.is_named => None,

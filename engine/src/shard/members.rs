@@ -144,7 +144,7 @@ impl<E: Env> Inner<E> {
             return Ok(ClusterResponse::Done);
         };
         replica.follow(None, raft.term());
-        replica.proposer.refuse_all(&Error::Moved(None));
+        replica.proposer.refuse_all(&Error::Moved(Vec::new()));
         raft.retire();
         if replica.keyspace() == Keyspace::System {
             self.remember_system();

@@ -265,7 +265,18 @@ impl<E: Env> Shard<E> {
     fn not_here(&self, key: &[u8]) -> Error {
         match self.inner.home.nursery.holder_of(key) {
             Some(newborn) => Error::NotLeader(Some(Box::new(newborn.route()))),
-            None => Error::Moved(None),
+            None => Error::Moved(Vec::new()),
+        }
+    }
+
+    /// Refuses a request for a key as [`Replica::check`] does. If the range is another one than the
+    /// caller believes, the error has the routes of all ranges here that hold keys of the caller's.
+    fn check(&self, replica: &Replica<E>, key: &[u8], target: Option<Target>) -> Result<(), Error> {
+        match (replica.check(target), target) {
+            (Err(Error::Moved(_)), Some(target)) => {
+                Err(Error::Moved(self.inner.ranges.routes_near(key, target)))
+            }
+            (checked, _) => checked,
         }
     }
 
@@ -281,7 +292,7 @@ impl<E: Env> Shard<E> {
         let checked = check_write(&write).and_then(|first_key| {
             check_session(&request.session)?;
             let replica = self.with_running(&first_key, |running| {
-                running.replica.check(request.target)?;
+                self.check(&running.replica, &first_key, request.target)?;
                 let first_tried = request.session.first_tried;
                 running
                     .replica

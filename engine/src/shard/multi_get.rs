@@ -57,7 +57,7 @@ impl Moment {
         let replica = &running.replica;
         replica.check(None)?;
         if (replica.group, replica.data_id()) != (self.group, self.data_id) {
-            return Err(Error::Moved(None));
+            return Err(Error::Moved(Vec::new()));
         }
         if self.at <= replica.with_state(|state| state.gc_threshold) {
             let reason = "the multi-get took longer than old versions are kept";

@@ -1,8 +1,10 @@
 //! Requests of other shards to this one.
 
 use std::io;
+use std::pin::pin;
 
 use bytes::Bytes;
+use futures_util::future::select;
 
 use super::{Inner, Shard};
 use crate::env::{Env, Instant, MessageClass, Now, Transport};
@@ -81,6 +83,18 @@ impl<E: Env> Shard<E> {
         let route = replica.route();
         let leader = route.leader?;
         (leader != self.inner.location).then_some(route)
+    }
+
+    /// Waits until there may be news of who leads a key's range, for a caller that knows
+    /// [`Shard::routes_version`] as it was: routes have changed, or the range's replica here leads.
+    pub async fn leader_changed(&self, key: &[u8], known: usize) {
+        let changed = pin!(self.routes_changed(known));
+        match self.find(key) {
+            Ok(replica) if replica.leading().is_none() => {
+                select(changed, pin!(replica.leadership.led())).await;
+            }
+            _ => changed.await,
+        }
     }
 
     /// Whether the range of a key has a replica here.

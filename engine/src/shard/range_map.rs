@@ -16,6 +16,7 @@ use crate::error::Fatal;
 use crate::notify::Count;
 use crate::range::replica::Replica;
 use crate::range::{Keyspace, RaftGroup, Route};
+use crate::request::Target;
 use crate::types::{KeyRange, RangeId};
 use crate::wal::Group;
 
@@ -125,12 +126,7 @@ impl<E: Env> RangeMap<E> {
     /// Passes the range that holds a user's key to `with`; `None` if none here does.
     pub(super) fn with<R>(&self, key: &[u8], with: impl FnOnce(&Running<E>) -> R) -> Option<R> {
         let users = self.users.borrow();
-        let after = users.partition_point(|running| {
-            running
-                .replica
-                .with_state(|state| state.descriptor.keys.start.as_slice() <= key)
-        });
-        let before = users.get(..after)?;
+        let before = users.get(..starts_up_to(&users, key))?;
         let found = before.iter().rfind(|running| is_initialised(running))?;
         let holds_it = found
             .replica
@@ -182,6 +178,28 @@ impl<E: Env> RangeMap<E> {
             .collect()
     }
 
+    /// The routes of the ranges here that may hold the keys which a caller looks for in `target`; the
+    /// first is that of the range which holds `key`, and there is none if no range here does.
+    pub(super) fn routes_near(&self, key: &[u8], target: Target) -> Vec<Route> {
+        let users = self.users.borrow();
+        let (before, after) = users.split_at(starts_up_to(&users, key));
+        let before = before
+            .iter()
+            .rev()
+            .filter(|running| is_initialised(running));
+        let after = after.iter().filter(|running| is_initialised(running));
+        let epoch = |running: &&Running<E>| {
+            let replica = &running.replica;
+            replica.with_state(|state| state.descriptor.epoch)
+        };
+        let near = target.successors(before, after, epoch);
+        let mut routes: Vec<Route> = near.map(|running| running.replica.route()).collect();
+        if !routes.first().is_some_and(|own| own.keys.contains(key)) {
+            routes.clear();
+        }
+        routes
+    }
+
     /// Changes whenever a replica has come or gone or was initialised, or a range has another leader.
     pub(super) fn version(&self) -> &Rc<Count> {
         &self.version
@@ -201,6 +219,15 @@ impl<E: Env> RangeMap<E> {
     pub(super) fn is_creating(&self) -> bool {
         !self.creating.borrow().is_empty()
     }
+}
+
+/// How many of these ranges, which are sorted by their first key, begin at a key or before it.
+fn starts_up_to<E: Env>(users: &[Running<E>], key: &[u8]) -> usize {
+    users.partition_point(|running| {
+        running
+            .replica
+            .with_state(|state| state.descriptor.keys.start.as_slice() <= key)
+    })
 }
 
 /// Whether a replica has an entry of its log or a snapshot.

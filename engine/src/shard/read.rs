@@ -42,7 +42,7 @@ impl<E: Env> Shard<E> {
     ) -> Result<Read<R>, Error> {
         check_key(key)?;
         let (replica, has_lease) = self.with_running(key, |running| {
-            running.replica.check(target)?;
+            self.check(&running.replica, key, target)?;
             Ok::<_, Error>((running.replica.clone(), running.raft.has_lease()))
         })??;
         if !has_lease {
@@ -83,7 +83,7 @@ impl<E: Env> Shard<E> {
         look: impl FnOnce(Option<(&[u8], Timestamp)>) -> R,
     ) -> Result<Read<R>, Error> {
         let replica = self.find(key)?;
-        replica.check(target)?;
+        self.check(&replica, key, target)?;
         self.look_newest(&replica, key, look)
     }
 
@@ -143,7 +143,7 @@ impl<E: Env> Shard<E> {
     pub(super) async fn confirm_at(&self, key: &[u8], target: Option<Target>) -> Result<(), Error> {
         loop {
             let (replica, raft) = self.find_running(key)?;
-            replica.check(target)?;
+            self.check(&replica, key, target)?;
             if let Err(fatal) = raft.renew_lease().await {
                 return Err(self.lost(fatal));
             }
@@ -154,7 +154,7 @@ impl<E: Env> Shard<E> {
                 continue;
             }
             if confirmed {
-                return replica.check(target);
+                return self.check(&replica, key, target);
             }
             if replica.leadership.lacks_quorum() {
                 return Err(Error::NoQuorum(Fate::NotApplied));

@@ -66,7 +66,7 @@ impl<E: Env> Shard<E> {
             Some(at) => snapshot(&replica, at, deadline).await?,
         };
         if self.find(&key)?.group != replica.group {
-            return Err(Error::Moved(None));
+            return Err(Error::Moved(Vec::new()));
         }
         let threshold = replica.with_state(|state| state.gc_threshold);
         if at <= threshold && threshold > Timestamp::ZERO {
@@ -120,7 +120,7 @@ impl<E: Env> Shard<E> {
     fn check_still_readable(&self, replica: &Replica<E>, at: Timestamp) -> Result<(), Error> {
         let here = self.inner.running(replica.group);
         if here.is_none_or(|here| here.raft.is_retired()) {
-            return Err(Error::Moved(None));
+            return Err(Error::Moved(Vec::new()));
         }
         let threshold = replica.with_state(|state| state.gc_threshold);
         if at <= threshold {

@@ -94,6 +94,8 @@ impl<E: Env> Inner<E> {
         drop(E::Runtime::spawn(async move {
             let split = inner.split(&running, version, order).await;
             running.raft.end_change();
+            // Requests for the closed keys wait for news.
+            inner.ranges.version().add(1);
             if let Err(why) = &split {
                 tracing::warn!(%range, %why, "the range was not split");
             }

@@ -4482,6 +4482,7 @@ impl<'a> Error<'a> {
   pub const VT_MESSAGE: ::flatbuffers::VOffsetT = 10;
   pub const VT_ROUTE: ::flatbuffers::VOffsetT = 12;
   pub const VT_NOW: ::flatbuffers::VOffsetT = 14;
+  pub const VT_MORE_ROUTES: ::flatbuffers::VOffsetT = 16;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -4494,6 +4495,7 @@ impl<'a> Error<'a> {
   ) -> ::flatbuffers::WIPOffset<Error<'bldr>> {
     let mut builder = ErrorBuilder::new(_fbb);
     builder.add_now(args.now);
+    if let Some(x) = args.more_routes { builder.add_more_routes(x); }
     if let Some(x) = args.route { builder.add_route(x); }
     if let Some(x) = args.message { builder.add_message(x); }
     builder.add_retry_after_ms(args.retry_after_ms);
@@ -4549,6 +4551,14 @@ impl<'a> Error<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<u64>(Error::VT_NOW, Some(0)).unwrap()}
   }
+  /// Other ranges that hold keys of the target, at most 15.
+  #[inline]
+  pub fn more_routes(&self) -> Option<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<Route<'a>>>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<Route>>>>(Error::VT_MORE_ROUTES, None)}
+  }
 }
 
 impl ::flatbuffers::Verifiable for Error<'_> {
@@ -4563,6 +4573,7 @@ impl ::flatbuffers::Verifiable for Error<'_> {
      .visit_field::<::flatbuffers::ForwardsUOffset<&str>>("message", Self::VT_MESSAGE, false)?
      .visit_field::<::flatbuffers::ForwardsUOffset<Route>>("route", Self::VT_ROUTE, false)?
      .visit_field::<u64>("now", Self::VT_NOW, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, ::flatbuffers::ForwardsUOffset<Route>>>>("more_routes", Self::VT_MORE_ROUTES, false)?
      .finish();
     Ok(())
   }
@@ -4574,6 +4585,7 @@ pub struct ErrorArgs<'a> {
     pub message: Option<::flatbuffers::WIPOffset<&'a str>>,
     pub route: Option<::flatbuffers::WIPOffset<Route<'a>>>,
     pub now: u64,
+    pub more_routes: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<Route<'a>>>>>,
 }
 impl<'a> Default for ErrorArgs<'a> {
   #[inline]
@@ -4585,6 +4597,7 @@ impl<'a> Default for ErrorArgs<'a> {
       message: None,
       route: None,
       now: 0,
+      more_routes: None,
     }
   }
 }
@@ -4619,6 +4632,10 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> ErrorBuilder<'a, 'b, A> {
     self.fbb_.push_slot::<u64>(Error::VT_NOW, now, 0);
   }
   #[inline]
+  pub fn add_more_routes(&mut self, more_routes: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , ::flatbuffers::ForwardsUOffset<Route<'b >>>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(Error::VT_MORE_ROUTES, more_routes);
+  }
+  #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> ErrorBuilder<'a, 'b, A> {
     let start = _fbb.start_table();
     ErrorBuilder {
@@ -4642,6 +4659,7 @@ impl ::core::fmt::Debug for Error<'_> {
       ds.field("message", &self.message());
       ds.field("route", &self.route());
       ds.field("now", &self.now());
+      ds.field("more_routes", &self.more_routes());
       ds.finish()
   }
 }

@@ -27,8 +27,8 @@ pub struct Refusal {
     pub retry_after_ms: u32,
     /// The reason, for people.
     pub message: String,
-    /// The route to the range, if the error knows it.
-    pub route: Option<Box<Route>>,
+    /// The routes that the error knows; the first is that of the key's range.
+    pub routes: Vec<Route>,
 }
 
 impl Refusal {
@@ -39,7 +39,7 @@ impl Refusal {
             fate,
             retry_after_ms,
             message,
-            route: None,
+            routes: Vec::new(),
         }
     }
 
@@ -73,35 +73,40 @@ impl From<Error> for Refusal {
             Fate::NotApplied => rangedb_protocol::Fate::NotApplied,
             Fate::Unknown => rangedb_protocol::Fate::Unknown,
         };
-        let (code, retry_after_ms, route) = match error {
-            Error::Invalid(_) => (ErrorCode::Invalid, 0, None),
-            Error::Moved(route) => (ErrorCode::Moved, 0, route),
-            Error::SeveralRanges => (ErrorCode::SeveralRanges, 0, None),
-            Error::NotLeader(route) => (ErrorCode::NotLeader, RETRY_SOON_MS, route),
-            Error::NoQuorum(_) => (ErrorCode::NoQuorum, RETRY_LATER_MS, None),
+        let (code, retry_after_ms, routes) = match error {
+            Error::Invalid(_) => (ErrorCode::Invalid, 0, Vec::new()),
+            Error::Moved(routes) => (ErrorCode::Moved, 0, routes),
+            Error::SeveralRanges => (ErrorCode::SeveralRanges, 0, Vec::new()),
+            Error::NotLeader(route) => {
+                let routes = route.map(|route| *route).into_iter().collect();
+                (ErrorCode::NotLeader, RETRY_SOON_MS, routes)
+            }
+            Error::NoQuorum(_) => (ErrorCode::NoQuorum, RETRY_LATER_MS, Vec::new()),
             Error::Overloaded { retry_after_ms, .. } => {
-                (ErrorCode::Overloaded, retry_after_ms, None)
+                (ErrorCode::Overloaded, retry_after_ms, Vec::new())
             }
-            Error::DeadlineExceeded => (ErrorCode::DeadlineExceeded, 0, None),
-            Error::Unknown(_) => (ErrorCode::Unknown, 0, None),
-            Error::SessionExpired => (ErrorCode::SessionExpired, 0, None),
-            Error::SnapshotTooOld { .. } => (ErrorCode::SnapshotTooOld, 0, None),
-            Error::ClockOutOfBounds { ahead_ms, .. } => {
-                (ErrorCode::ClockOutOfBounds, possible_in_ms(ahead_ms), None)
-            }
-            Error::NotANumber => (ErrorCode::NotANumber, 0, None),
-            Error::NumberOverflow => (ErrorCode::NumberOverflow, 0, None),
-            Error::ShuttingDown => (ErrorCode::ShuttingDown, RETRY_LATER_MS, None),
-            Error::Recovering => (ErrorCode::Recovering, RETRY_LATER_MS, None),
-            Error::Diverged(_) => (ErrorCode::Diverged, 0, None),
-            Error::DiskFull => (ErrorCode::DiskFull, RETRY_LATER_MS, None),
+            Error::DeadlineExceeded => (ErrorCode::DeadlineExceeded, 0, Vec::new()),
+            Error::Unknown(_) => (ErrorCode::Unknown, 0, Vec::new()),
+            Error::SessionExpired => (ErrorCode::SessionExpired, 0, Vec::new()),
+            Error::SnapshotTooOld { .. } => (ErrorCode::SnapshotTooOld, 0, Vec::new()),
+            Error::ClockOutOfBounds { ahead_ms, .. } => (
+                ErrorCode::ClockOutOfBounds,
+                possible_in_ms(ahead_ms),
+                Vec::new(),
+            ),
+            Error::NotANumber => (ErrorCode::NotANumber, 0, Vec::new()),
+            Error::NumberOverflow => (ErrorCode::NumberOverflow, 0, Vec::new()),
+            Error::ShuttingDown => (ErrorCode::ShuttingDown, RETRY_LATER_MS, Vec::new()),
+            Error::Recovering => (ErrorCode::Recovering, RETRY_LATER_MS, Vec::new()),
+            Error::Diverged(_) => (ErrorCode::Diverged, 0, Vec::new()),
+            Error::DiskFull => (ErrorCode::DiskFull, RETRY_LATER_MS, Vec::new()),
         };
         Refusal {
             code,
             fate,
             retry_after_ms,
             message,
-            route,
+            routes,
         }
     }
 }
@@ -180,7 +185,7 @@ mod tests {
     fn only_what_may_have_happened_is_unknown() {
         let errors = [
             Error::Invalid("rule".to_owned()),
-            Error::Moved(None),
+            Error::Moved(Vec::new()),
             Error::SeveralRanges,
             Error::NotLeader(None),
             Error::NoQuorum(Fate::Unknown),

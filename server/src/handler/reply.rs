@@ -86,7 +86,7 @@ pub fn outcome(
         }
         Outcome::NotANumber => Error::NotANumber,
         Outcome::NumberOverflow => Error::NumberOverflow,
-        Outcome::Moved => Error::Moved(None),
+        Outcome::Moved => Error::Moved(Vec::new()),
         Outcome::SessionExpired => Error::SessionExpired,
     };
     let (PendingRequest { request, .. }, now) = (*pending.0, pending.1);
@@ -171,7 +171,7 @@ fn error_reply(context: &Context, refusal: &Refusal) -> ErrorReply {
         fate: refusal.fate,
         retry_after_ms: refusal.retry_after_ms,
         message: refusal.message.clone(),
-        route: refusal.route.as_deref().map(|r| route(context, r)),
+        routes: refusal.routes.iter().map(|r| route(context, r)).collect(),
     }
 }
 

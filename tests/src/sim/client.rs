@@ -248,7 +248,11 @@ impl SimClient {
             fate: refusal.fate,
             retry_after_ms: refusal.retry_after_ms,
             message: refusal.message,
-            route: refusal.route.map(|route| self.shown(&route)),
+            routes: refusal
+                .routes
+                .iter()
+                .map(|route| self.shown(route))
+                .collect(),
         }
     }
 

@@ -26,7 +26,8 @@ struct Range {
     version: u32,
     start: Vec<u8>,
     end: Option<Vec<u8>>,
-    leader: u64,
+    /// `None`: the range was just split off.
+    leader: Option<u64>,
 }
 
 /// A request on its way: the call that it belongs to, and what it carries.
@@ -80,7 +81,7 @@ impl ModelCluster {
                 version: 1,
                 start: Vec::new(),
                 end: None,
-                leader: 1,
+                leader: Some(1),
             }],
             applied: BTreeSet::new(),
             times: vec![0; CALLS],
@@ -110,7 +111,11 @@ impl ModelCluster {
         }
         if self.once_in(20) {
             let (range, leader) = (self.random.below(self.ranges.len()), self.any_node());
-            self.ranges[range].leader = leader;
+            self.ranges[range].leader = Some(leader);
+        }
+        let unled = self.ranges.iter().position(|range| range.leader.is_none());
+        if let Some(unled) = unled.filter(|_| self.once_in(6)) {
+            self.ranges[unled].leader = Some(self.any_node());
         }
         if self.once_in(40) && self.ranges.len() < 6 {
             self.split();
@@ -139,13 +144,12 @@ impl ModelCluster {
         if let Some(parent) = parent {
             let end = parent.end.replace(at.clone());
             parent.version = version;
-            let leader = parent.leader;
             self.ranges.push(Range {
                 id,
                 version,
                 start: at,
                 end,
-                leader,
+                leader: None,
             });
         }
     }
@@ -160,6 +164,15 @@ impl ModelCluster {
             .expect("ranges tile the keys")
     }
 
+    /// What a refusal tells: nothing, the route of the key, or all routes with that one first.
+    fn routes_near(&self, key: &[u8]) -> Vec<Route> {
+        let own = self.range(key);
+        let others = self.ranges.iter().filter(|range| range.id != own.id);
+        let told = [0, 1, usize::MAX][self.random.below(3)];
+        let all = std::iter::once(own).chain(others);
+        all.take(told).map(ModelCluster::route).collect()
+    }
+
     fn route(range: &Range) -> Route {
         Route {
             range: range.id,
@@ -167,8 +180,11 @@ impl ModelCluster {
             conf: 1,
             start: range.start.clone(),
             end: range.end.clone(),
-            leader: Some((range.leader, 0)),
-            address: address(range.leader).to_string(),
+            leader: range.leader.map(|leader| (leader, 0)),
+            address: range
+                .leader
+                .map(|leader| address(leader).to_string())
+                .unwrap_or_default(),
         }
     }
 
@@ -180,7 +196,7 @@ impl ModelCluster {
         {
             return Err((ErrorCode::Moved, Fate::NotApplied));
         }
-        if range.leader != sent.to {
+        if range.leader != Some(sent.to) {
             return Err((ErrorCode::NotLeader, Fate::NotApplied));
         }
         let refusals = [
@@ -313,7 +329,7 @@ impl Running<'_> {
             _ if breaks => Coming::Event(Event::Lost(Lost::Broken("reset".into()))),
             Ok(()) => Coming::Answer,
             Err((code, fate)) => {
-                let route = ModelCluster::route(model_cluster.range(self.key));
+                let routes = model_cluster.routes_near(self.key);
                 Coming::Event(Event::Refused {
                     node,
                     timestamp,
@@ -322,7 +338,7 @@ impl Running<'_> {
                         fate,
                         retry_after_ms: model_cluster.random.below(8) as u32,
                         message: format!("{code}"),
-                        route: Some(route).filter(|_| model_cluster.once_in(2)),
+                        routes,
                     }),
                 })
             }
