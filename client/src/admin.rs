@@ -3,11 +3,13 @@
 //! Any node takes a command and has the cluster's manager answer it. Structs and enums may grow with
 //! newer releases; what a newer node says beyond them is passed over.
 
+use std::time::Duration;
+
 pub use rangedb_protocol::admin::{
-    BlockedRange, ClusterStatus, Departure, Epoch, Health, HealthReason, Leaving, Liveness,
-    Membership, Node, NodeConfig, NodeEvent, NodeHistory, NodeSetting, Period, Range, Reloaded,
-    Replica, ReplicaInTrouble, ReplicaState, Setting, SettingChange, SettingDifference,
-    SettingRefused, Step, SystemLeader,
+    BlockedRange, BoundsState, ClusterStatus, Departure, Epoch, Health, HealthReason, Leaving,
+    Liveness, Membership, Node, NodeConfig, NodeEvent, NodeHistory, NodeSetting, Period, Range,
+    Reloaded, Replica, ReplicaInTrouble, ReplicaState, Setting, SettingChange, SettingDifference,
+    SettingRefused, Split, SplitFailure, SplitPart, Step, SystemLeader,
 };
 use rangedb_protocol::admin::{Command, History, Nodes, Ranges, Settings};
 pub use rangedb_protocol::{MemoryUse, NodeState, RangeState, Route, ShardState};
@@ -38,6 +40,7 @@ use crate::perform::{Request, Take};
 ///
 /// Calls that show something change nothing and are tried again as reads are. Orders
 /// ([`transfer_leader`](Admin::transfer_leader), [`move_replica`](Admin::move_replica),
+/// [`split_range`](Admin::split_range), [`release_range`](Admin::release_range),
 /// [`drain_node`](Admin::drain_node) and its likes, [`config_set`](Admin::config_set)) are not tried
 /// again once a node may have taken them; each may be given again. An order that cannot be carried out
 /// now fails with [`ErrorCode::Busy`], one that the cluster's state forbids until somebody changes it
@@ -165,6 +168,45 @@ impl Admin {
             to_shard,
         };
         self.order(order).await
+    }
+
+    /// Splits a range at keys, in any order. The first of the ranges in the answer has the id of this one;
+    /// the others are new. Ranges on both sides of a new border are held against merging: for an hour
+    /// if `hold` is not given, for ever with [`Duration::MAX`].
+    ///
+    /// If the range was split at some of the keys only, the answer says why; an order is refused as a whole
+    /// if it was split at none. Many keys take longer than a usual timeout; see
+    /// [`Client::with_timeout`].
+    ///
+    /// # Errors
+    /// See [`Error`]; its fate tells whether the range may have been split.
+    pub async fn split_range(
+        &self,
+        range: u64,
+        at: &[Vec<u8>],
+        hold: Option<Duration>,
+    ) -> Result<Split, Error> {
+        let hold_ms = |hold: Duration| u64::try_from(hold.as_millis()).unwrap_or(u64::MAX);
+        let command = Command::SplitRange {
+            range,
+            at: at.to_vec(),
+            hold_ms: hold.map(hold_ms),
+        };
+        let mut answer = read::<Split>(&self.send(&command, Kind::Order).await?);
+        if let Err(error) = &mut answer {
+            // The order was carried out.
+            error.fate = Fate::Applied;
+        }
+        answer
+    }
+
+    /// Has a range be no longer held against merging, as it is after
+    /// [`split_range`](Admin::split_range).
+    ///
+    /// # Errors
+    /// See [`Error`]; its fate tells whether the order was taken.
+    pub async fn release_range(&self, range: u64) -> Result<(), Error> {
+        self.order(Command::ReleaseRange { range }).await
     }
 
     /// Has other nodes lead what a node leads, so that it can stop without a failed request. When the

@@ -24,7 +24,7 @@ use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
 use crate::admin::{
-    ClusterStatus, Node, NodeHistory, NodeState, Range, Setting, SettingChange, Step,
+    ClusterStatus, Node, NodeHistory, NodeState, Range, Setting, SettingChange, Split, Step,
 };
 use crate::{
     Batch, BatchOutcome, CasOutcome, ClientOptions, ClusterId, Condition, Continuation, Deleted,
@@ -291,6 +291,27 @@ impl Admin {
         to_shard: Option<u16>,
     ) -> Result<(), Error> {
         self.wait(self.inner.move_replica(range, from, to_node, to_shard))
+    }
+
+    /// Splits a range at keys; see [`crate::admin::Admin::split_range`].
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn split_range(
+        &self,
+        range: u64,
+        at: &[Vec<u8>],
+        hold: Option<Duration>,
+    ) -> Result<Split, Error> {
+        self.wait(self.inner.split_range(range, at, hold))
+    }
+
+    /// Has a range be no longer held against merging; see [`crate::admin::Admin::release_range`].
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn release_range(&self, range: u64) -> Result<(), Error> {
+        self.wait(self.inner.release_range(range))
     }
 
     /// What one node has kept of its past; see [`crate::admin::Admin::history`].

@@ -25,6 +25,9 @@ pub const PROPOSALS_WAITING_MAX: usize = 16 << 10;
 /// Bytes that wait for a place in an entry, of one range.
 pub const PROPOSAL_BYTES_WAITING_MAX: usize = 32 << 20;
 
+/// Keys at which one order splits a range.
+pub const SPLIT_KEYS_MAX: usize = 1024;
+
 /// How far a client's timestamp may lie above a node's wall clock, in milliseconds: the clocks of the
 /// nodes that the client has asked may differ by this much.
 pub const MAX_CLOCK_OFFSET_MS: u64 = 500;

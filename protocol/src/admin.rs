@@ -4,6 +4,7 @@
 //! never renamed, since other tools read them, too. Pure.
 
 mod history;
+mod ranges;
 mod settings;
 
 use std::fmt;
@@ -11,6 +12,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 pub use history::{NodeEvent, NodeHistory, Period, Step};
+pub use ranges::{BoundsState, HOLD_MS_DEFAULT, Split, SplitFailure, SplitPart};
 pub use settings::{NodeConfig, NodeSetting, Reloaded, SettingDifference, SettingRefused};
 
 /// An admin command.
@@ -40,6 +42,23 @@ pub enum Command {
         to_node: u64,
         /// The shard of that node; the one with the fewest replicas if none is given.
         to_shard: Option<u16>,
+    },
+    /// Splits a range at keys, in any order. [`Split`] is the answer.
+    SplitRange {
+        /// The range.
+        range: u64,
+        /// The keys at which new ranges begin.
+        #[serde(with = "ranges::hexes")]
+        at: Vec<Vec<u8>>,
+        /// How long the ranges are held against merging, in milliseconds: [`HOLD_MS_DEFAULT`] if it is not
+        /// given, for ever if it is `u64::MAX`.
+        #[serde(default)]
+        hold_ms: Option<u64>,
+    },
+    /// Has a range be no longer held against merging. [`Done`] is the answer.
+    ReleaseRange {
+        /// The range.
+        range: u64,
     },
     /// Shows settings of the cluster. [`Setting`] is the answer if a name is given, else [`Settings`].
     ConfigGet {
@@ -267,6 +286,13 @@ pub struct Range {
     pub under_replicated: bool,
     /// Whether it has no leader, or its leader reaches no majority.
     pub unavailable: bool,
+    /// What its bounds are doing.
+    #[serde(default)]
+    pub state: BoundsState,
+    /// Until when it must not be merged, in milliseconds since 1970; 0 if it may be, `u64::MAX` if it never
+    /// must.
+    #[serde(default)]
+    pub held_until_ms: u64,
 }
 
 /// The epoch of a range. Neither number ever goes back.
@@ -587,6 +613,10 @@ mod tests {
                     to_node: 3,
                     to_shard: Some(0),
                 },
+            ),
+            (
+                r#"{"command":"release_range","range":2}"#,
+                Command::ReleaseRange { range: 2 },
             ),
             (
                 r#"{"command":"drain_node","node":3}"#,

@@ -211,6 +211,11 @@ fn what_breaks_a_limit_or_a_rule_is_refused_with_a_reason() {
         ("POST", "ranges/1/move-replica", b"[]", 400),
         ("POST", "ranges/1/move-replica", b"{\"from\":1}", 400),
         ("POST", "ranges/1/move-replica", b"\xff\xff", 400),
+        ("GET", "ranges/1/split", b"", 405),
+        ("POST", "ranges/1/split", b"", 400),
+        ("POST", "ranges/1/split", b"{\"at\":\"m\"}", 400),
+        ("POST", "ranges/1/split", b"{\"at_hex\":[\"m\"]}", 400),
+        ("POST", "ranges/1/release", b"{\"more\":1}", 400),
         ("POST", "ranges/1/transfer-leader", b"{\"to\":\"x\"}", 400),
         ("POST", "ranges/1/transfer-leader", b"{\"more\":1}", 400),
         ("PUT", "config/balance", b"\xff", 400),
@@ -244,6 +249,8 @@ fn orders_that_are_wrong_or_name_what_is_not_there_are_told_apart() {
     let shard = &range["replicas"][0]["shard"];
     let transfer = format!("ranges/{}/transfer-leader", range["id"]);
     let move_replica = format!("ranges/{}/move-replica", range["id"]);
+    let split = format!("ranges/{}/split", range["id"]);
+    let (long, at_m) = ("k".repeat(5000), r#"{"at":["m"]}"#.to_owned());
     let to_shard = |from: u64, node: u64, shard: &Value| {
         json!({ "from": from, "to_node": node, "to_shard": shard }).to_string()
     };
@@ -267,6 +274,19 @@ fn orders_that_are_wrong_or_name_what_is_not_there_are_told_apart() {
             to_shard(77, 1, &json!(0)),
             "not_found",
         ),
+        ("POST", &split, r#"{"at":[""]}"#.to_owned(), "invalid"),
+        ("POST", &split, r#"{"at":[]}"#.to_owned(), "invalid"),
+        ("POST", &split, r#"{"at":["m","m"]}"#.to_owned(), "invalid"),
+        (
+            "POST",
+            &split,
+            json!({ "at": [long] }).to_string(),
+            "invalid",
+        ),
+        ("POST", "ranges/1/split", at_m.clone(), "invalid"),
+        ("POST", "ranges/99/split", at_m, "not_found"),
+        ("POST", "ranges/1/release", String::new(), "invalid"),
+        ("POST", "ranges/99/release", String::new(), "not_found"),
         (
             "PUT",
             "config/replication-factor",

@@ -7,9 +7,9 @@ use crate::cluster::message::{
     encode_response,
 };
 use crate::cluster::record::{
-    self, MembershipRecord, MembershipStatus, NodeRecord, RangeRecord, Setting,
+    self, HeldRecord, MembershipRecord, MembershipStatus, NodeRecord, RangeRecord, Setting,
 };
-use crate::cluster::{HighestIds, Leaving, NodeHealth, NodeView, RangeView, Trouble};
+use crate::cluster::{HighestIds, Leaving, NodeHealth, NodeView, RangeView, SplitPart, Trouble};
 use crate::error::OrderError;
 use crate::range::{Descriptor, Keyspace, ReplicaPlace};
 use crate::types::{Epoch, KeyRange, Location, NodeId, RangeId, ReplicaId, ShardId};
@@ -71,6 +71,8 @@ fn view() -> View {
         troubles: vec![(ReplicaId(9), Trouble::Missing)],
         under_replicated: true,
         unavailable: false,
+        splitting: true,
+        held_until_ms: u64::MAX,
     };
     let node = NodeView {
         record: node(),
@@ -134,6 +136,19 @@ fn questions_and_answers() {
             node: AT.node,
             status: MembershipStatus::Draining,
         },
+        ClusterRequest::SplitRange {
+            range,
+            keys: vec![b"m".to_vec()],
+            held_until_ms: Some(9),
+        },
+        ClusterRequest::ReleaseRange { range },
+        ClusterRequest::Split {
+            range,
+            version: 1,
+            key: b"m".to_vec(),
+            child: RangeId(8),
+            replicas: vec![(ReplicaId(9), ReplicaId(10))],
+        },
         ClusterRequest::Leaving {
             node: AT.node,
             dry_run: true,
@@ -171,6 +186,13 @@ fn questions_and_answers() {
         ClusterResponse::Leaving(leaving),
         ClusterResponse::Joined(NodeId(4)),
         ClusterResponse::Settings(vec![setting()]),
+        ClusterResponse::Split {
+            ranges: vec![SplitPart {
+                range: RangeId(7),
+                keys: descriptor().keys,
+            }],
+            failed: Some(OrderError::busy("why")),
+        },
     ];
     let tally = fuzz(
         "tolds",
@@ -208,6 +230,21 @@ fn records() {
         &[record::encode(&membership)],
         |bytes, meter| {
             let Some(found) = meter.decode(|| record::decode::<MembershipRecord>(bytes)) else {
+                return false;
+            };
+            assert_eq!(record::decode(&record::encode(&found)), Some(found));
+            true
+        },
+    );
+    let held = HeldRecord {
+        range: RangeId(7),
+        until_ms: u64::MAX,
+    };
+    fuzz(
+        "ranges that are held",
+        &[record::encode(&held)],
+        |bytes, meter| {
+            let Some(found) = meter.decode(|| record::decode::<HeldRecord>(bytes)) else {
                 return false;
             };
             assert_eq!(record::decode(&record::encode(&found)), Some(found));

@@ -1,4 +1,4 @@
-//! The ids of nodes and replicas: given out in rising order, and none ever twice.
+//! The ids of nodes, ranges and replicas: given out in rising order, and none ever twice.
 //!
 //! An id is written down before it is used. If the system range ever comes back with fewer rows
 //! than were written, every id that is named anywhere still counts as given: in rows, in
@@ -11,7 +11,7 @@ use super::message::HighestIds;
 use super::placement::Slot;
 use super::record::{self, Row};
 use crate::range::ReplicaPlace;
-use crate::types::{NodeId, ReplicaId};
+use crate::types::{NodeId, RangeId, ReplicaId};
 
 /// All ids are below this.
 const ID_MAX: u64 = 1 << 62;
@@ -22,6 +22,7 @@ const FIRST_JOINED: u64 = 2;
 pub struct Ids {
     /// The lowest ids that were never given.
     next_node: u64,
+    next_range: u64,
     next_replica: u64,
     /// The id that each token's node got.
     tokens: BTreeMap<u128, NodeId>,
@@ -35,6 +36,7 @@ impl Ids {
     pub fn new() -> Ids {
         Ids {
             next_node: FIRST_JOINED,
+            next_range: record::FIRST_NEW_RANGE,
             next_replica: record::FIRST_NEW_REPLICA,
             tokens: BTreeMap::new(),
             offered: BTreeMap::new(),
@@ -50,6 +52,8 @@ impl Ids {
             self.gave_node(token, NodeId(number));
         } else if key == record::NEXT_NODE.as_bytes() {
             self.next_node = self.next_node.max(number);
+        } else if key == record::NEXT_RANGE.as_bytes() {
+            self.next_range = self.next_range.max(number);
         } else if key == record::NEXT_REPLICA.as_bytes() {
             self.next_replica = self.next_replica.max(number);
         } else {
@@ -63,6 +67,9 @@ impl Ids {
     pub fn raise(&mut self, seen: HighestIds) {
         if seen.node.0 < ID_MAX {
             self.next_node = self.next_node.max(seen.node.0 + 1);
+        }
+        if seen.range.0 < ID_MAX {
+            self.next_range = self.next_range.max(seen.range.0 + 1);
         }
         if seen.replica.0 < ID_MAX {
             self.next_replica = self.next_replica.max(seen.replica.0 + 1);
@@ -105,26 +112,39 @@ impl Ids {
         });
     }
 
-    /// Gives each new slot an id. [`Ids::replica_row`] must be durable before they are used.
+    /// Gives the id of a new range. [`Ids::next_rows`] must be durable before it is used.
+    pub fn range(&mut self) -> RangeId {
+        let range = RangeId(self.next_range);
+        self.next_range += 1;
+        range
+    }
+
+    /// Gives the id of a new replica. [`Ids::next_rows`] must be durable before it is used.
+    pub fn replica(&mut self) -> ReplicaId {
+        let replica = ReplicaId(self.next_replica);
+        self.next_replica += 1;
+        replica
+    }
+
+    /// Gives each new slot an id. [`Ids::next_rows`] must be durable before they are used.
     pub fn place(&mut self, slots: &[Slot]) -> Vec<ReplicaPlace> {
         let place = |slot: &Slot| match slot {
             Slot::Here(place) => *place,
-            Slot::New(location) => {
-                let replica = ReplicaId(self.next_replica);
-                self.next_replica += 1;
-                ReplicaPlace {
-                    replica,
-                    location: *location,
-                }
-            }
+            Slot::New(location) => ReplicaPlace {
+                replica: self.replica(),
+                location: *location,
+            },
         };
         slots.iter().map(place).collect()
     }
 
-    /// The row that keeps the ids of replicas from being given again.
-    pub fn replica_row(&self) -> Row {
-        let next = record::encode(&self.next_replica);
-        (record::NEXT_REPLICA.into(), next)
+    /// The rows that keep the ids of ranges and replicas from being given again.
+    pub fn next_rows(&self) -> Vec<Row> {
+        let row = |key: &str, next: u64| (key.into(), record::encode(&next));
+        vec![
+            row(record::NEXT_RANGE, self.next_range),
+            row(record::NEXT_REPLICA, self.next_replica),
+        ]
     }
 }
 
@@ -160,6 +180,7 @@ mod tests {
         assert_eq!(after.give_node(1, |_| false).0, NodeId(2), "the same token");
         let seen = |node, replica| HighestIds {
             node: NodeId(node),
+            range: RangeId(0),
             replica: ReplicaId(replica),
         };
         after.raise(seen(4, given[4]));
@@ -171,6 +192,32 @@ mod tests {
         let next = new_replica(&mut after) + 1;
         after.raise(seen(u64::MAX, u64::MAX));
         assert_eq!(new_replica(&mut after), next);
+    }
+
+    #[test]
+    fn an_id_of_a_range_is_above_all_that_rows_reports_and_the_bootstrap_name() {
+        let mut ids = Ids::new();
+        let first = ids.range();
+        assert_eq!(first, RangeId(record::FIRST_NEW_RANGE));
+        let second = ids.range();
+        assert!(second > first);
+        let mut of_rows = Ids::new();
+        for (key, value) in ids.next_rows() {
+            assert!(of_rows.learn(&key, &value));
+        }
+        assert!(of_rows.range() > second);
+        // The rows were lost, and a shard has a replica of the range.
+        let mut of_reports = Ids::new();
+        let seen = |range| HighestIds {
+            range,
+            ..HighestIds::default()
+        };
+        of_reports.raise(seen(second));
+        of_reports.raise(seen(first));
+        assert!(of_reports.range() > second);
+        let next = RangeId(of_reports.range().0 + 1);
+        of_reports.raise(seen(RangeId(u64::MAX)));
+        assert_eq!(of_reports.range(), next, "a damaged report uses up no ids");
     }
 
     #[test]

@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
+use super::bounds::Bounds;
 use super::health::Health;
 use super::ids::Ids;
 use super::message::{
@@ -16,11 +17,9 @@ use super::message::{
 use super::moves::Moves;
 use super::placement::{self, Node, Range, Slot, Step};
 use super::record::{
-    self, MembershipRecord, MembershipStatus, NodeRecord, RangeRecord, Row, Setting,
+    self, HeldRecord, MembershipRecord, MembershipStatus, NodeRecord, RangeRecord, Row, Setting,
 };
-use super::settings;
 use crate::env::Instant;
-use crate::error::OrderError;
 use crate::mutant::{self, Mutant};
 use crate::range::{Descriptor, ReplicaPlace};
 use crate::types::{Location, NodeId, RangeId, ReplicaId};
@@ -58,7 +57,7 @@ pub(super) struct ShardLoad {
 
 pub(super) struct KnownRange<T: Instant> {
     pub(super) record: RangeRecord,
-    saved: bool,
+    pub(super) saved: bool,
     report: Option<(T, LedRange)>,
     pub(super) ordered: Option<(T, Goal)>,
 }
@@ -69,6 +68,8 @@ pub(super) enum Goal {
     Members(BTreeSet<ReplicaId>, BTreeSet<ReplicaId>),
     /// The replica that must lead.
     Leader(ReplicaId),
+    /// Other bounds than with this version.
+    Split(u32),
 }
 
 impl Goal {
@@ -82,6 +83,7 @@ impl Goal {
                     && led.voters.iter().copied().collect::<BTreeSet<_>>() == *voters
             }
             Goal::Leader(leader) => led.leader == *leader,
+            Goal::Split(version) => led.descriptor.epoch.version > *version,
         }
     }
 }
@@ -100,7 +102,10 @@ pub struct Manager<T: Instant> {
     pub(super) deciding: Option<T>,
     /// What each shard holds, as it last reported to this manager.
     pub(super) loads: BTreeMap<Location, ShardLoad>,
-    ids: Ids,
+    /// Until when ranges must not be merged, in milliseconds since 1970, for those that are held.
+    pub(super) held: BTreeMap<RangeId, u64>,
+    pub(super) bounds: Bounds<T>,
+    pub(super) ids: Ids,
     /// The moves that operators have ordered.
     pub moves: Moves<T>,
     pub(super) health: Health<T>,
@@ -127,6 +132,8 @@ impl<T: Instant> Manager<T> {
             memberships: BTreeMap::new(),
             deciding: None,
             loads: BTreeMap::new(),
+            held: BTreeMap::new(),
+            bounds: Bounds::new(),
             ids: Ids::new(),
             moves: Moves::new(),
             health: Health::new(),
@@ -138,6 +145,7 @@ impl<T: Instant> Manager<T> {
         for (key, value) in rows {
             manager.learn(key, value, now);
         }
+        manager.cut_all();
         // Any id that is named somewhere was given, whether or not its own row is there.
         let ranges = manager
             .ranges
@@ -145,6 +153,8 @@ impl<T: Instant> Manager<T> {
             .map(|known| &known.record.descriptor);
         let mut seen = HighestIds::default();
         ranges.for_each(|descriptor| seen.see(descriptor));
+        let held = manager.held.keys().copied().max().unwrap_or_default();
+        seen.range = seen.range.max(held);
         let last = manager.nodes.keys().copied().chain(placed).max();
         seen.node = seen.node.max(last.unwrap_or_default());
         manager.ids.raise(seen);
@@ -181,6 +191,8 @@ impl<T: Instant> Manager<T> {
         } else if let Some(MembershipRecord { node, status }) = MembershipRecord::of_row(key, value)
         {
             self.memberships.insert(node, status);
+        } else if let Some(record) = HeldRecord::of_row(key, value) {
+            self.held(record);
         } else {
             self.ids.learn(key, value);
         }
@@ -202,11 +214,6 @@ impl<T: Instant> Manager<T> {
         self.ids.place(slots)
     }
 
-    /// See [`Ids::replica_row`].
-    pub fn replica_row(&self) -> Row {
-        self.ids.replica_row()
-    }
-
     /// The value of a setting, if it was ever set.
     fn setting(&self, name: &str) -> Option<&str> {
         let mut newest = self.settings.iter().rev();
@@ -223,30 +230,6 @@ impl<T: Instant> Manager<T> {
         let set = self.setting("dead-after");
         let set = set.and_then(|text| rangedb_duration::parse(text).ok());
         set.unwrap_or(DEAD_AFTER)
-    }
-
-    /// All changes of settings, oldest first.
-    pub fn history(&self) -> &[Setting] {
-        &self.settings
-    }
-
-    /// A new change of a setting; it is in force once [`Manager::set`] is called.
-    ///
-    /// # Errors
-    /// There is no such setting, or it may not have this value.
-    pub fn new_setting(&self, name: &str, value: &str, at_ms: u64) -> Result<Setting, OrderError> {
-        settings::check(name, value)?;
-        Ok(Setting {
-            version: self.settings.last().map_or(0, |last| last.version) + 1,
-            name: name.to_owned(),
-            value: value.to_owned(),
-            at_ms,
-        })
-    }
-
-    /// Puts a setting in force; its row is durable.
-    pub fn set(&mut self, setting: Setting) {
-        self.settings.push(setting);
     }
 
     /// Takes a shard's report. `is_there`: its node was reached at the address that it claims. If
@@ -284,7 +267,11 @@ impl<T: Instant> Manager<T> {
         }
         self.take_presence(&report, now);
         self.take_load(&report);
-        for led in report.led {
+        // The right part of a range that was split comes before the left one, so that no key is
+        // missed in between.
+        let mut led = report.led;
+        led.sort_by(|one, other| other.descriptor.keys.start.cmp(&one.descriptor.keys.start));
+        for led in led {
             self.take_range(led, now);
         }
         let held = report.held.iter().filter(|held| {
@@ -368,32 +355,35 @@ impl<T: Instant> Manager<T> {
         let mut seen = HighestIds::default();
         seen.see(&led.descriptor);
         self.ids.raise(seen);
-        let record = || RangeRecord {
-            descriptor: led.descriptor.clone(),
+        let range = led.descriptor.range;
+        if let Some(known) = self.ranges.get(&range) {
+            let newest = known.report.as_ref().map_or(0, |(_, report)| report.term);
+            let epoch = |of: &Descriptor| (of.epoch.version, of.epoch.conf);
+            if led.term < newest || epoch(&led.descriptor) < epoch(&known.record.descriptor) {
+                return;
+            }
+        }
+        let Some(descriptor) = self.with_bounds(&led.descriptor, now) else {
+            return;
+        };
+        self.set_bounds(&descriptor);
+        let record = RangeRecord {
+            descriptor,
             voters: led.voters.clone(),
         };
-        let known = self.ranges.entry(led.descriptor.range);
+        let known = self.ranges.entry(range);
         let known = known.or_insert_with(|| KnownRange {
-            record: record(),
+            record: record.clone(),
             saved: false,
             report: None,
             ordered: None,
         });
-        let newest = known.report.as_ref().map_or(0, |(_, report)| report.term);
-        let epoch = |of: &Descriptor| (of.epoch.version, of.epoch.conf);
-        let RangeRecord { descriptor, voters } = &known.record;
-        if led.term < newest || epoch(&led.descriptor) < epoch(descriptor) {
-            return;
-        }
-        if *descriptor != led.descriptor || *voters != led.voters {
-            known.record = record();
+        if known.record != record {
+            known.record = record;
             known.saved = false;
         }
-        if known
-            .ordered
-            .as_ref()
-            .is_some_and(|(_, goal)| goal.is_reached(&led))
-        {
+        let ordered = known.ordered.as_ref();
+        if ordered.is_some_and(|(_, goal)| goal.is_reached(&led)) {
             known.ordered = None;
         }
         self.moves.take_range(&led);
@@ -411,10 +401,14 @@ impl<T: Instant> Manager<T> {
             let key = record::key(record::NODE, known.record.id.0);
             (key, record::encode(&known.record))
         });
+        // The ranges of a split in one write, if they fit. If not, the right part first: whatever is
+        // written then, no key is missed, and what is there twice is cut.
         let ranges = self.ranges.values().filter(|known| !known.saved);
-        let ranges = ranges.map(|known| {
-            let key = record::key(record::RANGE, known.record.descriptor.range.0);
-            (key, record::encode(&known.record))
+        let mut ranges: Vec<&RangeRecord> = ranges.map(|known| &known.record).collect();
+        ranges.sort_by(|one, other| other.descriptor.keys.start.cmp(&one.descriptor.keys.start));
+        let ranges = ranges.into_iter().map(|range| {
+            let key = record::key(record::RANGE, range.descriptor.range.0);
+            (key, record::encode(range))
         });
         nodes.chain(ranges).chain(emptied).collect()
     }
@@ -445,13 +439,17 @@ impl<T: Instant> Manager<T> {
         (now < *at + REPORT_TTL).then_some(report)
     }
 
-    /// Whether no change of a range's members is under way, or was a short while ago.
-    pub(super) fn is_quiet(&self, known: &KnownRange<T>, now: T) -> bool {
+    /// Whether a range has an order that it has not carried out yet, as far as is known.
+    pub(super) fn is_ordered(&self, known: &KnownRange<T>, now: T) -> bool {
         let ordered = known.ordered.as_ref();
-        ordered.is_none_or(|(at, _)| now >= *at + ORDER_COOLDOWN)
-            && self
-                .fresh(known, now)
-                .is_some_and(|report| !report.changing)
+        ordered.is_some_and(|(at, _)| now < *at + ORDER_COOLDOWN)
+    }
+
+    /// Whether no change of a range's members or bounds is under way, or was a short while ago.
+    pub(super) fn is_quiet(&self, known: &KnownRange<T>, now: T) -> bool {
+        let report = self.fresh(known, now);
+        !self.is_ordered(known, now)
+            && report.is_some_and(|report| !report.changing && !report.splitting)
     }
 
     /// The next steps to order.
@@ -497,9 +495,7 @@ impl<T: Instant> Manager<T> {
         let report = self.fresh(known, now);
         let descriptor = &known.record.descriptor;
         let votes = |place: &&ReplicaPlace| known.record.voters.contains(&place.replica);
-        let ordered = known.ordered.as_ref();
-        let ordered = ordered.is_some_and(|(at, _)| now < *at + ORDER_COOLDOWN);
-        let busy = |report: &LedRange| report.changing || !report.has_quorum;
+        let busy = |report: &LedRange| report.changing || report.splitting || !report.has_quorum;
         let given_up = self.given_up(known, now);
         Range {
             id: descriptor.range,
@@ -522,7 +518,7 @@ impl<T: Instant> Manager<T> {
                 ready.map(|follower| follower.replica).collect()
             }),
             is_joint: report.is_some_and(|report| report.is_joint),
-            busy: ordered || report.is_none_or(busy),
+            busy: self.is_ordered(known, now) || report.is_none_or(busy),
         }
     }
 
@@ -561,6 +557,7 @@ impl<T: Instant> Manager<T> {
                 (range, Goal::Members(all, voters))
             }
             ClusterRequest::TransferLeadership { range, to } => (range, Goal::Leader(*to)),
+            ClusterRequest::Split { range, version, .. } => (range, Goal::Split(*version)),
             _ => return,
         };
         if let Some(known) = self.ranges.get_mut(range) {

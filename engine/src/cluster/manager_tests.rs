@@ -5,6 +5,7 @@ use std::time::Instant as StdInstant;
 
 use super::*;
 use crate::cluster::message::{Follower, HeldReplica, Peer, RangeView};
+use crate::error::OrderError;
 use crate::range::Keyspace;
 use crate::types::{Epoch, KeyRange, SYSTEM_RANGE, ShardId};
 
@@ -87,6 +88,7 @@ impl Case {
             },
             voters: self.members.iter().copied().map(ReplicaId).collect(),
             changing: false,
+            splitting: false,
             is_joint: false,
             has_quorum: true,
             leader: ReplicaId(1),

@@ -12,10 +12,10 @@ use crate::codec;
 use crate::error::OrderError;
 use crate::range::digest::Digest;
 use crate::range::{Descriptor, ReplicaPlace};
-use crate::types::{Location, NodeId, RangeId, ReplicaId, ShardId};
+use crate::types::{KeyRange, Location, NodeId, RangeId, ReplicaId, ShardId};
 
 /// The version of all messages.
-const VERSION: u8 = 4;
+const VERSION: u8 = 5;
 
 /// The bytes of a request.
 pub fn encode_request(request: &ClusterRequest) -> Vec<u8> {
@@ -66,6 +66,16 @@ pub enum ClusterRequest {
         node: NodeId,
         status: MembershipStatus,
     },
+    /// To the manager: a range must be split at keys, which may come in any order. The ranges on both
+    /// sides of each new border are held against merging until then, in milliseconds since 1970;
+    /// `u64::MAX` is for ever, and `None` not at all. The response is [`ClusterResponse::Split`].
+    SplitRange {
+        range: RangeId,
+        keys: Vec<Vec<u8>>,
+        held_until_ms: Option<u64>,
+    },
+    /// To the manager: a range that was held against merging may be merged again.
+    ReleaseRange { range: RangeId },
     /// To the manager: asks what still keeps a node from leaving, or with `dry_run` what its
     /// decommissioning would do. The response is [`ClusterResponse::Leaving`].
     Leaving { node: NodeId, dry_run: bool },
@@ -116,10 +126,11 @@ pub enum ClusterRequest {
 }
 
 impl ClusterRequest {
-    /// The range whose leader must change its members or transfer its leadership.
+    /// The range whose leader must change its members, split it or transfer its leadership.
     pub fn range(&self) -> Option<RangeId> {
         match self {
             ClusterRequest::Change { range, .. }
+            | ClusterRequest::Split { range, .. }
             | ClusterRequest::TransferLeadership { range, .. } => Some(*range),
             _ => None,
         }
@@ -133,6 +144,8 @@ impl ClusterRequest {
                 | ClusterRequest::TransferLeader { .. }
                 | ClusterRequest::MoveReplica { .. }
                 | ClusterRequest::SetMembership { .. }
+                | ClusterRequest::SplitRange { .. }
+                | ClusterRequest::ReleaseRange { .. }
         )
     }
 }
@@ -171,8 +184,24 @@ pub enum ClusterResponse {
     Joined(NodeId),
     /// All changes of settings, oldest first.
     Settings(Vec<Setting>),
+    /// A range was split.
+    Split {
+        /// The ranges into which it was split, in the order of their keys.
+        ranges: Vec<SplitPart>,
+        /// Why it was not split at all keys, and at which one; `None` if it was.
+        failed: Option<OrderError>,
+    },
     /// The digest, if it has been made.
     Digest(Option<Digest>),
+}
+
+/// One of the ranges into which a range was split.
+#[derive(Clone, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+pub struct SplitPart {
+    /// Its id.
+    pub range: RangeId,
+    /// Its keys.
+    pub keys: KeyRange,
 }
 
 /// The state of a shard, sent to the manager.
@@ -215,13 +244,16 @@ pub struct Peer {
 pub struct HighestIds {
     /// The highest id of a node.
     pub node: NodeId,
+    /// The highest id of a range.
+    pub range: RangeId,
     /// The highest id of a replica.
     pub replica: ReplicaId,
 }
 
 impl HighestIds {
-    /// Raises both to those that a descriptor names.
+    /// Raises them to those that a descriptor names.
     pub fn see(&mut self, descriptor: &Descriptor) {
+        self.range = self.range.max(descriptor.range);
         for place in &descriptor.replicas {
             self.node = self.node.max(place.location.node);
             self.replica = self.replica.max(place.replica);
@@ -238,6 +270,8 @@ pub struct LedRange {
     pub voters: Vec<ReplicaId>,
     /// Whether a change of members is under way.
     pub changing: bool,
+    /// Whether a split of it is under way.
+    pub splitting: bool,
     /// Whether a joint change was left half done: the voters are those before and after it.
     pub is_joint: bool,
     /// Whether a majority of the voters answers.
@@ -413,6 +447,10 @@ pub struct RangeView {
     pub under_replicated: bool,
     /// Whether it has no leader, or its leader reaches no majority.
     pub unavailable: bool,
+    /// Whether a split of it is under way.
+    pub splitting: bool,
+    /// Until when it must not be merged; see [`HeldRecord::until_ms`](super::record::HeldRecord).
+    pub held_until_ms: u64,
 }
 
 #[cfg(test)]

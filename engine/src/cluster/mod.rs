@@ -3,11 +3,13 @@
 //! The truth about a range is its own replicated state. Knowledge of all ranges lives with the
 //! shard that leads the **system range**. Its [`manager`] receives every shard's
 //! [`message::Report`] twice a second, keeps in the system range the records that must outlive it
-//! ([`record`]), and orders replicas and leaders to move as [`placement`] says. It decides nothing
-//! on the data path: while no shard leads the system range, nodes go on serving, and nothing moves.
+//! ([`record`]), and orders replicas and leaders to move as [`placement`] says, and ranges to be split
+//! ([`split`]). It decides nothing on the data path: while no shard leads the system range, nodes go on
+//! serving, and nothing moves.
 //! The shards' part (reporting, making and removing replicas, changing a group's members) is in
 //! [`crate::shard`].
 
+mod bounds;
 #[cfg(test)]
 mod fuzz;
 mod health;
@@ -17,14 +19,16 @@ pub mod manager;
 pub mod message;
 pub mod moves;
 mod orders;
+mod overlap;
 pub mod placement;
 pub mod record;
 pub mod settings;
+pub mod split;
 mod view;
 
 pub use message::{
-    ClusterRequest, ClusterResponse, HighestIds, Leaving, NodeHealth, NodeView, RangeView, Trouble,
-    View,
+    ClusterRequest, ClusterResponse, HighestIds, Leaving, NodeHealth, NodeView, RangeView,
+    SplitPart, Trouble, View,
 };
 pub use orders::voter_on;
 pub use record::{MembershipStatus, NodeRecord, Setting};

@@ -9,7 +9,8 @@ use std::time::Duration;
 use super::manager::{KnownRange, Manager};
 use super::message::NodeHealth;
 use super::placement::Range;
-use super::record::{MembershipRecord, MembershipStatus, NodeRecord};
+use super::record::{MembershipRecord, MembershipStatus, NodeRecord, Setting};
+use super::settings;
 use crate::env::Instant;
 use crate::error::OrderError;
 use crate::types::{Location, NodeId, RangeId, ReplicaId};
@@ -45,6 +46,30 @@ impl<T: Instant> Manager<T> {
             }
             Some(leader) => Ok((leader, found)),
         }
+    }
+
+    /// All changes of settings, oldest first.
+    pub fn history(&self) -> &[Setting] {
+        &self.settings
+    }
+
+    /// A new change of a setting; it is in force once [`Manager::set`] is called.
+    ///
+    /// # Errors
+    /// There is no such setting, or it may not have this value.
+    pub fn new_setting(&self, name: &str, value: &str, at_ms: u64) -> Result<Setting, OrderError> {
+        settings::check(name, value)?;
+        Ok(Setting {
+            version: self.settings.last().map_or(0, |last| last.version) + 1,
+            name: name.to_owned(),
+            value: value.to_owned(),
+            at_ms,
+        })
+    }
+
+    /// Puts a setting in force; its row is durable.
+    pub fn set(&mut self, setting: Setting) {
+        self.settings.push(setting);
     }
 
     /// Checks that a node may be given replicas and leaders.

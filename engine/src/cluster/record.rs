@@ -6,8 +6,9 @@
 //! | `range/` id | [`RangeRecord`] |
 //! | `membership/` id | [`MembershipRecord`]: what operators decided about the node; without a row it is active |
 //! | `setting/` version | [`Setting`]: the last one of a name is in force, all of them are the history |
+//! | `held/` id | [`HeldRecord`]: until when the range must not be merged; without a row it may be |
 //! | `token/` 32 hexadecimal digits | the id of the node that joined with this token |
-//! | `next/node`, `next/replica` | the lowest id that was never given |
+//! | `next/node`, `next/range`, `next/replica` | the lowest id that was never given |
 //!
 //! Numbers in keys are sixteen hexadecimal digits. A value begins with its version. Pure.
 
@@ -17,7 +18,7 @@ use rkyv::ser::allocator::ArenaHandle;
 
 use crate::codec::{self, Whole};
 use crate::range::Descriptor;
-use crate::types::{NodeId, ReplicaId};
+use crate::types::{NodeId, RangeId, ReplicaId};
 
 /// The version of the values.
 const VERSION: u8 = 1;
@@ -30,10 +31,17 @@ pub const RANGE: &str = "range/";
 pub const MEMBERSHIP: &str = "membership/";
 /// Prefix of the rows of settings.
 pub const SETTING: &str = "setting/";
+/// Prefix of the rows of ranges that must not be merged.
+pub const HELD: &str = "held/";
 /// Prefix of the rows of tokens.
 pub const TOKEN: &str = "token/";
 /// The row of the next node id.
 pub const NEXT_NODE: &str = "next/node";
+/// The row of the next range id.
+pub const NEXT_RANGE: &str = "next/range";
+/// The ranges with which a cluster is bootstrapped have ids below this. People type ids of ranges, so
+/// it is a number that they can read.
+pub const FIRST_NEW_RANGE: u64 = 1_000_001;
 /// The row of the next replica id.
 pub const NEXT_REPLICA: &str = "next/replica";
 /// The replicas with which a cluster is bootstrapped have ids below this.
@@ -162,6 +170,29 @@ pub struct RangeRecord {
     pub voters: Vec<ReplicaId>,
 }
 
+/// Until when a range must not be merged with a neighbour, because an operator has made its borders.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+pub struct HeldRecord {
+    /// The range.
+    pub range: RangeId,
+    /// The time, in milliseconds since 1970; 0 if the range is not held, `u64::MAX` if it is held for
+    /// ever.
+    pub until_ms: u64,
+}
+
+impl HeldRecord {
+    /// The row that keeps it.
+    pub fn row(&self) -> Row {
+        (key(HELD, self.range.0), encode(self))
+    }
+
+    /// Reads a row; `None` if the row is of another kind.
+    pub fn of_row(key: &[u8], value: &[u8]) -> Option<HeldRecord> {
+        let is_one = key.starts_with(HELD.as_bytes());
+        is_one.then(|| decode(value)).flatten()
+    }
+}
+
 /// A setting of the cluster.
 #[derive(Clone, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub struct Setting {
@@ -235,6 +266,53 @@ mod tests {
             // The result does not matter, but it must not panic.
             drop(decode::<Setting>(&damaged));
         }
+    }
+
+    /// A range's record as it was written before ranges could be held.
+    const RANGE_OF_RELEASE_1: &str = "016102000000000000000200000000000000010000000300000000e6ffffff01\
+        000000000000000000000000d6ffffff00000000ceffffff01000000";
+    /// A row that holds a range for ever.
+    const HELD_ROW: &str = "010200000000000000ffffffffffffffff";
+
+    fn hex(digits: &str) -> Vec<u8> {
+        let pairs = digits.as_bytes().chunks(2);
+        let byte = |pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
+        pairs
+            .map(|pair| byte(pair).expect("hexadecimal digits"))
+            .collect()
+    }
+
+    #[test]
+    fn rows_that_release_1_wrote_are_read() {
+        // The bytes of a range's record and of a membership's before ranges could be held.
+        let range = RangeRecord {
+            descriptor: Descriptor {
+                range: RangeId(2),
+                epoch: crate::types::Epoch {
+                    version: 1,
+                    conf: 3,
+                },
+                keyspace: crate::range::Keyspace::User,
+                keys: crate::types::KeyRange {
+                    start: b"a".to_vec(),
+                    end: None,
+                },
+                replicas: Vec::new(),
+            },
+            voters: vec![ReplicaId(2)],
+        };
+        let written = hex(RANGE_OF_RELEASE_1);
+        assert_eq!(encode(&range), written);
+        assert_eq!(decode::<RangeRecord>(&written), Some(range));
+        let held = HeldRecord {
+            range: RangeId(2),
+            until_ms: u64::MAX,
+        };
+        let (key, value) = held.row();
+        assert_eq!(key, b"held/0000000000000002");
+        assert_eq!(value, hex(HELD_ROW));
+        assert_eq!(HeldRecord::of_row(&key, &value), Some(held));
+        assert_eq!(HeldRecord::of_row(b"range/0000000000000002", &value), None);
     }
 
     #[test]

@@ -75,6 +75,8 @@ impl<T: Instant> Manager<T> {
             RangeView {
                 under_replicated: live.count() < wanted,
                 unavailable: report.is_none_or(|report| !report.has_quorum),
+                splitting: report.is_some_and(|report| report.splitting),
+                held_until_ms: self.held_until_ms(descriptor.range),
                 leader: report.and_then(|report| descriptor.location(report.leader)),
                 term: report.map_or(0, |report| report.term),
                 applied: report.map_or(0, |report| report.applied),

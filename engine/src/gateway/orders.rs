@@ -2,7 +2,9 @@
 //! is; an order is given once. Lives on its shard's thread.
 
 use super::Gateway;
-use crate::cluster::{ClusterRequest, ClusterResponse, Leaving, MembershipStatus, Setting, View};
+use crate::cluster::{
+    ClusterRequest, ClusterResponse, Leaving, MembershipStatus, Setting, SplitPart, View,
+};
 use crate::env::{AsyncRuntime, Env, Now};
 use crate::error::{Error, OrderError};
 use crate::types::{NodeId, RangeId, ShardId};
@@ -35,6 +37,11 @@ pub enum Order {
         /// The shard of that node; the manager chooses if none is given.
         shard: Option<ShardId>,
     },
+    /// A range that was held against merging may be merged again.
+    ReleaseRange {
+        /// The range.
+        range: RangeId,
+    },
     /// A node drains, is decommissioned, is active again or is removed.
     SetMembership {
         /// The node.
@@ -60,6 +67,7 @@ impl From<Order> for ClusterRequest {
                 to,
                 shard,
             },
+            Order::ReleaseRange { range } => ClusterRequest::ReleaseRange { range },
             Order::SetMembership { node, status } => ClusterRequest::SetMembership { node, status },
         }
     }
@@ -126,6 +134,30 @@ impl<E: Env> Gateway<E> {
     pub async fn order(&self, order: Order, until: Now<E>) -> Result<(), OrderFailure> {
         match self.manage(order.into(), until).await? {
             ClusterResponse::Done => Ok(()),
+            response => Err(unexpected(response)),
+        }
+    }
+
+    /// Orders a range to be split at keys, in any order. The ranges on both sides of each new border are
+    /// held against merging until then, in milliseconds since 1970. Gives the ranges into which it was
+    /// split, and if it was not split at all keys, why.
+    ///
+    /// # Errors
+    /// It was split at no key, or the manager did not answer in time: then it may have followed the order.
+    pub async fn split_range(
+        &self,
+        range: RangeId,
+        keys: Vec<Vec<u8>>,
+        held_until_ms: Option<u64>,
+        until: Now<E>,
+    ) -> Result<(Vec<SplitPart>, Option<OrderError>), OrderFailure> {
+        let order = ClusterRequest::SplitRange {
+            range,
+            keys,
+            held_until_ms,
+        };
+        match self.manage(order, until).await? {
+            ClusterResponse::Split { ranges, failed } => Ok((ranges, failed)),
             response => Err(unexpected(response)),
         }
     }

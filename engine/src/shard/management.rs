@@ -1,8 +1,8 @@
 //! The shard's part in managing the cluster: it reports its state, takes the view of the cluster,
 //! and hosts the manager while it leads the system range.
 //!
-//! Every [`REPORT_INTERVAL`] a shard sends the manager a report of what it leads and holds
-//! ([`super::report`]). The response has the view, if it has changed, and the replicas of the shard
+//! Every [`REPORT_INTERVAL`], and soon after a change of bounds, a shard sends the manager a report of
+//! what it leads and holds ([`super::report`]). The response has the view, if it has changed, and the replicas of the shard
 //! that are no longer members. The shard that leads the system range makes the [`Manager`] of its
 //! term from the rows of that range. Whatever must outlive the manager is written there before
 //! anything relies on it. Nothing here is on the data path: without a manager everything goes on as
@@ -16,19 +16,23 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 
+use super::bounds_changes::BoundsChanges;
 use super::steering::{self, ORDER_TIMEOUT};
-use super::{Inner, IsAt, Running, Shard, report};
+use super::{Inner, IsAt, Running, Shard, report, split_orders};
 use crate::cluster::manager::Manager;
 use crate::cluster::message::{self, Report};
 use crate::cluster::record::Row;
 use crate::cluster::{ClusterRequest, ClusterResponse, NodeRecord, View};
 use crate::env::{AsyncRuntime, Env, Instant, MessageClass, Now, Transport, is_unsent};
 use crate::error::{Error, Fatal, Fate, OrderError};
+use crate::notify::Count;
 use crate::raft::{self, Message};
 use crate::types::{Location, NodeId, RangeId, ShardId};
 
 /// How often a shard reports, and the manager plans.
 const REPORT_INTERVAL: Duration = Duration::from_millis(500);
+/// The least time between two reports, also if one is due at once.
+const REPORT_GAP: Duration = Duration::from_millis(50);
 /// Time limit of one request.
 const ASK_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long a caller's request looks for the manager.
@@ -66,6 +70,12 @@ pub(super) struct Management<E: Env> {
     pub(super) is_at: IsAt,
     /// How many responses in a row said that the node was not reached at its address.
     unmet: Cell<u32>,
+    /// How many reasons there are to report before the next interval.
+    reports_due: Rc<Count>,
+    /// The splits that the manager here has under way.
+    pub(super) splits: Count,
+    /// The changes of bounds that were made here.
+    pub(super) bounds_changes: BoundsChanges,
     /// What was logged of the last order to each range, and when.
     pub(super) told_orders: RefCell<BTreeMap<RangeId, (String, Now<E>)>>,
 }
@@ -89,6 +99,9 @@ impl<E: Env> Management<E> {
             listeners: RefCell::default(),
             is_at,
             unmet: Cell::new(0),
+            reports_due: Rc::default(),
+            splits: Count::default(),
+            bounds_changes: BoundsChanges::new(),
             told_orders: RefCell::default(),
         }
     }
@@ -102,15 +115,19 @@ impl<E: Env> Management<E> {
 /// Starts to send reports.
 pub(super) fn start<E: Env>(inner: &Rc<Inner<E>>, stop: Rc<Cell<bool>>) {
     let shard = Rc::downgrade(inner);
+    let due = inner.management.reports_due.clone();
     drop(E::Runtime::spawn(async move {
         while !stop.get() {
             let Some(inner) = shard.upgrade() else { return };
+            due.subtract(due.get());
             inner.report().await;
             if inner.manages() && !inner.closing.get() {
                 inner.administer().await;
             }
             drop(inner);
-            E::Runtime::sleep(REPORT_INTERVAL).await;
+            E::Runtime::sleep(REPORT_GAP).await;
+            let next = due.until(|reasons| reasons > 0);
+            drop(E::Runtime::timeout(REPORT_INTERVAL - REPORT_GAP, next).await);
         }
     }));
 }
@@ -159,6 +176,11 @@ impl<E: Env> Shard<E> {
 }
 
 impl<E: Env> Inner<E> {
+    /// Has the shard report within [`REPORT_GAP`], though the next report is not due.
+    pub(super) fn report_soon(&self) {
+        self.management.reports_due.add(1);
+    }
+
     /// Sends one report, and acts on the response.
     async fn report(self: &Rc<Self>) {
         let known = self.management.view.borrow().version;
@@ -255,9 +277,10 @@ impl<E: Env> Inner<E> {
         candidates.extend(self.known_system());
         let mut asked: Vec<Location> = Vec::new();
         let mut has_more = true;
-        let timeout = match request.is_order() {
-            true => ORDER_TIMEOUT + ASK_TIMEOUT,
-            false => ASK_TIMEOUT,
+        let timeout = match request {
+            ClusterRequest::SplitRange { .. } => split_orders::ORDER_TIMEOUT + ASK_TIMEOUT,
+            _ if request.is_order() => ORDER_TIMEOUT + ASK_TIMEOUT,
+            _ => ASK_TIMEOUT,
         };
         while asked.len() < HOPS_MAX {
             let next = candidates.iter().find(|at| !asked.contains(at)).copied();
@@ -535,7 +558,7 @@ impl<E: Env> Inner<E> {
             .iter()
             // Ids of new replicas must be durable before a shard gets them.
             .any(|(_, request)| matches!(request, ClusterRequest::Change { .. }));
-        if news && !self.save_replica_ids().await {
+        if news && !self.save_ids().await {
             if let Some(manager) = self.management.manager.borrow_mut().as_mut() {
                 orders
                     .iter()
@@ -551,34 +574,17 @@ impl<E: Env> Inner<E> {
         join_all(given).await;
     }
 
-    /// Makes sure that ids given to new replicas are never given again.
-    pub(super) async fn save_replica_ids(&self) -> bool {
-        let row = self
+    /// Makes sure that ids given to new ranges and replicas are never given again.
+    pub(super) async fn save_ids(&self) -> bool {
+        let rows = self
             .management
             .manager
             .borrow()
             .as_ref()
-            .map(Manager::replica_row);
-        match row {
-            Some(row) => self.write_down(&[row]).await.is_ok(),
+            .map(Manager::next_rows);
+        match rows {
+            Some(rows) => self.write_down(&rows).await.is_ok(),
             None => false,
         }
-    }
-
-    pub(super) async fn join(&self, token: u128) -> ClusterResponse {
-        let given = {
-            let mut manager = self.management.manager.borrow_mut();
-            manager.as_mut().map(|manager| manager.give_node_id(token))
-        };
-        let Some((node, rows)) = given else {
-            return self.not_here();
-        };
-        if !rows.is_empty() && self.write_down(&rows).await.is_err() {
-            return self.not_here();
-        }
-        self.with_manager(|manager| {
-            manager.gave_node_id(token, node);
-            ClusterResponse::Joined(node)
-        })
     }
 }

@@ -12,6 +12,7 @@
 
 mod availability;
 mod background;
+mod bounds_changes;
 pub mod contents;
 mod digests;
 mod folder;
@@ -30,6 +31,7 @@ mod scan;
 mod slow_disk;
 mod snapshot_receiver;
 mod split;
+mod split_orders;
 mod status;
 mod steering;
 
@@ -54,6 +56,7 @@ use crate::tree::{OnFatal, Store};
 use crate::types::{Blob, KeyRange, Location, NodeId, RangeId, ReplicaId, Timestamp};
 use crate::wal::Wal;
 pub use availability::Availability;
+pub use bounds_changes::{BoundsChangeStats, BoundsChanges, SplitReason};
 pub use digests::{DigestOptions, DigestStats};
 pub use folder::{FolderMark, Opened};
 pub use multi_get::{KeyFound, KeyTurn, Moment};

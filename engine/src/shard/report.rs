@@ -75,6 +75,7 @@ fn highest<E: Env>(inner: &Inner<E>) -> HighestIds {
     let mut highest = HighestIds {
         node: nodes.fold(inner.management.nodes_seen, NodeId::max),
         replica: inner.wal.highest_replica(),
+        ..HighestIds::default()
     };
     view.ranges
         .iter()
@@ -115,6 +116,7 @@ fn led<E: Env>(
         LedRange {
             followers: others.map(follower).collect(),
             changing: raft.is_changing(),
+            splitting: false,
             is_joint,
             has_quorum: !replica.is_halted()
                 && (raft.has_lease()

@@ -12,7 +12,7 @@ use crate::range::Route;
 use crate::range::usage::RangeLoad;
 use crate::shard::availability::{Availability, availability};
 use crate::shard::slow_disk::SlowDiskStatus;
-use crate::shard::{DigestStats, Inner, Running};
+use crate::shard::{BoundsChangeStats, DigestStats, Inner, Running};
 use crate::tree::cold_reads::ColdReadStats;
 use crate::types::{DataId, KeyRange, Location, ReplicaId, Timestamp};
 use crate::wal::WalStats;
@@ -108,6 +108,8 @@ pub struct ReplicationStatus {
     pub changing: usize,
     /// How many snapshots are being received.
     pub receiving: usize,
+    /// The changes of bounds that leaders here have made.
+    pub bounds_changes: BoundsChangeStats,
     /// Counters of the Raft groups.
     pub stats: RaftStats,
     /// The shards with which this one exchanges heartbeats.
@@ -197,6 +199,7 @@ fn replication<E: Env>(inner: &Inner<E>) -> ReplicationStatus {
         lag,
         changing,
         receiving: inner.receiving(),
+        bounds_changes: inner.management.bounds_changes.stats(),
         stats: inner.around.counters.stats(),
         peers: inner.liveness.peer_status(Now::<E>::now()),
         round_trip_micros: inner.liveness.round_trip_micros(),

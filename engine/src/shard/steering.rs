@@ -8,10 +8,13 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::Inner;
+use super::{Inner, split_orders};
 use crate::cluster::manager::Manager;
+use crate::cluster::message::Report;
 use crate::cluster::placement::{Range, Step};
-use crate::cluster::{ClusterRequest, ClusterResponse, MembershipStatus, moves, record, voter_on};
+use crate::cluster::{
+    ClusterRequest, ClusterResponse, MembershipStatus, moves, record, split, voter_on,
+};
 use crate::env::{Clock, Env, Instant, Now, is_unsent};
 use crate::error::{Fate, OrderError};
 use crate::range::ReplicaPlace;
@@ -32,7 +35,7 @@ impl<E: Env> Inner<E> {
         match request {
             ClusterRequest::Report(report) => {
                 let is_there = (self.management.is_at)(report.node.id, &report.node.address);
-                self.with_manager(|manager| manager.take(report, is_there, now))
+                self.take_report(report, is_there)
             }
             ClusterRequest::TargetFailed { at } => self.with_manager(|manager| {
                 manager.target_failed(at, now);
@@ -55,6 +58,12 @@ impl<E: Env> Inner<E> {
             ClusterRequest::SetMembership { node, status } => {
                 self.set_membership(node, status).await
             }
+            ClusterRequest::SplitRange {
+                range,
+                keys,
+                held_until_ms,
+            } => self.split_by_order(range, keys, held_until_ms).await,
+            ClusterRequest::ReleaseRange { range } => self.release(range).await,
             ClusterRequest::TransferLeader { range, to } => self.transfer(range, to).await,
             ClusterRequest::MoveReplica {
                 range,
@@ -64,6 +73,40 @@ impl<E: Env> Inner<E> {
             } => self.move_replica(range, from, (to, shard)).await,
             _ => self.not_here(),
         }
+    }
+
+    /// Takes a shard's report. If it tells of new bounds of a range, they are written down and passed on
+    /// at once: clients look for the ranges' leaders in the view.
+    fn take_report(&self, report: Report, is_there: bool) -> ClusterResponse {
+        let now = Now::<E>::now();
+        let mut has_new_bounds = false;
+        let response = self.with_manager(|manager| {
+            let response = manager.take(report, is_there, now);
+            has_new_bounds = manager.take_new_bounds();
+            response
+        });
+        if has_new_bounds {
+            self.report_soon();
+        }
+        response
+    }
+
+    /// Gives a new node its id.
+    async fn join(&self, token: u128) -> ClusterResponse {
+        let given = {
+            let mut manager = self.management.manager.borrow_mut();
+            manager.as_mut().map(|manager| manager.give_node_id(token))
+        };
+        let Some((node, rows)) = given else {
+            return self.not_here();
+        };
+        if !rows.is_empty() && self.write_down(&rows).await.is_err() {
+            return self.not_here();
+        }
+        self.with_manager(|manager| {
+            manager.gave_node_id(token, node);
+            ClusterResponse::Joined(node)
+        })
     }
 
     /// Follows an operator's decision about a node, once it is durable.
@@ -136,7 +179,7 @@ impl<E: Env> Inner<E> {
         match chosen {
             None => self.not_here(),
             Some(Err(why)) => ClusterResponse::Refused(why),
-            Some(Ok(_)) if !self.save_replica_ids().await => {
+            Some(Ok(_)) if !self.save_ids().await => {
                 if let Some(manager) = self.management.manager.borrow_mut().as_mut() {
                     manager.refused(range);
                 }
@@ -196,7 +239,11 @@ impl<E: Env> Inner<E> {
         range: RangeId,
         request: &ClusterRequest,
     ) -> ClusterResponse {
-        let response = self.try_ask(at, request, ORDER_TIMEOUT).await;
+        let timeout = match request {
+            ClusterRequest::Split { .. } => split_orders::SPLIT_TIMEOUT,
+            _ => ORDER_TIMEOUT,
+        };
+        let response = self.try_ask(at, request, timeout).await;
         let response = response.unwrap_or_else(|error| {
             let why = format!("shard {at}, which leads range {range}, does not answer: {error}");
             ClusterResponse::Refused(match is_unsent(&error) {
@@ -226,7 +273,10 @@ impl<E: Env> Inner<E> {
         let order = in_words(request);
         let outcome = match response {
             ClusterResponse::Refused(why) => format!("it refuses: {why}"),
-            _ => "it begins".to_owned(),
+            _ => match request {
+                ClusterRequest::Split { .. } => "it has done so".to_owned(),
+                _ => "it begins".to_owned(),
+            },
         };
         let words =
             format!("shard {at}, which leads range {range}, was ordered {order}: {outcome}");
@@ -260,6 +310,10 @@ fn in_words(request: &ClusterRequest) -> String {
         },
         ClusterRequest::TransferLeadership { to, .. } => {
             format!("to hand its leadership to replica {to}")
+        }
+        ClusterRequest::Split { key, child, .. } => {
+            let key = split::shown(key);
+            format!("to split it at {key}, where range {child} begins")
         }
         _ => "what no leader is ordered".to_owned(),
     }

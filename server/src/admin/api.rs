@@ -21,7 +21,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 
-use super::batch;
+use super::batch::{self, from_hex};
 use super::body::{NoBody, Text, json_response, percent_decoded, read};
 use super::failure::Failure;
 use super::history;
@@ -35,6 +35,10 @@ const VERSION: HeaderName = HeaderName::from_static("rangedb-version");
 /// The longest body of an order. The admin command is longer than the body, as it adds what the path
 /// says.
 const BODY_LEN_MAX: usize = ADMIN_COMMAND_LEN_MAX / 2;
+/// The longest body of an order to split a range.
+const SPLIT_BODY_LEN_MAX: usize = ADMIN_COMMAND_LEN_MAX;
+/// How long such an order may take: many keys take a while.
+const SPLIT_TIMEOUT: Duration = Duration::from_mins(1);
 /// A batch in JSON, where hexadecimal digits take two characters for a byte.
 const BATCH_BODY_LEN_MAX: usize = 3 * BATCH_LEN_MAX;
 /// Keys in JSON, as above.
@@ -62,6 +66,8 @@ enum Resource {
     Setting(String),
     TransferLeader(u64),
     MoveReplica(u64),
+    SplitRange(u64),
+    ReleaseRange(u64),
     DrainNode(u64),
     UndrainNode(u64),
     DecommissionNode(u64),
@@ -105,6 +111,8 @@ impl Resource {
             }
             ["ranges", range, "transfer-leader"] => Resource::TransferLeader(id(range)?),
             ["ranges", range, "move-replica"] => Resource::MoveReplica(id(range)?),
+            ["ranges", range, "split"] => Resource::SplitRange(id(range)?),
+            ["ranges", range, "release"] => Resource::ReleaseRange(id(range)?),
             ["nodes", node, "drain"] => Resource::DrainNode(id(node)?),
             ["nodes", node, "undrain"] => Resource::UndrainNode(id(node)?),
             ["nodes", node, "decommission"] => Resource::DecommissionNode(id(node)?),
@@ -123,6 +131,8 @@ impl Resource {
             | Resource::MultiGet
             | Resource::TransferLeader(_)
             | Resource::MoveReplica(_)
+            | Resource::SplitRange(_)
+            | Resource::ReleaseRange(_)
             | Resource::DrainNode(_)
             | Resource::UndrainNode(_)
             | Resource::DecommissionNode(_)
@@ -199,6 +209,7 @@ impl Api {
             Resource::History => return self.past(query.unwrap_or_default()).await,
             Resource::Batch => return self.batch(request.into_body()).await,
             Resource::MultiGet => return self.multi_get(request.into_body()).await,
+            Resource::SplitRange(range) => return self.split(range, request.into_body()).await,
             _ => {}
         }
         let body = if matches!(method, Method::GET | Method::HEAD) {
@@ -244,6 +255,21 @@ impl Api {
         Ok(multi_get::answer(self.client().await?, &keys).await)
     }
 
+    /// Splits a range. If it was split at some of the keys only, the status is 409 and the body says why.
+    async fn split(&self, range: u64, body: Incoming) -> Result<Response<Text>, Failure> {
+        let body = whole_body(body, SPLIT_BODY_LEN_MAX).await?;
+        let split: SplitRange = fields(&body)?;
+        let (keys, hold) = (split.keys()?, split.hold_ms.map(Duration::from_millis));
+        let admin = self.client().await?.with_timeout(SPLIT_TIMEOUT).admin();
+        let answer = admin.split_range(range, &keys, hold).await?;
+        let status = match &answer.failed {
+            None => StatusCode::OK,
+            Some(failed) if failed.unknown => StatusCode::GATEWAY_TIMEOUT,
+            Some(_) => StatusCode::CONFLICT,
+        };
+        Ok(json_response(status, of_state(answer)?.to_string()))
+    }
+
     async fn key(
         &self,
         method: &Method,
@@ -286,6 +312,27 @@ struct MoveReplica {
     from: u64,
     to_node: u64,
     to_shard: Option<u16>,
+}
+
+/// The fields of the body of an order to split a range.
+#[derive(Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SplitRange {
+    #[serde(default)]
+    at: Vec<String>,
+    /// Keys as hexadecimal digits.
+    #[serde(default)]
+    at_hex: Vec<String>,
+    hold_ms: Option<u64>,
+}
+
+impl SplitRange {
+    fn keys(&self) -> Result<Vec<Vec<u8>>, Failure> {
+        let hex = self.at_hex.iter().map(|digits| from_hex(digits));
+        let texts = self.at.iter().map(|key| Ok(key.as_bytes().to_vec()));
+        let keys: Result<Vec<Vec<u8>>, String> = texts.chain(hex).collect();
+        keys.map_err(Failure::invalid)
+    }
 }
 
 /// The fields of the body of an order to decommission a node.
@@ -343,6 +390,10 @@ async fn order(admin: &Admin, resource: Resource, body: &[u8]) -> Result<Value, 
                 to_shard,
             } = fields(body)?;
             admin.move_replica(range, from, to_node, to_shard).await?;
+        }
+        Resource::ReleaseRange(range) => {
+            let NoFields {} = fields_or_none(body)?;
+            admin.release_range(range).await?;
         }
         Resource::DecommissionNode(node) => {
             let DecommissionNode { dry_run } = fields_or_none(body)?;
@@ -432,6 +483,11 @@ mod tests {
             resource("ranges/7/move-replica"),
             Some(Resource::MoveReplica(7))
         );
+        assert_eq!(resource("ranges/7/split"), Some(Resource::SplitRange(7)));
+        assert_eq!(
+            resource("ranges/7/release"),
+            Some(Resource::ReleaseRange(7))
+        );
         assert_eq!(resource("nodes/3/drain"), Some(Resource::DrainNode(3)));
         assert_eq!(resource("nodes/3/leaving"), Some(Resource::NodeLeaving(3)));
         let key = resource("kv/a%2Fb/%00?");
@@ -446,6 +502,7 @@ mod tests {
             "kv",
             "ranges/x/move-replica",
             "ranges/7",
+            "ranges/x/split",
             "config/%ff",
             "config/a/b",
             "kv/%zz",
@@ -472,6 +529,26 @@ mod tests {
         }
         assert!(fields::<MoveReplica>(br#"{"from":1,"to_node":2}"#).is_ok());
         assert!(fields::<MoveReplica>(br#"{"from":1}"#).is_err());
+    }
+
+    #[test]
+    fn keys_at_which_a_range_is_split_are_text_or_hexadecimal_digits() {
+        let keys = |body: &str| {
+            let split = fields::<SplitRange>(body.as_bytes()).ok()?;
+            split.keys().ok()
+        };
+        let body = r#"{"at":["m","é"],"at_hex":["00ff"],"hold_ms":0}"#;
+        let wanted = vec![b"m".to_vec(), "é".into(), vec![0, 0xff]];
+        assert_eq!(keys(body), Some(wanted));
+        assert_eq!(keys(r#"{"at":["m"]}"#), Some(vec![b"m".to_vec()]));
+        for bad in [
+            r#"{"at":"m"}"#,
+            r#"{"at_hex":["m"]}"#,
+            r#"{"at":[],"hold":1}"#,
+            "",
+        ] {
+            assert_eq!(keys(bad), None, "{bad}");
+        }
     }
 
     #[test]

@@ -38,7 +38,8 @@ impl Failure {
 
     pub fn no_such_page() -> Failure {
         let message = "there are batch, get, nodes, ranges, status, config, config/history, config/NAME, history, \
-                       ranges/ID/transfer-leader, ranges/ID/move-replica, nodes/ID/drain, nodes/ID/undrain, \
+                       ranges/ID/transfer-leader, ranges/ID/move-replica, ranges/ID/split, \
+                       ranges/ID/release, nodes/ID/drain, nodes/ID/undrain, \
                        nodes/ID/decommission, nodes/ID/remove, nodes/ID/leaving, stream, kv/KEY and scan";
         Failure::new(StatusCode::NOT_FOUND, "no_such_page", message)
     }

@@ -1,15 +1,15 @@
-//! `rangedb node ls`, `range ls|transfer-leader|move-replica` and `config`: commands that show the
-//! cluster or steer it. With `--format json` they print the JSON of the wire protocol's answers.
+//! `rangedb node ls`, `range ls|show|release|transfer-leader|move-replica` and `config`: commands that show
+//! the cluster or steer it. With `--format json` they print the JSON of the wire protocol's answers.
 
 use std::io::Write;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rangedb_client::Client;
-use rangedb_client::admin::{Admin, HealthReason, Node, Range, Replica, ReplicaState};
+use rangedb_client::admin::{Admin, BoundsState, HealthReason, Node, Range, Replica, ReplicaState};
 use rangedb_protocol::admin::{Done, History, Nodes, Ranges, Started};
 use rangedb_server::admin::json::of_state;
 
-use super::output::{Printer, columns};
+use super::output::{Printer, border, columns};
 use super::request::{Order, Show};
 use super::{Exit, Trouble};
 
@@ -34,6 +34,16 @@ pub(super) async fn show(
             let ranges = admin.ranges().await?;
             let words = ranges_table(&ranges);
             (of_state(Ranges { ranges })?, words)
+        }
+        Show::Range(id) => {
+            let ranges = admin.ranges().await?;
+            let Some(range) = ranges.iter().find(|range| range.id == *id) else {
+                let exit = Exit::Refused;
+                let message =
+                    format!("there is no range {id}; `rangedb range ls` shows those there are");
+                return Err(Trouble { exit, message });
+            };
+            (of_state(range)?, whole_range(range, now_ms()))
         }
         Show::Setting(Some(name)) => super::settings::one(&admin, name).await?,
         Show::Setting(None) => super::settings::all(&admin).await?,
@@ -62,6 +72,10 @@ pub(super) async fn order(
     let answer = match order {
         Order::Set { name, value } => {
             admin.config_set(name, value).await?;
+            return printer.applied(out, of_state(Done { done: true })?, "done");
+        }
+        Order::Release { range } => {
+            admin.release_range(*range).await?;
             return printer.applied(out, of_state(Done { done: true })?, "done");
         }
         Order::TransferLeader { range, to } => {
@@ -207,6 +221,58 @@ fn ranges_table(ranges: &[Range]) -> String {
     columns(&rows)
 }
 
+/// Everything that is known of a range, in lines.
+fn whole_range(range: &Range, now_ms: u64) -> String {
+    let (start, end) = borders(range);
+    let trouble = match trouble(range) {
+        "" => "none",
+        trouble => trouble,
+    };
+    let row = |name: &str, value: String| [name.to_owned(), value];
+    let mut rows = vec![
+        row("id", range.id.to_string()),
+        row("state", range.state.to_string()),
+        row("trouble", trouble.to_owned()),
+        row("start", start),
+        row("end", end),
+        row("version", range.epoch.version.to_string()),
+        row("conf", range.epoch.conf.to_string()),
+        row("leader", leader(range)),
+        row("term", range.term.to_string()),
+        row("applied", range.applied.to_string()),
+        row("held", held(range.held_until_ms, now_ms)),
+    ];
+    rows.extend(range.replicas.iter().map(|replica| {
+        let votes = if replica.voter { "voter" } else { "learner" };
+        let lag = match replica.lag {
+            Some(lag) => format!("lacks {lag} entries"),
+            None => "lag not known".to_owned(),
+        };
+        let Replica { node, shard, .. } = replica;
+        let words = format!(
+            "{} at {node}/{shard}, {votes}, {}, {lag}",
+            replica.replica, replica.state
+        );
+        row("replica", words)
+    }));
+    columns(&rows)
+}
+
+/// Until when a range is held against merging.
+fn held(until_ms: u64, now_ms: u64) -> String {
+    match until_ms.saturating_sub(now_ms) {
+        _ if until_ms == u64::MAX => "for ever".to_owned(),
+        0 => "no".to_owned(),
+        left_ms => format!("for {} s more", left_ms.div_ceil(1000)),
+    }
+}
+
+/// The wall clock, in milliseconds since 1970.
+fn now_ms() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    u64::try_from(now.unwrap_or_default().as_millis()).unwrap_or(u64::MAX)
+}
+
 /// The place of a range's leader; `-` if none is known.
 pub(super) fn leader(range: &Range) -> String {
     match (range.leader_node, range.leader_shard) {
@@ -230,11 +296,12 @@ pub(super) fn borders(range: &Range) -> (String, String) {
     (border(&range.start, "(begin)"), border(end, "(end)"))
 }
 
-/// What keeps a range from being whole; empty if nothing does.
+/// What keeps a range from being whole, or what is being done with it; empty if nothing is.
 pub(super) fn trouble(range: &Range) -> &'static str {
     match (range.unavailable, range.under_replicated) {
         (true, _) => "UNAVAILABLE",
         (_, true) => "under-replicated",
+        _ if range.state == BoundsState::Splitting => "splitting",
         _ => "",
     }
 }
@@ -247,14 +314,6 @@ fn place(replica: &Replica) -> String {
         state => format!("!{state}"),
     };
     format!("{}/{}{learns}{state}", replica.node, replica.shard)
-}
-
-/// Formats a border of a range: bytes other than printable ASCII as `\xNN`.
-fn border(key: &[u8], open: &str) -> String {
-    if key.is_empty() {
-        return open.to_owned();
-    }
-    key.escape_ascii().to_string()
 }
 
 #[cfg(test)]
@@ -308,6 +367,26 @@ mod tests {
             r"2   1.2    3/0     3/0,4/1?!missing  (begin)   \x00\xffa  7        under-replicated",
         ];
         assert_eq!(lines, wanted);
+        let wanted = [
+            r"id       2",
+            r"state    unknown",
+            r"trouble  under-replicated",
+            r"start    (begin)",
+            r"end      \x00\xffa",
+            r"version  1",
+            r"conf     2",
+            r"leader   3/0",
+            r"term     1",
+            r"applied  7",
+            r"held     no",
+            r"replica  5 at 3/0, voter, ok, lag not known",
+            r"replica  6 at 4/1, learner, missing, lag not known",
+        ];
+        let text = whole_range(&answer.ranges[1], 7);
+        assert_eq!(text.lines().collect::<Vec<_>>(), wanted);
+        assert_eq!(held(7_001, 6_000), "for 2 s more");
+        assert_eq!(held(6_000, 6_000), "no");
+        assert_eq!(held(u64::MAX, 6_000), "for ever");
         let reason = |range, why: &str| {
             let mut reason = HealthReason::default();
             reason.health = rangedb_client::admin::Health::Degraded;

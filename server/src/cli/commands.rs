@@ -7,7 +7,7 @@ use rangedb_server::admin::{batch as batch_json, json};
 use rangedb_server::logging;
 use serde_json::{Map, Value, json};
 
-use super::args::{ConnectionArgs, Format};
+use super::connection_args::{ConnectionArgs, Format};
 use super::output::{self, Printer};
 use super::request::{Request, Wanted};
 use super::{Exit, Trouble};
@@ -65,6 +65,9 @@ pub(super) async fn perform(
         Request::Reload => super::settings::reload(client, printer, out).await,
         Request::Leave(leave) => {
             super::leave::perform(client, leave, connection.timeout, printer, out).await
+        }
+        Request::Split(at, hold) => {
+            super::split::perform(client, (at, hold), connection.timeout, printer, out).await
         }
         Request::Order(order, waits) => {
             let wait = waits.then_some(connection.timeout);

@@ -9,7 +9,7 @@ use rangedb_client::Client;
 use rangedb_client::admin::{NodeHistory, Step};
 use rangedb_server::admin::json::of_state;
 
-use super::args::ConnectionArgs;
+use super::connection_args::ConnectionArgs;
 use super::output::{self, Printer};
 use super::{Exit, Trouble, connect};
 

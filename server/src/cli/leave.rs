@@ -11,7 +11,7 @@ use rangedb_protocol::admin::Done;
 use rangedb_server::admin::json::of_state;
 use tokio::time::{Instant, sleep, timeout_at};
 
-use super::args::Format;
+use super::connection_args::Format;
 use super::output::Printer;
 use super::request::Leave;
 use super::{Exit, Trouble};

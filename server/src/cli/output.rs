@@ -6,7 +6,7 @@ use std::io;
 use rangedb_server::admin::json::{self, hex};
 use serde_json::{Value, json};
 
-use super::args::Format;
+use super::connection_args::Format;
 use super::{Exit, Trouble};
 
 /// The options for printing answers.
@@ -100,6 +100,14 @@ pub(super) fn word(bytes: &[u8], as_hex: bool) -> String {
         escape(chunk.invalid(), &mut text);
     }
     text
+}
+
+/// Formats a border of a range: bytes other than printable ASCII as `\xNN`.
+pub(super) fn border(key: &[u8], open: &str) -> String {
+    if key.is_empty() {
+        return open.to_owned();
+    }
+    key.escape_ascii().to_string()
 }
 
 fn escape(bytes: &[u8], text: &mut String) {

@@ -2,13 +2,14 @@
 //! and standard input.
 
 use std::io::Read as _;
+use std::path::Path;
 use std::time::Duration;
 
 use super::Trouble;
-use super::args::{
-    CasArgs, CliCommand, ConfigCommand, NodeCommand, PutArgs, RangeCommand, ScanArgs, WriteArgs,
-};
+use super::args::{CasArgs, CliCommand, ConfigCommand, NodeCommand, PutArgs, ScanArgs, WriteArgs};
 use super::input;
+use super::range_args::RangeCommand;
+use super::split::{self, At};
 use rangedb_client::{Batch, ScanOptions};
 use rangedb_protocol::limits::VALUE_LEN_MAX;
 
@@ -64,6 +65,8 @@ pub(super) enum Request {
     Show(Show),
     Reload,
     Leave(Leave),
+    /// Where ranges are to be split, and how long they are held against merging.
+    Split(At, Duration),
     /// An order, and whether its end is waited for.
     Order(Order, bool),
 }
@@ -82,6 +85,7 @@ pub(super) struct Top {
 pub(super) enum Show {
     Nodes,
     Ranges,
+    Range(u64),
     Setting(Option<String>),
     History,
 }
@@ -97,6 +101,9 @@ pub(super) enum Order {
         range: u64,
         from: u64,
         to: (u64, Option<u16>),
+    },
+    Release {
+        range: u64,
     },
     Set {
         name: String,
@@ -154,6 +161,16 @@ pub(super) fn prepare(command: &CliCommand) -> Result<Request, Trouble> {
         CliCommand::Status { memory: true, .. } => Request::Memory,
         CliCommand::Status { .. } => Request::Status,
         CliCommand::Reload { .. } => Request::Reload,
+        CliCommand::Range {
+            command:
+                RangeCommand::Split {
+                    range,
+                    at,
+                    at_file,
+                    hold,
+                    ..
+                },
+        } => Request::Split(split_at((*range, at), at_file.as_deref(), hex)?, *hold),
         CliCommand::Node { .. } | CliCommand::Range { .. } | CliCommand::Config { .. } => {
             of_cluster(command)
         }
@@ -178,7 +195,9 @@ fn of_cluster(command: &CliCommand) -> Request {
             NodeCommand::Remove { node, .. } => Request::Leave(Leave::Remove { node }),
         },
         CliCommand::Range { command } => match command {
-            RangeCommand::Ls { .. } => Request::Show(Show::Ranges),
+            &RangeCommand::Show { range, .. } => Request::Show(Show::Range(range)),
+            &RangeCommand::Release { range, .. } => Request::Order(Order::Release { range }, false),
+            RangeCommand::Ls { .. } | RangeCommand::Split { .. } => Request::Show(Show::Ranges),
             &RangeCommand::TransferLeader {
                 range, to, wait, ..
             } => Request::Order(Order::TransferLeader { range, to }, wait),
@@ -230,6 +249,25 @@ fn put_value(args: &PutArgs) -> Result<Vec<u8>, Trouble> {
         args.value.as_deref().unwrap_or_default(),
         args.connection.hex,
     )
+}
+
+/// Where ranges are to be split: one of them at keys, or all at the keys of a file.
+fn split_at(
+    (range, at): (Option<u64>, &[String]),
+    file: Option<&Path>,
+    hex: bool,
+) -> Result<At, Trouble> {
+    if let Some(path) = file {
+        let no_file = |error| Trouble::usage(format!("{}: {error}", path.display()));
+        let file = std::fs::File::open(path).map_err(no_file)?;
+        let text = read_limited(file, split::FILE_LEN_MAX, "the file of keys")?;
+        return split::keys_of_file(path, &text, hex);
+    }
+    let Some(range) = range else {
+        return Err(Trouble::usage("give the range's id, or --at-file"));
+    };
+    let keys = at.iter().map(|key| input::bytes(key, hex));
+    Ok(At::Range(range, keys.collect::<Result<_, _>>()?))
 }
 
 fn cas(args: &CasArgs) -> Result<Request, Trouble> {

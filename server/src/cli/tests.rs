@@ -8,9 +8,10 @@ use rangedb_client::{Batch, ScanOptions};
 use rangedb_server::admin::json;
 use serde_json::{Map, Value};
 
-use super::args::ConnectionArgs;
+use super::connection_args::ConnectionArgs;
 use super::input;
 use super::request::{Leave, Order, Request, Show, Top, Wanted, prepare};
+use super::split::At;
 use super::{CliCommand, Exit, Format, GlobalArgs, output};
 
 #[derive(Parser)]
@@ -174,6 +175,50 @@ fn the_cluster_is_steered_by_orders() {
             true
         ))
     );
+    assert_eq!(
+        request(&["range", "release", "7"]),
+        order(Order::Release { range: 7 })
+    );
+    assert_eq!(
+        request(&["range", "show", "7"]),
+        Ok(Request::Show(Show::Range(7)))
+    );
+    let split = |keys: &[&[u8]], hold| {
+        let keys = keys.iter().map(|key| key.to_vec()).collect();
+        Ok(Request::Split(At::Range(7, keys), hold))
+    };
+    assert_eq!(
+        request(&["range", "split", "7", "--at", "m", "--at", "-x"]),
+        split(&[b"m", b"-x"], Duration::from_hours(1))
+    );
+    assert_eq!(
+        request(&[
+            "range", "split", "7", "--at", "00ff", "--hex", "--hold", "forever"
+        ]),
+        split(&[b"\0\xff"], Duration::MAX)
+    );
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("borders");
+    std::fs::write(&file, "t\nm\n").expect("it can be written");
+    assert_eq!(
+        request(&[
+            "range",
+            "split",
+            "--at-file",
+            &file.to_string_lossy(),
+            "--hold",
+            "30m"
+        ]),
+        Ok(Request::Split(
+            At::Keys(vec![b"m".to_vec(), b"t".to_vec()]),
+            Duration::from_mins(30)
+        ))
+    );
+    std::fs::write(&file, "t\n\n").expect("it can be written");
+    assert_eq!(
+        request(&["range", "split", "--at-file", &file.to_string_lossy()]),
+        Err(Exit::Refused)
+    );
     assert_eq!(request(&["reload"]), Ok(Request::Reload));
     for (to, place) in [("3", (3, None)), ("3/2", (3, Some(2)))] {
         assert_eq!(
@@ -230,6 +275,16 @@ fn senseless_command_lines_are_usage_errors() {
         &["range", "transfer-leader", "x"],
         &["range", "move-replica", "7", "--from", "1"],
         &["range", "move-replica", "7", "--from", "1", "--to", "a"],
+        &["range", "split"],
+        &["range", "split", "7"],
+        &["range", "split", "--at", "m"],
+        &["range", "split", "7", "--at", "m", "--at-file", "f"],
+        &["range", "split", "7", "--at-file", "f"],
+        &["range", "split", "--at-file", "/no/such/file"],
+        &["range", "split", "7", "--at", "0", "--hex"],
+        &["range", "split", "7", "--at", "m", "--hold", "ever"],
+        &["range", "show"],
+        &["range", "release", "x"],
         &["config", "set", "balance"],
         &["node"],
         &["write"],

@@ -9,7 +9,7 @@ use rangedb_protocol::handshake;
 use rangedb_server::{data_dir, peers};
 use serde_json::json;
 
-use super::args::Format;
+use super::connection_args::Format;
 use super::{Exit, Trouble};
 
 /// The release.

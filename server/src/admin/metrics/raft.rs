@@ -10,6 +10,11 @@ const ROUND_TRIPS: Buckets = Buckets {
     bounds: &[0.000_25, 0.001, 0.005, 0.025, 0.1, 0.5],
     scale: 1e-6,
 };
+/// A split takes a few durable writes, a merge a little longer.
+const BOUNDS_CHANGES: Buckets = Buckets {
+    bounds: &[0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.2, 1.0, 5.0],
+    scale: 1e-6,
+};
 /// The states of a replica's range, with their names.
 const STATES: [(Availability, &str); 3] = [
     (Availability::Available, "available"),
@@ -94,6 +99,22 @@ pub(super) const METRICS: &[Metric] = &[
                 report.status.replication.stats.changes_failed as f64,
             );
         }),
+    ),
+    counter_by(
+        "rangedb_splits_total",
+        &["reason"],
+        "Splits of ranges that leaders of the shard have made, by why: an operator's order, size or load.",
+        Source::ShardBy(|report, samples| {
+            for (reason, count) in report.status.replication.bounds_changes.splits {
+                samples.value(&[reason.name()], count as f64);
+            }
+        }),
+    ),
+    histogram(
+        "rangedb_range_bounds_change_seconds",
+        BOUNDS_CHANGES,
+        "How long keys were not served while a leader of the shard changed the bounds of their range.",
+        Source::ShardSpread(|report| report.status.replication.bounds_changes.took_micros.clone()),
     ),
     counter(
         "rangedb_raft_snapshots_sent_total",

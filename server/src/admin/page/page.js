@@ -253,7 +253,7 @@ function forget(why) {
 
 // A range of a view. Of a replica that does its part there is the place alone, so the others are rare.
 function rangeOf([id, flags, start, node, shard, term, applied, replicas]) {
-  const range = { id, system: (flags & 1) > 0, under: (flags & 2) > 0, down: (flags & 4) > 0, start, node, shard, term, applied, replicas };
+  const range = { id, system: (flags & 1) > 0, under: (flags & 2) > 0, down: (flags & 4) > 0, splitting: (flags & 8) > 0, start, node, shard, term, applied, replicas };
   [range.moving, range.unwell, range.blind, range.lag] = [false, false, 0, 0];
   for (const at of replicas) {
     if (at.length === 2) continue;
@@ -749,7 +749,7 @@ function showRangeTable() {
   const rows = listed.slice(pageAt * ROWS_OF_PAGE, (pageAt + 1) * ROWS_OF_PAGE).map((range) => {
     const [reads, writes] = range.node === last?.node ? (last.loads.get(range.id) ?? [0, 0]) : [null, null];
     const places = range.replicas.map(([node, shard, votes = true, , state = "ok"]) => `${node}/${shard}${votes ? "" : " (new)"}${state === "ok" ? "" : ` (${state})`}`);
-    const [mark, text] = range.down ? ["state-bad", "✕ unavailable"] : range.under ? ["state-warn", "▲ too few replicas"] : range.unwell ? ["state-warn", "▲ replica not well"] : ["state-ok", "● ok"];
+    const [mark, text] = range.down ? ["state-bad", "✕ unavailable"] : range.under ? ["state-warn", "▲ too few replicas"] : range.unwell ? ["state-warn", "▲ replica not well"] : range.splitting ? ["state-ok", "● splitting"] : ["state-ok", "● ok"];
     const start = range.system ? "(the cluster’s records)" : range.start === "" ? "(first)" : range.start;
     return [String(range.id), start, known(range.node) ? `${range.node}/${range.shard}` : { text: "nobody", style: "state-bad" }, places.join(", "), `${count(range.lag)}${range.blind ? ` (${range.blind} unknown)` : ""}`, rate(reads), rate(writes), { text: text + (range.moving ? ", changing" : ""), style: mark }];
   });

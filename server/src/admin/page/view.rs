@@ -1,7 +1,7 @@
 //! The event `view`: the nodes and ranges of the cluster, as its manager knows them. Ranges are rows
 //! without names, since there may be ten thousand.
 
-use rangedb_protocol::admin::{ClusterStatus, Range, ReplicaState};
+use rangedb_protocol::admin::{BoundsState, ClusterStatus, Range, ReplicaState};
 use serde::Serialize;
 
 use crate::admin::Node;
@@ -95,11 +95,12 @@ fn row(range: &Range) -> Row {
     )
 }
 
-/// 1: a range of the system; 2: under-replicated; 4: unavailable.
+/// 1: a range of the system; 2: under-replicated; 4: unavailable; 8: it is being split.
 fn flags(range: &Range) -> u8 {
     u8::from(range.system)
         | u8::from(range.under_replicated) << 1
         | u8::from(range.unavailable) << 2
+        | u8::from(range.state == BoundsState::Splitting) << 3
 }
 
 /// A key as text, as `rangedb range ls` prints it; its begin if it is long.
@@ -143,6 +144,9 @@ mod tests {
             let mut range = Range::default();
             (range.id, range.system, range.start) = (id, system, start.to_vec());
             range.unavailable = id == 9;
+            if id == 3 {
+                range.state = BoundsState::Splitting;
+            }
             range
         };
         let ranges = vec![
@@ -154,6 +158,6 @@ mod tests {
             panic!("it is known");
         };
         let ids: Vec<(u64, u8)> = ranges.iter().map(|row| (row.0, row.1)).collect();
-        assert_eq!(ids, [(1, 1), (9, 4), (3, 0)]);
+        assert_eq!(ids, [(1, 1), (9, 4), (3, 8)]);
     }
 }

@@ -11,18 +11,18 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use rangedb_engine::cluster::MembershipStatus;
-use rangedb_engine::env::{AsyncRuntime, Instant};
+use rangedb_engine::env::{AsyncRuntime, Clock, Instant};
 use rangedb_engine::error::Error;
 use rangedb_engine::gateway::Order;
 use rangedb_engine::gateway::responder::Responder;
 use rangedb_engine::types::{NodeId, RangeId, ShardId};
 use rangedb_protocol::Reply;
-use rangedb_protocol::admin::{Command, Done};
+use rangedb_protocol::admin::{Command, Done, HOLD_MS_DEFAULT};
 use rangedb_protocol::limits::ADMIN_JSON_LEN_MAX;
 use serde::Serialize;
 
 use crate::env::reactor::cross_thread;
-use crate::env::{GlommioRuntime, Now, reactor};
+use crate::env::{GlommioRuntime, Now, SystemClock, reactor};
 use crate::handler::refusal::Refusal;
 use crate::handler::reply::Head;
 use crate::handler::{PendingRequest, reply};
@@ -142,6 +142,12 @@ async fn perform(context: &Context, command: Command, until: Now) -> Result<Stri
             };
             return history(context, node, query, until).await;
         }
+        Command::SplitRange { range, at, hold_ms } => {
+            return split(context, RangeId(range), (at, hold_ms), until).await;
+        }
+        Command::ReleaseRange { range } => Order::ReleaseRange {
+            range: RangeId(range),
+        },
         Command::ConfigSet { name, value } => Order::Set { name, value },
         Command::TransferLeader { range, to } => Order::TransferLeader {
             range: RangeId(range),
@@ -161,6 +167,26 @@ async fn perform(context: &Context, command: Command, until: Now) -> Result<Stri
     };
     gateway.order(order, until).await?;
     text(&Done { done: true })
+}
+
+/// Has a range split; gives the ranges that it was split into, in JSON.
+async fn split(
+    context: &Context,
+    range: RangeId,
+    (at, hold_ms): (Vec<Vec<u8>>, Option<u64>),
+    until: Now,
+) -> Result<String, Refusal> {
+    let held_until_ms = held_until_ms(hold_ms);
+    let split = context.gateway.split_range(range, at, held_until_ms, until);
+    text(&render::split(split.await?))
+}
+
+/// Until when a range is held that is held for so long from now on.
+fn held_until_ms(hold_ms: Option<u64>) -> Option<u64> {
+    match hold_ms.unwrap_or(HOLD_MS_DEFAULT) {
+        0 => None,
+        hold_ms => Some(SystemClock.wall_ms().saturating_add(hold_ms)),
+    }
 }
 
 fn membership(node: u64, status: MembershipStatus) -> Order {

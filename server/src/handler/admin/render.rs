@@ -10,9 +10,9 @@ use rangedb_engine::error::OrderError;
 use rangedb_engine::range::{Keyspace, ReplicaPlace};
 use rangedb_engine::types::{NodeId, ReplicaId};
 use rangedb_protocol::admin::{
-    BlockedRange, ClusterStatus, Departure, Health, HealthReason, History, Leaving, Liveness,
-    Membership, Node, Nodes, Range, Ranges, Replica, ReplicaInTrouble, ReplicaState, Setting,
-    SettingChange, Settings,
+    BlockedRange, BoundsState, ClusterStatus, Departure, Health, HealthReason, History, Leaving,
+    Liveness, Membership, Node, Nodes, Range, Ranges, Replica, ReplicaInTrouble, ReplicaState,
+    Setting, SettingChange, Settings, Split, SplitFailure, SplitPart,
 };
 
 /// The leaders and replicas on one node.
@@ -207,7 +207,28 @@ fn range(view: &View, shown: &RangeView) -> Range {
     range.applied = shown.applied;
     range.under_replicated = shown.under_replicated;
     range.unavailable = shown.unavailable;
+    range.state = match shown.splitting {
+        true => BoundsState::Splitting,
+        false => BoundsState::Serving,
+    };
+    range.held_until_ms = shown.held_until_ms;
     range
+}
+
+/// The answer to `split_range`.
+pub(super) fn split((ranges, failed): (Vec<cluster::SplitPart>, Option<OrderError>)) -> Split {
+    let part = |part: cluster::SplitPart| SplitPart {
+        id: part.range.0,
+        start: part.keys.start,
+        end: part.keys.end,
+    };
+    Split {
+        ranges: ranges.into_iter().map(part).collect(),
+        failed: failed.map(|why| SplitFailure {
+            reason: why.to_string(),
+            unknown: matches!(why, OrderError::Unknown(_)),
+        }),
+    }
 }
 
 fn replica(view: &View, range: &RangeView, place: &ReplicaPlace) -> Replica {

@@ -1,7 +1,8 @@
 //! What is shown, without a cluster.
 
 use rangedb_engine::cluster::{
-    MembershipStatus, NodeHealth, NodeRecord, NodeView, RangeView, Setting, Trouble, View,
+    MembershipStatus, NodeHealth, NodeRecord, NodeView, RangeView, Setting, SplitPart, Trouble,
+    View,
 };
 use rangedb_engine::error::OrderError;
 use rangedb_engine::range::{Descriptor, Keyspace, ReplicaPlace};
@@ -54,6 +55,8 @@ fn range(id: u64, keys: KeyRange, places: &[(u64, u64, u16)]) -> RangeView {
         troubles: Vec::new(),
         under_replicated: false,
         unavailable: false,
+        splitting: false,
+        held_until_ms: 0,
     }
 }
 
@@ -98,8 +101,11 @@ fn ranges_are_shown_as_tools_expect_them() {
     let mut view = view();
     view.nodes[2].state = NodeHealth::Unreachable;
     view.ranges[1].troubles = vec![(ReplicaId(102), Trouble::Lost)];
+    (view.ranges[1].splitting, view.ranges[1].held_until_ms) = (true, u64::MAX);
     let shown = in_json(render::ranges(&view));
     assert_eq!(shown["ranges"][0]["system"], true);
+    assert_eq!(shown["ranges"][0]["state"], "serving");
+    assert_eq!(shown["ranges"][0]["held_until_ms"], 0);
     assert_eq!(
         shown["ranges"][1],
         json!({
@@ -122,8 +128,31 @@ fn ranges_are_shown_as_tools_expect_them() {
             "applied": 60,
             "under_replicated": false,
             "unavailable": false,
+            "state": "splitting",
+            "held_until_ms": u64::MAX,
         })
     );
+}
+
+#[test]
+fn a_split_is_shown_with_what_was_not_done() {
+    let part = |range: u64, start: &[u8], end: Option<&[u8]>| SplitPart {
+        range: RangeId(range),
+        keys: KeyRange {
+            start: start.to_vec(),
+            end: end.map(<[u8]>::to_vec),
+        },
+    };
+    let parts = vec![part(2, b"", Some(b"m")), part(9, b"m", None)];
+    let shown = in_json(render::split((
+        parts,
+        Some(OrderError::Conflict("why".to_owned())),
+    )));
+    let wanted = json!({
+        "ranges": [{ "id": 2, "start": "", "end": "6d" }, { "id": 9, "start": "6d", "end": null }],
+        "failed": { "reason": "why", "unknown": false },
+    });
+    assert_eq!(shown, wanted);
 }
 
 #[test]

@@ -1,0 +1,111 @@
+//! Intervals of keys, and what the manager knows of ranges' bounds besides their records. Pure.
+
+use std::collections::BTreeMap;
+
+use crate::types::{KeyRange, RangeId};
+
+/// What the manager knows of bounds besides the ranges' records.
+pub(super) struct Bounds<T> {
+    /// The ranges of users' keys by their first keys, as the view has them.
+    pub by_start: BTreeMap<Vec<u8>, RangeId>,
+    /// Since when the new bounds of a range wait for another range to be known.
+    pub postponed: BTreeMap<RangeId, T>,
+    /// Whether known ranges have got other bounds.
+    pub have_changed: bool,
+}
+
+impl<T> Bounds<T> {
+    pub(super) fn new() -> Bounds<T> {
+        Bounds {
+            by_start: BTreeMap::new(),
+            postponed: BTreeMap::new(),
+            have_changed: false,
+        }
+    }
+}
+
+/// Whether an interval ends after this key.
+pub(super) fn has_keys_up_to(keys: &KeyRange, key: &[u8]) -> bool {
+    keys.end.as_deref().is_none_or(|end| end > key)
+}
+
+/// What is left of an interval without the keys of another: of two parts the left one, since a split
+/// leaves that to the range. `None`: nothing.
+pub(super) fn cut(keys: &KeyRange, by: &KeyRange) -> Option<KeyRange> {
+    if !keys.overlaps(by) {
+        return Some(keys.clone());
+    }
+    if keys.start < by.start {
+        return Some(KeyRange {
+            start: keys.start.clone(),
+            end: Some(by.start.clone()),
+        });
+    }
+    let end = by.end.clone()?;
+    has_keys_up_to(keys, &end).then(|| KeyRange {
+        start: end,
+        end: keys.end.clone(),
+    })
+}
+
+/// Whether intervals that are sorted by their starts hold all keys of one.
+pub(super) fn is_covered(keys: &KeyRange, by: &[KeyRange]) -> bool {
+    let mut next = keys.start.clone();
+    for interval in by {
+        if interval.start > next {
+            return false;
+        }
+        match &interval.end {
+            None => return true,
+            Some(end) if *end > next => next.clone_from(end),
+            Some(_) => {}
+        }
+        if !has_keys_up_to(keys, &next) {
+            return true;
+        }
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn keys(start: &str, end: &str) -> KeyRange {
+        KeyRange {
+            start: start.into(),
+            end: (!end.is_empty()).then(|| end.into()),
+        }
+    }
+
+    #[test]
+    fn what_is_cut_is_no_longer_there_and_nothing_else_is_lost_but_a_right_part() {
+        for (all, by, left) in [
+            (keys("a", "z"), keys("m", "z"), Some(keys("a", "m"))),
+            (keys("a", "z"), keys("m", ""), Some(keys("a", "m"))),
+            (keys("", ""), keys("m", ""), Some(keys("", "m"))),
+            (keys("a", "z"), keys("", "m"), Some(keys("m", "z"))),
+            (keys("a", "z"), keys("c", "m"), Some(keys("a", "c"))),
+            (keys("a", "m"), keys("m", "z"), Some(keys("a", "m"))),
+            (keys("a", "m"), keys("a", "m"), None),
+            (keys("b", "m"), keys("", ""), None),
+        ] {
+            assert_eq!(cut(&all, &by), left, "{all:?} {by:?}");
+        }
+    }
+
+    #[test]
+    fn intervals_cover_what_they_leave_no_hole_in() {
+        for (all, by, covered) in [
+            (keys("a", "z"), vec![keys("a", "m"), keys("m", "z")], true),
+            (keys("a", "z"), vec![keys("", "p"), keys("m", "")], true),
+            (keys("a", "z"), vec![keys("a", "l"), keys("m", "z")], false),
+            (keys("a", "z"), vec![keys("b", "z")], false),
+            (keys("a", ""), vec![keys("a", "z")], false),
+            (keys("", ""), vec![keys("", "")], true),
+            (keys("a", "b"), vec![], false),
+        ] {
+            assert_eq!(is_covered(&all, &by), covered, "{all:?} {by:?}");
+        }
+    }
+}

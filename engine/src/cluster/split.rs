@@ -1,0 +1,374 @@
+//! Splits that operators order: what the manager checks, the ids that it gives, and which splits it
+//! orders one after the other. No I/O here.
+//!
+//! A leader splits its range at one key, into the range itself, which keeps what is left of the key, and
+//! a new one. An order for many keys is carried out by halves: at the middle key first, then both halves
+//! at theirs, so that n keys take about log2 n rounds. The shard that hosts the manager carries it out.
+//!
+//! A range that an operator has split is held: until then it is not merged again ([`HeldRecord`]).
+
+use std::collections::{BTreeMap, VecDeque};
+
+use super::manager::{KnownRange, Manager};
+use super::message::{ClusterRequest, ClusterResponse, LedRange, SplitPart};
+use super::record::{HeldRecord, Row};
+use crate::env::Instant;
+use crate::error::OrderError;
+use crate::limits::SPLIT_KEYS_MAX;
+use crate::range::{Descriptor, Keyspace};
+use crate::types::{KeyRange, Location, RangeId, ReplicaId};
+
+/// A message shows so many bytes of a key.
+const SHOWN_LEN_MAX: usize = 64;
+
+/// A key at which a range is to be split, and the ids of the range that begins there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cut {
+    /// The key.
+    pub key: Vec<u8>,
+    /// The new range.
+    pub child: RangeId,
+    /// Ids for its replicas.
+    replicas: Vec<ReplicaId>,
+}
+
+/// A range, and the keys at which it is to be split, in their order: at least one.
+#[derive(Debug)]
+pub struct Piece {
+    /// The range.
+    pub range: RangeId,
+    /// Whether a split of the same order has made it.
+    pub is_new: bool,
+    cuts: Vec<Cut>,
+}
+
+impl Piece {
+    fn of(range: RangeId, is_new: bool, cuts: Vec<Cut>) -> Option<Piece> {
+        let piece = Piece {
+            range,
+            is_new,
+            cuts,
+        };
+        (!piece.cuts.is_empty()).then_some(piece)
+    }
+
+    /// Where it is to be split first.
+    pub fn cut(&self) -> &Cut {
+        &self.cuts[self.cuts.len() / 2]
+    }
+
+    fn cut_mut(&mut self) -> &mut Cut {
+        let middle = self.cuts.len() / 2;
+        &mut self.cuts[middle]
+    }
+
+    /// The halves that are left to be split after that.
+    fn halves(mut self) -> [Option<Piece>; 2] {
+        let right = self.cuts.split_off(self.cuts.len() / 2 + 1);
+        let child = self.cuts.pop().map_or(self.range, |cut| cut.child);
+        [
+            Piece::of(self.range, self.is_new, self.cuts),
+            Piece::of(child, true, right),
+        ]
+    }
+}
+
+/// An order to split a range, as far as it has been carried out.
+#[derive(Debug)]
+pub struct SplitOrder {
+    waiting: VecDeque<Piece>,
+    /// The end of the range.
+    end: Option<Vec<u8>>,
+    /// The ranges that there are now, by their first keys.
+    parts: BTreeMap<Vec<u8>, RangeId>,
+    failed: Option<OrderError>,
+}
+
+impl SplitOrder {
+    /// The range that must be split next. After a failure there is none.
+    pub fn next_piece(&mut self) -> Option<Piece> {
+        match self.failed {
+            None => self.waiting.pop_front(),
+            Some(_) => None,
+        }
+    }
+
+    /// Notes that a range was split at its [`Piece::cut`], or why it was not.
+    pub fn ended(&mut self, piece: Piece, result: Result<(), OrderError>) {
+        match result {
+            Ok(()) => {
+                let Cut { key, child, .. } = piece.cut().clone();
+                self.parts.insert(key, child);
+                self.waiting.extend(piece.halves().into_iter().flatten());
+            }
+            Err(why) => {
+                let key = shown(&piece.cut().key);
+                let range = piece.range;
+                self.fail(in_words(why, |why| {
+                    format!("range {range} was not split at {key}: {why}")
+                }));
+            }
+        }
+    }
+
+    /// Notes a failure. The first one counts, but one whose end is not known before all others.
+    pub fn fail(&mut self, why: OrderError) {
+        let is_worse = matches!(why, OrderError::Unknown(_));
+        if self.failed.is_none() || is_worse {
+            self.failed = Some(why);
+        }
+    }
+
+    /// The ranges that there are now, in the order of their keys.
+    pub fn parts(&self) -> Vec<SplitPart> {
+        let ends = self.parts.keys().skip(1).cloned().map(Some);
+        let ends = ends.chain([self.end.clone()]);
+        let parts = self.parts.iter().zip(ends);
+        let part = |((start, range), end): ((&Vec<u8>, &RangeId), _)| SplitPart {
+            range: *range,
+            keys: KeyRange {
+                start: start.clone(),
+                end,
+            },
+        };
+        parts.map(part).collect()
+    }
+
+    /// Whether any split was made.
+    pub fn has_split(&self) -> bool {
+        self.parts.len() > 1
+    }
+
+    /// The answer to the operator.
+    pub fn response(self) -> ClusterResponse {
+        let ranges = self.parts();
+        match (self.failed, ranges.len()) {
+            (Some(why), 1) => ClusterResponse::Refused(why),
+            (failed, _) => ClusterResponse::Split { ranges, failed },
+        }
+    }
+}
+
+/// The same error with other words.
+fn in_words(why: OrderError, words: impl FnOnce(String) -> String) -> OrderError {
+    match why {
+        OrderError::Busy {
+            reason,
+            retry_after_ms,
+        } => OrderError::Busy {
+            reason: words(reason),
+            retry_after_ms,
+        },
+        OrderError::Invalid(why) => OrderError::Invalid(words(why)),
+        OrderError::Conflict(why) => OrderError::Conflict(words(why)),
+        OrderError::NotFound(why) => OrderError::NotFound(words(why)),
+        OrderError::Unknown(why) => OrderError::Unknown(words(why)),
+    }
+}
+
+impl<T: Instant> Manager<T> {
+    /// Checks an order to split a range, and gives ids to the ranges and replicas that it makes.
+    /// [`Manager::next_rows`] must be durable before they are used.
+    ///
+    /// # Errors
+    /// Why the range cannot be split at these keys; nothing was changed.
+    pub fn begin_split(
+        &mut self,
+        range: RangeId,
+        keys: Vec<Vec<u8>>,
+        now: T,
+    ) -> Result<SplitOrder, OrderError> {
+        let descriptor = &self.users_range(range)?.record.descriptor;
+        let keys = checked(descriptor, keys)?;
+        let (bounds, replicas) = (descriptor.keys.clone(), descriptor.replicas.len());
+        self.splittable(range, now)?;
+        let mut cut = |key| Cut {
+            key,
+            child: self.ids.range(),
+            replicas: (0..replicas).map(|_| self.ids.replica()).collect(),
+        };
+        let cuts = keys.into_iter().map(&mut cut).collect();
+        Ok(SplitOrder {
+            waiting: Piece::of(range, false, cuts).into_iter().collect(),
+            end: bounds.end,
+            parts: BTreeMap::from([(bounds.start, range)]),
+            failed: None,
+        })
+    }
+
+    /// The request that splits a range at its next key, the shard that gets it, and whether
+    /// [`Manager::next_rows`] must be durable before. The range gets no other order meanwhile.
+    ///
+    /// # Errors
+    /// The range cannot be split now.
+    pub fn split_step(
+        &mut self,
+        piece: &mut Piece,
+        now: T,
+    ) -> Result<(Location, ClusterRequest, bool), OrderError> {
+        let (at, report) = self.splittable(piece.range, now)?;
+        let descriptor = &report.descriptor;
+        let (version, parents) = (descriptor.epoch.version, descriptor.replicas.clone());
+        let cut = piece.cut_mut();
+        // Its replicas may have become more since it was ordered to be split.
+        let is_short = cut.replicas.len() < parents.len();
+        while cut.replicas.len() < parents.len() {
+            cut.replicas.push(self.ids.replica());
+        }
+        let parents = parents.iter().map(|place| place.replica);
+        let replicas = parents.zip(cut.replicas.iter().copied()).collect();
+        let request = ClusterRequest::Split {
+            range: piece.range,
+            version,
+            key: piece.cut().key.clone(),
+            child: piece.cut().child,
+            replicas,
+        };
+        self.order(&request, now);
+        Ok((at, request, is_short))
+    }
+
+    /// Whether a range is known: its leader has reported it.
+    pub fn knows(&self, range: RangeId) -> bool {
+        self.ranges.contains_key(&range)
+    }
+
+    /// A range of users' keys.
+    fn users_range(&self, range: RangeId) -> Result<&KnownRange<T>, OrderError> {
+        let Some(known) = self.ranges.get(&range) else {
+            let why =
+                format!("there is no range {range}; `rangedb range ls` shows those there are");
+            return Err(OrderError::NotFound(why));
+        };
+        match known.record.descriptor.keyspace {
+            Keyspace::User => Ok(known),
+            Keyspace::System => {
+                let why = format!(
+                    "range {range} has the cluster's own records: only a range of users' keys is split \
+                     or held"
+                );
+                Err(OrderError::Invalid(why))
+            }
+        }
+    }
+
+    /// The leader of a range of users' keys, and its report, if the range can be split now.
+    fn splittable(&self, range: RangeId, now: T) -> Result<(Location, &LedRange), OrderError> {
+        let known = self.users_range(range)?;
+        let descriptor = &known.record.descriptor;
+        let report = self.fresh(known, now);
+        let leader = report.and_then(|report| descriptor.location(report.leader));
+        let (Some(report), Some(leader)) = (report, leader) else {
+            let why = format!("range {range} has no leader now");
+            return Err(OrderError::busy(why));
+        };
+        if !report.has_quorum {
+            let why = format!("the leader of range {range} reaches no majority now");
+            return Err(OrderError::busy(why));
+        }
+        let is_changing = report.changing || report.is_joint || report.splitting;
+        if is_changing || self.is_ordered(known, now) || report.descriptor != *descriptor {
+            let why = format!(
+                "a change of range {range} is under way; give the order again when that has ended"
+            );
+            return Err(OrderError::Conflict(why));
+        }
+        Ok((leader, report))
+    }
+
+    /// The rows by which ranges are held against merging: those that a split of `parent` has made, as long
+    /// as is wished, and at least as long as `parent` was held before. Call [`Manager::held`] when they are
+    /// durable.
+    pub fn hold(
+        &self,
+        parent: RangeId,
+        parts: &[SplitPart],
+        until_ms: Option<u64>,
+    ) -> Vec<HeldRecord> {
+        let before = self.held_until_ms(parent);
+        let until_ms = until_ms.unwrap_or(0).max(before);
+        let parts = parts.iter().map(|part| part.range);
+        let parts = parts.filter(|range| self.held_until_ms(*range) != until_ms);
+        parts.map(|range| HeldRecord { range, until_ms }).collect()
+    }
+
+    /// The row by which a range may be merged again. Call [`Manager::held`] when it is durable.
+    ///
+    /// # Errors
+    /// There is no such range of users' keys.
+    pub fn release(&self, range: RangeId) -> Result<HeldRecord, OrderError> {
+        self.users_range(range)?;
+        let until_ms = 0;
+        Ok(HeldRecord { range, until_ms })
+    }
+
+    /// Notes until when a range is held; its row is durable.
+    pub fn held(&mut self, HeldRecord { range, until_ms }: HeldRecord) {
+        self.held.insert(range, until_ms);
+    }
+
+    /// Until when a range is held, in milliseconds since 1970; 0 if it is not.
+    pub(super) fn held_until_ms(&self, range: RangeId) -> u64 {
+        self.held.get(&range).copied().unwrap_or(0)
+    }
+
+    /// See [`Ids::next_rows`](super::ids::Ids::next_rows).
+    pub fn next_rows(&self) -> Vec<Row> {
+        self.ids.next_rows()
+    }
+}
+
+/// The keys at which a range is to be split, sorted, if it can be split at all of them.
+fn checked(descriptor: &Descriptor, mut keys: Vec<Vec<u8>>) -> Result<Vec<Vec<u8>>, OrderError> {
+    let (range, bounds) = (descriptor.range, &descriptor.keys);
+    let invalid = |why: String| Err(OrderError::Invalid(why));
+    if !(1..=SPLIT_KEYS_MAX).contains(&keys.len()) {
+        let count = keys.len();
+        return invalid(format!(
+            "range {range} was to be split at {count} keys; an order has 1 to {SPLIT_KEYS_MAX}"
+        ));
+    }
+    for key in &keys {
+        if let Err(broken) = rangedb_limits::check_key(key) {
+            let key = shown(key);
+            return invalid(format!("range {range} cannot be split at {key}: {broken}"));
+        }
+        if !bounds.contains(key) {
+            let (key, start) = (shown(key), shown(&bounds.start));
+            let end = match &bounds.end {
+                Some(end) => format!("before {}", shown(end)),
+                None => "to the last one".to_owned(),
+            };
+            return invalid(format!(
+                "range {range} does not have the key {key}: it has the keys from {start} on, {end}; \
+                 `rangedb range ls` shows which range has it"
+            ));
+        }
+        if *key == bounds.start {
+            let key = shown(key);
+            return invalid(format!(
+                "range {range} begins at {key} already; give a key that lies further right in it"
+            ));
+        }
+    }
+    keys.sort_unstable();
+    if let Some(twice) = keys.windows(2).find(|pair| pair[0] == pair[1]) {
+        let key = shown(&twice[0]);
+        return invalid(format!(
+            "the key {key}, at which range {range} was to be split, was given twice; give it once"
+        ));
+    }
+    Ok(keys)
+}
+
+/// A key in a message.
+pub fn shown(key: &[u8]) -> String {
+    match key.get(..SHOWN_LEN_MAX) {
+        Some(begin) if begin.len() < key.len() => format!("\"{}...\"", begin.escape_ascii()),
+        _ => format!("\"{}\"", key.escape_ascii()),
+    }
+}
+
+#[cfg(test)]
+#[path = "split_tests.rs"]
+mod tests;

@@ -1,0 +1,233 @@
+//! Operators' orders to split ranges, as the manager carries them out: ids first, then one split after the
+//! other, by halves ([`SplitOrder`]), and last until when the ranges are held against merging.
+//!
+//! The leader of a range splits it ([`super::split`]), and reports both ranges at once; the next split of
+//! either begins when that report is there. A leader that has lost its leadership refuses, and the new one
+//! is asked. Runs on the shard that hosts the manager.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+
+use super::{Inner, SplitReason};
+use crate::cluster::manager::Manager;
+use crate::cluster::record::{HeldRecord, Row};
+use crate::cluster::split::{self, Piece, SplitOrder};
+use crate::cluster::{ClusterRequest, ClusterResponse};
+use crate::env::{AsyncRuntime, Env, Instant, Now};
+use crate::error::{Fate, OrderError};
+use crate::notify::Count;
+use crate::types::{Location, RangeId};
+
+/// How long an order may take: then no other split is begun.
+pub(super) const ORDER_TIMEOUT: Duration = Duration::from_secs(60);
+/// Time limit of one split. Its leader waits for replicas that lag, but not as long as this.
+pub(super) const SPLIT_TIMEOUT: Duration = Duration::from_secs(15);
+/// Splits that are under way at once, of all orders.
+const SPLITS_MAX: usize = 8;
+/// How long the leader of the range that an order names may take until it can split the range. Before the
+/// order begins, it could.
+const FIRST_PATIENCE: Duration = Duration::from_millis(1500);
+/// The same for the ranges that the order makes: they elect a leader first, and are reported.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Pause before it is asked again.
+const RETRY_INTERVAL: Duration = Duration::from_millis(20);
+/// How long a split whose end is not known may take until a report tells that it was made.
+const UNKNOWN_PATIENCE: Duration = Duration::from_secs(2);
+
+/// What the manager says of the next split of a range.
+type Step = Result<(Location, ClusterRequest, bool), OrderError>;
+
+/// Counts a split that is under way.
+struct UnderWay<'a>(&'a Count);
+
+impl<'a> UnderWay<'a> {
+    async fn new(splits: &'a Count) -> UnderWay<'a> {
+        splits.until(|number| number < SPLITS_MAX).await;
+        splits.add(1);
+        UnderWay(splits)
+    }
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        self.0.subtract(1);
+    }
+}
+
+impl<E: Env> Inner<E> {
+    /// Splits a range at keys, by an operator's order.
+    pub(super) async fn split_by_order(
+        self: &Rc<Self>,
+        range: RangeId,
+        keys: Vec<Vec<u8>>,
+        held_until_ms: Option<u64>,
+    ) -> ClusterResponse {
+        let now = Now::<E>::now();
+        let begun = self.of_manager(|manager| manager.begin_split(range, keys, now));
+        let mut order = match begun {
+            None => return self.not_here(),
+            Some(Err(why)) => return ClusterResponse::Refused(why),
+            Some(Ok(order)) => order,
+        };
+        if !self.save_ids().await {
+            return self.not_here();
+        }
+        let until = now + ORDER_TIMEOUT;
+        let mut under_way = FuturesUnordered::new();
+        loop {
+            while under_way.len() < SPLITS_MAX
+                && let Some(piece) = order.next_piece()
+            {
+                under_way.push(self.split_piece(piece, until));
+            }
+            let Some((piece, result)) = under_way.next().await else {
+                break;
+            };
+            order.ended(piece, result);
+        }
+        drop(under_way);
+        self.hold(range, &mut order, held_until_ms).await;
+        order.response()
+    }
+
+    /// Splits a range at its next key. Gives the range back, and whether that is done.
+    async fn split_piece(
+        self: &Rc<Self>,
+        mut piece: Piece,
+        until: Now<E>,
+    ) -> (Piece, Result<(), OrderError>) {
+        let _under_way = UnderWay::new(&self.management.splits).await;
+        let begun = Now::<E>::now();
+        let patience = match piece.is_new {
+            true => PATIENCE,
+            false => FIRST_PATIENCE,
+        };
+        let result = loop {
+            let now = Now::<E>::now();
+            if now >= until {
+                let limit = ORDER_TIMEOUT.as_secs();
+                let why = format!("the order has taken {limit} s, as long as it may");
+                break Err(OrderError::busy(why));
+            }
+            let result = match self.of_manager(|manager| manager.split_step(&mut piece, now)) {
+                Some(step) => self.take_step(&piece, step).await,
+                None => Err(OrderError::busy("another shard manages the cluster now")),
+            };
+            match result {
+                // It may pass: the leader is another one, or has not reported yet.
+                Err(OrderError::Busy { .. } | OrderError::Conflict(_))
+                    if Now::<E>::now() < begun + patience => {}
+                Err(OrderError::NotFound(_))
+                    if piece.is_new && Now::<E>::now() < begun + patience => {}
+                result => break result,
+            }
+            E::Runtime::sleep(RETRY_INTERVAL).await;
+        };
+        (piece, result)
+    }
+
+    /// Has the leader of a range split it.
+    async fn take_step(self: &Rc<Self>, piece: &Piece, step: Step) -> Result<(), OrderError> {
+        let (at, request, has_new_ids) = step?;
+        let (range, cut) = (piece.range, piece.cut());
+        if has_new_ids && !self.save_ids().await {
+            self.of_manager(|manager| manager.refused(range));
+            return Err(OrderError::busy(
+                "the ids of its replicas were not written down",
+            ));
+        }
+        let response = match self.give_order(at, range, &request).await {
+            ClusterResponse::Refused(why @ OrderError::Unknown(_)) => {
+                match self.becomes_known(cut.child).await {
+                    true => ClusterResponse::Done,
+                    false => ClusterResponse::Refused(why),
+                }
+            }
+            response => response,
+        };
+        match response {
+            ClusterResponse::Done => {
+                tracing::info!(
+                    event = "range_split",
+                    reason = SplitReason::Manual.name(),
+                    key = split::shown(&cut.key),
+                    child = %cut.child,
+                    "range {range} was split: the keys from {} on are in range {} now",
+                    split::shown(&cut.key),
+                    cut.child
+                );
+                Ok(())
+            }
+            ClusterResponse::Refused(why) => Err(why),
+            _ => {
+                let why = format!("shard {at}, which leads it, answered something else");
+                Err(OrderError::Unknown(why))
+            }
+        }
+    }
+
+    /// Waits a moment until the leader of a range reports it.
+    async fn becomes_known(&self, range: RangeId) -> bool {
+        let until = Now::<E>::now() + UNKNOWN_PATIENCE;
+        loop {
+            match self.of_manager(|manager| manager.knows(range)) {
+                Some(false) if Now::<E>::now() < until => {}
+                known => return known == Some(true),
+            }
+            E::Runtime::sleep(RETRY_INTERVAL).await;
+        }
+    }
+
+    /// Holds the ranges that a split has made against merging.
+    async fn hold(&self, parent: RangeId, order: &mut SplitOrder, until_ms: Option<u64>) {
+        if !order.has_split() {
+            return;
+        }
+        let parts = order.parts();
+        let held = self.of_manager(|manager| manager.hold(parent, &parts, until_ms));
+        let written = match &held {
+            Some(held) => self.write_held(held).await,
+            None => Err(Fate::NotApplied),
+        };
+        if written.is_err() {
+            let why = "the ranges were split, but it is not known whether they are held against \
+                       merging: `rangedb range ls` shows it";
+            order.fail(OrderError::Unknown(why.to_owned()));
+        }
+    }
+
+    /// Has a range be no longer held against merging.
+    pub(super) async fn release(&self, range: RangeId) -> ClusterResponse {
+        let held = match self.of_manager(|manager| manager.release(range)) {
+            None => return self.not_here(),
+            Some(Err(why)) => return ClusterResponse::Refused(why),
+            Some(Ok(held)) => held,
+        };
+        match self.write_held(&[held]).await {
+            Ok(()) => ClusterResponse::Done,
+            Err(Fate::NotApplied) => self.not_here(),
+            Err(Fate::Unknown) => {
+                let why = format!(
+                    "whether range {range} is released is not known; look, and give the order again"
+                );
+                ClusterResponse::Refused(OrderError::Unknown(why))
+            }
+        }
+    }
+
+    /// Writes down until when ranges are held, and has it be in force.
+    async fn write_held(&self, held: &[HeldRecord]) -> Result<(), Fate> {
+        let rows: Vec<Row> = held.iter().map(HeldRecord::row).collect();
+        self.write_down(&rows).await?;
+        self.of_manager(|manager| held.iter().for_each(|held| manager.held(*held)));
+        Ok(())
+    }
+
+    /// Calls `look` with the manager; `None` if it is no longer here.
+    fn of_manager<T>(&self, look: impl FnOnce(&mut Manager<Now<E>>) -> T) -> Option<T> {
+        self.management.manager.borrow_mut().as_mut().map(look)
+    }
+}
