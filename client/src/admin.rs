@@ -5,8 +5,8 @@
 
 pub use rangedb_protocol::admin::{
     BlockedRange, ClusterStatus, Departure, Epoch, Health, HealthReason, Leaving, Liveness,
-    Membership, Node, NodeConfig, NodeEvent, NodeHistory, NodeSetting, Period, Range, Reloaded,
-    Replica, ReplicaInTrouble, ReplicaState, Setting, SettingChange, SettingDifference,
+    Membership, Node, NodeConfig, NodeEvent, NodeHistory, NodeSetting, Period, Range, RangeStats,
+    Reloaded, Replica, ReplicaInTrouble, ReplicaState, Setting, SettingChange, SettingDifference,
     SettingRefused, Step, SystemLeader,
 };
 use rangedb_protocol::admin::{Command, History, Nodes, Ranges, Settings};

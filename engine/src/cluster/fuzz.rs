@@ -9,7 +9,9 @@ use crate::cluster::message::{
 use crate::cluster::record::{
     self, MembershipRecord, MembershipStatus, NodeRecord, RangeRecord, Setting,
 };
-use crate::cluster::{HighestIds, Leaving, NodeHealth, NodeView, RangeView, Trouble};
+use crate::cluster::{
+    HighestIds, Leaving, NodeHealth, NodeView, RangeStats, RangeView, ShardStats, Trouble,
+};
 use crate::error::OrderError;
 use crate::range::{Descriptor, Keyspace, ReplicaPlace};
 use crate::types::{Epoch, KeyRange, Location, NodeId, RangeId, ReplicaId, ShardId};
@@ -71,12 +73,14 @@ fn view() -> View {
         troubles: vec![(ReplicaId(9), Trouble::Missing)],
         under_replicated: true,
         unavailable: false,
+        stats: RangeStats::default(),
     };
     let node = NodeView {
         record: node(),
         state: NodeHealth::Alive,
         membership: MembershipStatus::Draining,
         slow_disk: true,
+        shards: vec![ShardStats { cpu: 7, bytes: 9 }],
     };
     View {
         version: 8,
@@ -100,6 +104,7 @@ fn questions_and_answers() {
         peers: Vec::new(),
         in_flight: 2,
         slow_disk: true,
+        stats: ShardStats::default(),
     };
     let leaving = Leaving {
         node: AT.node,

@@ -11,7 +11,8 @@ use std::time::Duration;
 use super::health::Health;
 use super::ids::Ids;
 use super::message::{
-    ClusterRequest, ClusterResponse, HighestIds, LedRange, NodeHealth, Report, Trouble, View,
+    ClusterRequest, ClusterResponse, HighestIds, LedRange, NodeHealth, Report, ShardStats, Trouble,
+    View,
 };
 use super::moves::Moves;
 use super::placement::{self, Node, Range, Slot, Step};
@@ -54,6 +55,7 @@ pub(super) struct ShardLoad {
     pub(super) in_flight: u64,
     /// Whether it accepts no leadership because of its disk.
     pub(super) slow_disk: bool,
+    pub(super) stats: ShardStats,
 }
 
 pub(super) struct KnownRange<T: Instant> {

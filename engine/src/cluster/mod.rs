@@ -23,8 +23,8 @@ pub mod settings;
 mod view;
 
 pub use message::{
-    ClusterRequest, ClusterResponse, HighestIds, Leaving, NodeHealth, NodeView, RangeView, Trouble,
-    View,
+    ClusterRequest, ClusterResponse, HighestIds, Leaving, NodeHealth, NodeView, RangeStats,
+    RangeView, ShardStats, Trouble, View,
 };
 pub use orders::voter_on;
 pub use record::{MembershipStatus, NodeRecord, Setting};

@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 
+use super::load::LoadMeter;
 use super::steering::{self, ORDER_TIMEOUT};
 use super::{Inner, IsAt, Running, Shard, report};
 use crate::cluster::manager::Manager;
@@ -68,6 +69,7 @@ pub(super) struct Management<E: Env> {
     unmet: Cell<u32>,
     /// What was logged of the last order to each range, and when.
     pub(super) told_orders: RefCell<BTreeMap<RangeId, (String, Now<E>)>>,
+    pub(super) load: LoadMeter<Now<E>>,
 }
 
 impl<E: Env> Management<E> {
@@ -90,6 +92,7 @@ impl<E: Env> Management<E> {
             is_at,
             unmet: Cell::new(0),
             told_orders: RefCell::default(),
+            load: LoadMeter::default(),
         }
     }
 

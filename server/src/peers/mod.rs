@@ -528,6 +528,7 @@ mod tests {
                 state: NodeHealth::Alive,
                 membership: MembershipStatus::Active,
                 slow_disk: false,
+                shards: Vec::new(),
             }],
             ..View::default()
         };
