@@ -8,8 +8,8 @@ use std::time::Duration;
 pub use rangedb_protocol::admin::{
     BlockedRange, BoundsState, ClusterStatus, Departure, Epoch, Health, HealthReason, Leaving,
     Liveness, Membership, Node, NodeConfig, NodeEvent, NodeHistory, NodeSetting, Period, Range,
-    Reloaded, Replica, ReplicaInTrouble, ReplicaState, Setting, SettingChange, SettingDifference,
-    SettingRefused, Split, SplitFailure, SplitPart, Step, SystemLeader,
+    RangeStats, Reloaded, Replica, ReplicaInTrouble, ReplicaState, Setting, SettingChange,
+    SettingDifference, SettingRefused, Split, SplitFailure, SplitPart, Step, SystemLeader,
 };
 use rangedb_protocol::admin::{Command, History, Nodes, Ranges, Settings};
 pub use rangedb_protocol::{MemoryUse, NodeState, RangeState, Route, ShardState};

@@ -52,6 +52,12 @@ pub trait Env: Copy + std::fmt::Debug + Default + Eq + Ord + 'static {
         TIME_SLICE
     }
 
+    /// The CPU time that this thread has used since it began; `None` where that is not known, as in the
+    /// simulator, where work takes no time.
+    fn thread_cpu_time() -> Option<Duration> {
+        None
+    }
+
     /// Whether a leader may read alone within its lease. Always; in the simulator not always, so that
     /// reads are confirmed by others also where leases are renewed in time.
     #[inline(always)]

@@ -204,6 +204,15 @@ pub struct Node {
     pub started_ms: u64,
     /// The release of its server.
     pub version: String,
+    /// The CPU time of its shards' threads over the last 10 s, in thousandths of a core.
+    #[serde(default)]
+    pub cpu: u32,
+    /// The same of each shard, by their numbers.
+    #[serde(default)]
+    pub shards_cpu: Vec<u32>,
+    /// About how many bytes the rows of its replicas have, before compression.
+    #[serde(default)]
+    pub bytes: u64,
 }
 
 /// How far a node has left: the answer to [`Command::NodeLeaving`].
@@ -293,6 +302,26 @@ pub struct Range {
     /// must.
     #[serde(default)]
     pub held_until_ms: u64,
+    /// Its load and its size.
+    #[serde(flatten)]
+    pub stats: RangeStats,
+}
+
+/// The load and the size of a range at its leader. All are 0 if none has reported lately.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+#[non_exhaustive]
+pub struct RangeStats {
+    /// About how many bytes its rows have, in all versions, before compression.
+    pub bytes: u64,
+    /// About how many bytes the newest versions of its keys have, at most.
+    pub live_bytes: u64,
+    /// Keys that were read and pages of scans a second, over the last 10 s.
+    pub reads_per_second: u32,
+    /// Writes a second, likewise.
+    pub writes_per_second: u32,
+    /// CPU time, in milliseconds a second, likewise.
+    pub cpu_millis_per_second: u32,
 }
 
 /// The epoch of a range. Neither number ever goes back.

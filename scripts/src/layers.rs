@@ -34,6 +34,7 @@ const ORDERS: [Order; 4] = [
             types - ids and small values
             codec - the bytes of messages between shards and of records
             memory - budgets of memory and what is used of them
+            byte_size - sizes as people type them
             distribution - recorded values and their exact sum
             disk_fault - faults of the disk, as log and tables report them
             request - reads and writes as they are asked

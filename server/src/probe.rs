@@ -100,6 +100,8 @@ pub struct ShardReport {
     pub client_bytes: Bytes,
     /// The bytes of connections to and from other nodes.
     pub peer_bytes: Bytes,
+    /// The part of a core that the shard's thread has used over the last 10 s.
+    pub cpu: f64,
     /// The load of the shard's thread.
     pub load: Load,
 }

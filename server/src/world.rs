@@ -1,10 +1,12 @@
 //! The engine's world on a real node: the environment's runtime, clock and disk, the tables of the
 //! LSM library, and the links to other nodes.
 
+use std::time::Duration;
+
 use rangedb_engine::env::Env;
 use rangedb_engine::lsm::LsmTables;
 
-use crate::env::{GlommioRuntime, RingDisk, SystemClock, reactor};
+use crate::env::{GlommioRuntime, RingDisk, SystemClock, process, reactor};
 use crate::peers::link::Links;
 
 /// The environment of a real node.
@@ -17,6 +19,10 @@ impl Env for GlommioEnv {
     type Disk = RingDisk;
     type Tables = LsmTables;
     type Transport = Links;
+
+    fn thread_cpu_time() -> Option<Duration> {
+        Some(process::thread_cpu_time())
+    }
 
     async fn beside<R: Send + 'static>(
         work: impl FnOnce() -> R + Send + 'static,

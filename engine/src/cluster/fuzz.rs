@@ -9,7 +9,10 @@ use crate::cluster::message::{
 use crate::cluster::record::{
     self, HeldRecord, MembershipRecord, MembershipStatus, NodeRecord, RangeRecord, Setting,
 };
-use crate::cluster::{HighestIds, Leaving, NodeHealth, NodeView, RangeView, SplitPart, Trouble};
+use crate::cluster::{
+    HighestIds, Leaving, NodeHealth, NodeView, RangeStats, RangeView, ShardStats, SplitPart,
+    Trouble,
+};
 use crate::error::OrderError;
 use crate::range::{Descriptor, Keyspace, ReplicaPlace};
 use crate::types::{Epoch, KeyRange, Location, NodeId, RangeId, ReplicaId, ShardId};
@@ -73,12 +76,14 @@ fn view() -> View {
         unavailable: false,
         splitting: true,
         held_until_ms: u64::MAX,
+        stats: RangeStats::default(),
     };
     let node = NodeView {
         record: node(),
         state: NodeHealth::Alive,
         membership: MembershipStatus::Draining,
         slow_disk: true,
+        shards: vec![ShardStats { cpu: 7, bytes: 9 }],
     };
     View {
         version: 8,
@@ -102,6 +107,7 @@ fn questions_and_answers() {
         peers: Vec::new(),
         in_flight: 2,
         slow_disk: true,
+        stats: ShardStats::default(),
     };
     let leaving = Leaving {
         node: AT.node,

@@ -28,6 +28,7 @@ impl<T: Instant> Manager<T> {
             ranges: led.chain(held).collect(),
             in_flight: report.in_flight,
             slow_disk: report.slow_disk,
+            stats: report.stats,
         };
         self.loads.insert(report.from, load);
     }

@@ -12,7 +12,8 @@ use super::bounds::Bounds;
 use super::health::Health;
 use super::ids::Ids;
 use super::message::{
-    ClusterRequest, ClusterResponse, HighestIds, LedRange, NodeHealth, Report, Trouble, View,
+    ClusterRequest, ClusterResponse, HighestIds, LedRange, NodeHealth, Report, ShardStats, Trouble,
+    View,
 };
 use super::moves::Moves;
 use super::placement::{self, Node, Range, Slot, Step};
@@ -53,6 +54,7 @@ pub(super) struct ShardLoad {
     pub(super) in_flight: u64,
     /// Whether it accepts no leadership because of its disk.
     pub(super) slow_disk: bool,
+    pub(super) stats: ShardStats,
 }
 
 pub(super) struct KnownRange<T: Instant> {

@@ -4,7 +4,7 @@
 use std::time::Instant as StdInstant;
 
 use super::*;
-use crate::cluster::message::{Follower, HeldReplica, Peer, RangeView};
+use crate::cluster::message::{Follower, HeldReplica, Peer, RangeStats, RangeView};
 use crate::error::OrderError;
 use crate::range::Keyspace;
 use crate::types::{Epoch, KeyRange, SYSTEM_RANGE, ShardId};
@@ -37,6 +37,8 @@ struct Case {
     unreached: Vec<u64>,
     /// Nodes that were not met where they say.
     unmet: Vec<u64>,
+    /// What the leader reports of each range.
+    stats: RangeStats,
 }
 
 impl Case {
@@ -59,6 +61,7 @@ impl Case {
             left_over: Vec::new(),
             unreached: Vec::new(),
             unmet: Vec::new(),
+            stats: RangeStats::default(),
         }
     }
 
@@ -95,6 +98,7 @@ impl Case {
             term: 3,
             applied: 9,
             followers: self.members[1..].iter().map(follower).collect(),
+            stats: self.stats,
         }
     }
 
@@ -132,6 +136,10 @@ impl Case {
             peers: others.map(peer).collect(),
             in_flight: 0,
             slow_disk: false,
+            stats: ShardStats {
+                cpu: 100,
+                bytes: self.stats.bytes,
+            },
         };
         let is_there = !self.unmet.contains(&node);
         self.manager.take(report, is_there, self.now)
@@ -393,3 +401,42 @@ fn a_setting_that_is_unknown_or_out_of_bounds_is_refused_as_such() {
 
 #[path = "leaving_tests.rs"]
 mod leaving;
+
+#[test]
+fn sizes_and_loads_are_told_to_who_asks_and_make_no_new_view() {
+    let mut case = Case::new(&[1, 2, 3]);
+    case.pass(2);
+    case.manager.refresh(case.now);
+    let version = case.manager.view.version;
+    case.stats = RangeStats {
+        bytes: 4 << 20,
+        live_bytes: 3 << 20,
+        reads_per_second: 7,
+        writes_per_second: 8,
+        cpu_millis_per_second: 9,
+    };
+    case.pass(2);
+    case.manager.refresh(case.now);
+    assert_eq!(case.manager.view.version, version);
+    let pushed = &case.manager.view;
+    assert!(
+        pushed
+            .ranges
+            .iter()
+            .all(|range| range.stats == RangeStats::default())
+    );
+    assert_eq!(case.range().stats, case.stats);
+    let asked = case.manager.view(case.now);
+    let shards = [ShardStats {
+        cpu: 100,
+        bytes: 4 << 20,
+    }];
+    assert!(
+        asked.nodes.iter().all(|node| node.shards == shards),
+        "{asked:?}"
+    );
+    // What a silent leader said last is not told as if it were so now.
+    case.nodes.retain(|node| *node != 1);
+    case.pass(5);
+    assert_eq!(case.range().stats, RangeStats::default());
+}

@@ -225,6 +225,36 @@ pub struct Report {
     pub in_flight: u64,
     /// Whether it accepts no leadership, because its disk was slow a moment ago.
     pub slow_disk: bool,
+    /// Its load and its size.
+    pub stats: ShardStats,
+}
+
+/// The load and the size of a shard.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize,
+)]
+pub struct ShardStats {
+    /// The CPU time of its thread over the last 10 s, in thousandths of a core.
+    pub cpu: u32,
+    /// About how many bytes the rows of its replicas have, before compression.
+    pub bytes: u64,
+}
+
+/// The load and the size of a range at its leader.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize,
+)]
+pub struct RangeStats {
+    /// About how many bytes its rows have, in all versions, before compression.
+    pub bytes: u64,
+    /// About how many bytes the newest versions have, at most.
+    pub live_bytes: u64,
+    /// Keys that were read and pages of scans a second, over the last 10 s.
+    pub reads_per_second: u32,
+    /// Writes a second, likewise.
+    pub writes_per_second: u32,
+    /// CPU time in milliseconds a second, likewise.
+    pub cpu_millis_per_second: u32,
 }
 
 /// Another shard, as the reporter sees it.
@@ -284,6 +314,8 @@ pub struct LedRange {
     pub applied: u64,
     /// The other replicas.
     pub followers: Vec<Follower>,
+    /// Its load and its size.
+    pub stats: RangeStats,
 }
 
 /// A replica as the leader of its range sees it.
@@ -403,6 +435,9 @@ pub struct NodeView {
     pub membership: MembershipStatus,
     /// Whether a shard of it accepts no leadership, because its disk was slow a moment ago.
     pub slow_disk: bool,
+    /// The load and the size of its shards, by their numbers. Not in the views that shards get; see
+    /// [`super::manager::Manager::refresh`].
+    pub shards: Vec<ShardStats>,
 }
 
 /// How far a node has left.
@@ -451,6 +486,9 @@ pub struct RangeView {
     pub splitting: bool,
     /// Until when it must not be merged; see [`HeldRecord::until_ms`](super::record::HeldRecord).
     pub held_until_ms: u64,
+    /// Its load and its size, if its leader has reported. Not in the views that shards get; see
+    /// [`super::manager::Manager::refresh`].
+    pub stats: RangeStats,
 }
 
 #[cfg(test)]

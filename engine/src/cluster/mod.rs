@@ -27,8 +27,8 @@ pub mod split;
 mod view;
 
 pub use message::{
-    ClusterRequest, ClusterResponse, HighestIds, Leaving, NodeHealth, NodeView, RangeView,
-    SplitPart, Trouble, View,
+    ClusterRequest, ClusterResponse, HighestIds, Leaving, NodeHealth, NodeView, RangeStats,
+    RangeView, ShardStats, SplitPart, Trouble, View,
 };
 pub use orders::voter_on;
 pub use record::{MembershipStatus, NodeRecord, Setting};

@@ -1,7 +1,9 @@
 //! The settings of the cluster: their names and allowed values. Pure.
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use crate::byte_size::parse_size;
 use crate::error::OrderError;
 
 /// A setting of the cluster.
@@ -16,7 +18,7 @@ pub struct Rule {
 }
 
 /// The settings.
-pub const SETTINGS: [Rule; 3] = [
+pub const SETTINGS: [Rule; 4] = [
     Rule {
         name: "replication-factor",
         default: "3",
@@ -31,6 +33,11 @@ pub const SETTINGS: [Rule; 3] = [
         name: "balance",
         default: "on",
         may_be: "on or off",
+    },
+    Rule {
+        name: "range-size-max",
+        default: "256MiB",
+        may_be: "a size from 16MiB to 4GiB",
     },
 ];
 
@@ -50,6 +57,8 @@ pub fn rule(name: &str) -> Result<&'static Rule, OrderError> {
 
 /// The shortest `dead-after`.
 const DEAD_AFTER_MIN: Duration = Duration::from_secs(1);
+/// What `range-size-max` may be, in bytes.
+const RANGE_SIZE_MAX: RangeInclusive<u64> = 16 << 20..=4 << 30;
 
 /// Checks a new value.
 ///
@@ -64,6 +73,10 @@ pub fn check(name: &str, value: &str) -> Result<(), OrderError> {
             let time = rangedb_duration::parse(value);
             let time = time.map_err(|bad| OrderError::Invalid(format!("{name}: {bad}")))?;
             time >= DEAD_AFTER_MIN
+        }
+        "range-size-max" => {
+            let invalid = |bad| OrderError::Invalid(format!("{name} is {value:?}: {bad}"));
+            RANGE_SIZE_MAX.contains(&parse_size(value).map_err(invalid)?)
         }
         _ => ["on", "off"].contains(&value),
     };
@@ -96,6 +109,9 @@ mod tests {
             ("dead-after", "2500ms"),
             ("dead-after", "0.5m"),
             ("balance", "off"),
+            ("range-size-max", "16MiB"),
+            ("range-size-max", "4GiB"),
+            ("range-size-max", "100000000"),
         ] {
             assert_eq!(check(name, value), Ok(()), "{name} {value}");
         }
@@ -110,6 +126,11 @@ mod tests {
             ("dead-after", "5"),
             ("dead-after", "99999999999h"),
             ("balance", "maybe"),
+            ("range-size-max", "15MiB"),
+            ("range-size-max", "4097MiB"),
+            ("range-size-max", "1TB"),
+            ("range-size-max", ""),
+            ("range-size-max", "99999999TiB"),
         ] {
             let refused = check(name, value);
             assert!(

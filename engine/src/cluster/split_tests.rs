@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant as StdInstant};
 
 use super::*;
+use crate::cluster::{RangeStats, ShardStats};
 use crate::cluster::manager::Manager;
 use crate::cluster::message::{Follower, HeldReplica, HighestIds, LedRange, Report, Trouble};
 use crate::cluster::placement::{Slot, Step};
@@ -100,6 +101,7 @@ impl Case {
             takes_snapshot: false,
         };
         LedRange {
+            stats: RangeStats::default(),
             followers: others.map(follower).collect(),
             descriptor: descriptor.clone(),
             voters,
@@ -133,6 +135,7 @@ impl Case {
             }
         }
         Report {
+            stats: ShardStats::default(),
             from: at(node),
             node: NodeRecord {
                 id: NodeId(node),

@@ -1,13 +1,18 @@
 //! How the manager derives the view of the cluster from what it knows. No I/O here.
+//!
+//! A view has a version, and the manager sends one to the shards only when its version is another than
+//! theirs. What changes all the time makes no new version and is not in the views that are sent: how far
+//! ranges have applied their logs, and the loads and sizes of ranges and shards. Who asks for the view
+//! gets all of it, as of the shards' last reports.
 
 use std::collections::BTreeMap;
 
 use super::manager::{KnownNode, KnownRange, Manager, SILENT_AFTER};
-use super::message::{NodeHealth, NodeView, RangeView, Trouble, View};
+use super::message::{NodeHealth, NodeView, RangeStats, RangeView, ShardStats, Trouble, View};
 use super::placement;
-use super::record::{MembershipStatus, Setting};
+use super::record::{MembershipStatus, NodeRecord, Setting};
 use crate::env::Instant;
-use crate::types::{NodeId, ReplicaId, SYSTEM_RANGE};
+use crate::types::{Location, NodeId, ReplicaId, SYSTEM_RANGE, ShardId};
 
 impl<T: Instant> Manager<T> {
     pub(super) fn node_health(&self, node: &KnownNode<T>, now: T) -> NodeHealth {
@@ -51,6 +56,7 @@ impl<T: Instant> Manager<T> {
             state: self.node_health(known, now),
             membership: self.membership(known.record.id),
             slow_disk: self.has_slow_disk(known.record.id),
+            shards: self.shard_stats(&known.record),
         });
         let nodes = nodes.filter(|view| view.membership != MembershipStatus::Removed);
         let nodes: Vec<NodeView> = nodes.collect();
@@ -80,6 +86,7 @@ impl<T: Instant> Manager<T> {
                 leader: report.and_then(|report| descriptor.location(report.leader)),
                 term: report.map_or(0, |report| report.term),
                 applied: report.map_or(0, |report| report.applied),
+                stats: report.map_or_else(RangeStats::default, |report| report.stats),
                 lag: report.map_or_else(Vec::new, |report| {
                     let followers = report.followers.iter();
                     followers.map(|other| (other.replica, other.lag)).collect()
@@ -104,6 +111,20 @@ impl<T: Instant> Manager<T> {
         }
     }
 
+    /// What the shards of a node last reported of their load and size; nothing of those that have not.
+    fn shard_stats(&self, node: &NodeRecord) -> Vec<ShardStats> {
+        let stats = (0..node.shards).map(|shard| {
+            let at = Location {
+                node: node.id,
+                shard: ShardId(shard),
+            };
+            self.loads
+                .get(&at)
+                .map_or_else(ShardStats::default, |load| load.stats)
+        });
+        stats.collect()
+    }
+
     /// Makes a new view for the shards if something has changed.
     pub fn refresh(&mut self, now: T) {
         let mut view = self.view(now);
@@ -111,7 +132,9 @@ impl<T: Instant> Manager<T> {
         for range in &mut view.ranges {
             range.applied = 0;
             range.lag.clear();
+            range.stats = RangeStats::default();
         }
+        view.nodes.iter_mut().for_each(|node| node.shards.clear());
         if view != self.view {
             self.tell_troubles(&view);
             self.tell_nodes(&view);

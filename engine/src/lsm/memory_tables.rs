@@ -4,8 +4,8 @@
 //! A [`MemoryDisk`] outlives the store, as a disk outlives a process: a store that is opened on it
 //! later finds exactly the tables that were installed. All work is done in [`TableStore::poll`],
 //! one flush or compaction at a time, so that a crash can come between any two and nothing depends
-//! on threads. The store is too slow for real data: every install visits all rows to add up their
-//! sizes.
+//! on threads. The store is too slow for real data: each flush and compaction visits all rows of the run that
+//! it makes once more, to add up their sizes.
 //!
 //! With a [`SlowDisk`], reads of clients meet blocks that are not in memory. A block is a part of a
 //! run's rows, chosen by the hash of the key. It is cold until it was fetched; then it stays at least
@@ -24,13 +24,16 @@ use crate::lsm::memtable::{Memtable, MemtableId};
 use crate::lsm::row::Row;
 use crate::lsm::version_gc::{GcRules, VersionFilter};
 use crate::lsm::{
-    Bounds, Direction, Found, Lookup, LsmError, TableRow, TableStats, TableStore, row,
+    Bounds, Direction, Found, Interval, Lookup, LsmError, Samples, Size, TableRow, TableStats,
+    TableStore, row,
 };
 use crate::memory::MemoryUse;
 use crate::types::{ColdBlock, Timestamp};
 
 /// With this many runs, a compaction merges them into one.
 const RUNS_BEFORE_COMPACTION: usize = 4;
+/// Rows of a run between two keys of which it is known how many bytes lie before them.
+const ROWS_OF_SAMPLE: usize = 8;
 /// Blocks of a run.
 const BLOCKS_OF_RUN: u64 = 8;
 /// Length of a block.
@@ -59,9 +62,58 @@ struct Run {
     /// Its number in this store.
     number: u64,
     rows: Rows,
+    /// One in [`ROWS_OF_SAMPLE`] keys, and the size of the rows before it.
+    sizes: Rc<[(Bytes, Size)]>,
+    /// Of all rows.
+    size: Size,
 }
 
 impl Run {
+    fn new(number: u64, rows: Rows) -> Run {
+        let (mut sizes, mut size) = (Vec::new(), Size::default());
+        let mut last: Option<&Bytes> = None;
+        for (at, ((key, _), row)) in rows.iter().enumerate() {
+            if at.is_multiple_of(ROWS_OF_SAMPLE) {
+                sizes.push((key.clone(), size));
+            }
+            let bytes = (key.len() + row.len()) as u64;
+            size.bytes += bytes;
+            if last.replace(key) != Some(key) {
+                size.live_bytes += bytes;
+            }
+        }
+        Run {
+            number,
+            sizes: sizes.into(),
+            size,
+            rows,
+        }
+    }
+
+    /// The size of the rows before a key, to a few rows.
+    fn size_before(&self, key: &[u8]) -> Size {
+        let at = self
+            .sizes
+            .partition_point(|(sample, _)| sample.as_ref() < key);
+        self.sizes.get(at).map_or(self.size, |(_, before)| *before)
+    }
+
+    fn sample(&self, samples: &mut Samples<'_>) {
+        let (low, high) = samples.interval();
+        let mut before = self.size_before(low);
+        let begin = self
+            .sizes
+            .partition_point(|(sample, _)| sample.as_ref() < low);
+        let within = self.sizes.iter().skip(begin);
+        for (key, now) in within.take_while(|(key, _)| key.as_ref() < high) {
+            samples.begin(key);
+            if now.minus(before).bytes >= samples.step {
+                samples.take(key.to_vec(), now.minus(before).bytes);
+                before = *now;
+            }
+        }
+    }
+
     fn get(&self, key: &[u8], from: &RunKey) -> Option<&Bytes> {
         let (found, row) = self.rows.range(from..).next()?;
         (found.0 == key).then_some(row)
@@ -182,10 +234,7 @@ impl MemoryTables {
 
     fn number(&mut self, rows: Rows) -> Run {
         self.numbered += 1;
-        Run {
-            number: self.numbered,
-            rows,
-        }
+        Run::new(self.numbered, rows)
     }
 
     /// Has the answers of the row cache compared with the tree by an observer.
@@ -222,11 +271,7 @@ impl MemoryTables {
         }
         self.stats.tables = runs.len();
         self.stats.level0_runs = runs.len();
-        self.stats.bytes = runs
-            .iter()
-            .flat_map(|run| run.rows.iter())
-            .map(|((k, _), v)| (k.len() + v.len()) as u64)
-            .sum();
+        self.stats.bytes = runs.iter().map(|run| run.size.bytes).sum();
         self.runs = runs;
     }
 
@@ -382,6 +427,16 @@ impl TableStore for MemoryTables {
         _: Option<&MemoryTables>,
     ) -> Result<Option<TableRow<Bytes>>, LsmError> {
         Ok(run.next())
+    }
+
+    fn size_of(&self, (low, high): Interval<'_>) -> Size {
+        let runs = self.runs.iter();
+        let sizes = runs.map(|run| run.size_before(high).minus(run.size_before(low)));
+        sizes.fold(Size::default(), Size::plus)
+    }
+
+    fn sample(&self, samples: &mut Samples<'_>) {
+        self.runs.iter().for_each(|run| run.sample(samples));
     }
 
     fn fresh_memtable(&mut self) -> Memtable {

@@ -11,8 +11,9 @@
 use std::cmp::{Ordering, Reverse};
 use std::ops::Bound;
 
-use crate::lsm::Bounds;
 use crate::lsm::filter::Filter;
+use crate::lsm::size::{Interval, Samples};
+use crate::lsm::{Bounds, row};
 use crate::types::Timestamp;
 
 /// Slots that a block has room for.
@@ -142,6 +143,9 @@ pub struct Memtable {
     order: Vec<u32>,
     /// The first slot of each block, in the order of their keys.
     heads: Vec<Slot>,
+    /// About how many bytes of rows each block has, in the order of their keys: when a block is split,
+    /// each part gets its share by the number of its slots.
+    lens: Vec<u32>,
     rows: usize,
     filter: Filter,
 }
@@ -170,6 +174,7 @@ impl Memtable {
             blocks: Vec::new(),
             order: Vec::new(),
             heads: Vec::new(),
+            lens: Vec::new(),
             rows: 0,
             filter: Filter::new(capacity),
         }
@@ -180,6 +185,7 @@ impl Memtable {
         self.arena.clear();
         self.order.clear();
         self.heads.clear();
+        self.lens.clear();
         self.rows = 0;
         self.filter.clear();
         self.blocks.iter_mut().for_each(Vec::clear);
@@ -365,6 +371,64 @@ impl Memtable {
         }
     }
 
+    /// The bytes of rows in the part of a block before a slot.
+    fn bytes_before(&self, place: SlotIndex) -> u64 {
+        let len = self.lens.get(place.block).map_or(0, |len| u64::from(*len));
+        len * place.slot as u64 / self.block(place.block).len().max(1) as u64
+    }
+
+    /// About how many bytes of rows lie in an interval of keys.
+    pub fn bytes_in(&self, (low, high): Interval<'_>) -> u64 {
+        let (from, to) = (
+            self.seek(low, Timestamp::MAX),
+            self.seek(high, Timestamp::MAX),
+        );
+        let blocks = self.lens.get(from.block..to.block).unwrap_or_default();
+        let bytes: u64 = blocks.iter().map(|len| u64::from(*len)).sum();
+        (bytes + self.bytes_before(to)).saturating_sub(self.bytes_before(from))
+    }
+
+    /// Passes on keys of the rows in the interval of `samples`.
+    pub fn sample(&self, samples: &mut Samples<'_>) {
+        let (low, high) = samples.interval();
+        let from = self.seek(low, Timestamp::MAX);
+        let to = self.seek(high, Timestamp::MAX);
+        if from >= to {
+            return;
+        }
+        if let Some(first) = self.entry(from) {
+            samples.begin(first.key);
+        }
+        let mut bytes = 0;
+        let mut place = from;
+        while place < to {
+            // The next place from which a sample is wanted: half a block on, or in the next block.
+            let len = self.block(place.block).len();
+            let next = match place.slot < len / 2 {
+                true => SlotIndex {
+                    slot: len / 2,
+                    ..place
+                },
+                false => SlotIndex {
+                    block: place.block + 1,
+                    slot: 0,
+                },
+            };
+            let next = next.min(to);
+            let rest = match next.block > place.block {
+                true => self.lens.get(place.block).map_or(0, |len| u64::from(*len)),
+                false => self.bytes_before(next),
+            };
+            bytes += rest - self.bytes_before(place).min(rest);
+            let entry = if next < to { self.entry(next) } else { None };
+            if let Some(entry) = entry.filter(|_| bytes >= samples.step) {
+                samples.take(entry.key.to_vec(), bytes);
+                bytes = 0;
+            }
+            place = next;
+        }
+    }
+
     /// The entries of an interval of keys.
     pub fn range<'a>(&'a self, bounds: Bounds<'a>) -> Range<'a> {
         Range {
@@ -427,6 +491,7 @@ impl Memtable {
                 low: wanted as u64,
                 at: at as u32,
             },
+            row::len(key, bytes),
         );
     }
 
@@ -438,10 +503,11 @@ impl Memtable {
         }
         self.order.insert(at, number as u32);
         self.heads.insert(at, head);
+        self.lens.insert(at, 0);
     }
 
-    /// Inserts a slot at a place. A full block is split first.
-    fn insert_at(&mut self, mut place: SlotIndex, slot: Slot) {
+    /// Inserts a slot of a row of `len` bytes at a place. A full block is split first.
+    fn insert_at(&mut self, mut place: SlotIndex, slot: Slot, len: u32) {
         if self.order.is_empty() {
             self.add_block(0, slot);
         }
@@ -455,6 +521,10 @@ impl Memtable {
             };
             let head = self.block(place.block).get(cut).copied().unwrap_or(slot);
             self.add_block(place.block + 1, head);
+            if let Some([left, right]) = self.lens.get_mut(place.block..place.block + 2) {
+                *right = (u64::from(*left) * (BLOCK - cut) as u64 / BLOCK as u64) as u32;
+                *left -= *right;
+            }
             let left = self.block_mut(place.block).map(std::mem::take);
             if let (Some(mut left), Some(right)) = (left, self.block_mut(place.block + 1)) {
                 right.extend(left.drain(cut..));
@@ -473,6 +543,9 @@ impl Memtable {
             && let Some(head) = self.heads.get_mut(place.block)
         {
             *head = slot;
+        }
+        if let Some(of_block) = self.lens.get_mut(place.block) {
+            *of_block = of_block.saturating_add(len);
         }
         if let Some(slots) = self.block_mut(place.block) {
             slots.insert(place.slot, slot);

@@ -37,6 +37,7 @@ mod memtable;
 pub mod row;
 mod row_cache;
 mod scan;
+mod size;
 mod tables;
 #[cfg(test)]
 mod tests;
@@ -59,6 +60,7 @@ pub use memtable::{Entry, Memtable, MemtableId};
 use row::Row;
 use row_cache::RowCache;
 pub use scan::{Direction, Scan, ScanRow, Step};
+pub use size::{Interval, Samples, Size};
 pub use tables::{LsmTables, TABLE_FORMAT, TableOptions};
 pub use version_gc::{GcRules, LiveData, VersionFilter};
 pub use write_back::PushOut;
@@ -142,6 +144,10 @@ pub trait TableStore: Sized + 'static {
         run: &mut Self::Iter,
         shard: Option<&Self>,
     ) -> Result<Option<TableRow<Self::Slice>>, LsmError>;
+    /// About how many bytes of rows the tables have in an interval that is not empty, without I/O.
+    fn size_of(&self, interval: Interval<'_>) -> Size;
+    /// Passes on keys of the rows in the interval of `samples`, without I/O.
+    fn sample(&self, samples: &mut Samples<'_>);
     /// An empty memtable.
     fn fresh_memtable(&mut self) -> Memtable;
     /// Queues a frozen memtable, to be flushed after those queued before it.

@@ -20,6 +20,11 @@ pub struct Row<'a> {
     pub value: Option<&'a [u8]>,
 }
 
+/// The bytes of a row: of its row key, its header and its value.
+pub fn len(key: &[u8], value: &[u8]) -> u32 {
+    u32::try_from(key.len() + HEADER_LEN + value.len()).unwrap_or(u32::MAX)
+}
+
 /// Encodes a version of a row for a table.
 pub fn encode(version: Timestamp, value: Option<&[u8]>) -> Vec<u8> {
     let bytes = value.unwrap_or(&[]);

@@ -21,6 +21,7 @@
 
 mod background;
 mod block_rows;
+mod block_sizes;
 mod failure;
 mod fetcher;
 mod form;
@@ -51,6 +52,7 @@ use lsm_tree::{
 };
 
 use crate::lsm::memtable::{Memtable, MemtableId};
+use crate::lsm::size::{Interval, Samples, Size};
 use crate::lsm::version_gc::GcRules;
 use crate::lsm::write_back::{PushOut, WriteBack};
 use crate::lsm::{Bounds, Direction, Lookup, LsmError, TableRow, TableStats, TableStore, verify};
@@ -62,6 +64,7 @@ use gc::GcFactory;
 use list::Tables;
 use reader::{Mode, Reader};
 pub use run_iter::RunIter;
+use table::block::BlockType;
 
 /// The format of the files that `lsm-tree` writes and reads.
 pub const TABLE_FORMAT: u8 = FormatVersion::V3 as u8;
@@ -115,6 +118,14 @@ struct Shared {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // A panic aborts the process, so a mutex is never poisoned.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Checks the type of a block.
+fn of_type(wanted: BlockType, block: table::Block) -> Result<table::Block, TreeError> {
+    match block.header.block_type {
+        found if found == wanted => Ok(block),
+        found => Err(TreeError::InvalidTag(("BlockType", found.into()))),
+    }
 }
 
 impl Shared {
@@ -329,6 +340,14 @@ impl TableStore for LsmTables {
             key: row.key.user_key,
             row: row.value,
         }))
+    }
+
+    fn size_of(&self, interval: Interval<'_>) -> Size {
+        self.reader.tables.size_of(interval)
+    }
+
+    fn sample(&self, samples: &mut Samples<'_>) {
+        self.reader.tables.sample(samples);
     }
 
     fn fresh_memtable(&mut self) -> Memtable {

@@ -53,6 +53,8 @@ pub struct Nursery<E: Env> {
     newborns: RefCell<Vec<Newborn<E>>>,
     /// Children that no flush covered when last looked at, by their parents.
     unflushed: RefCell<Vec<(Group, Weak<Replica<E>>)>>,
+    /// Called when a replica was born.
+    on_birth: RefCell<Option<Box<dyn Fn()>>>,
     /// Notified when a replica was born.
     pub news: Notify,
 }
@@ -65,8 +67,15 @@ impl<E: Env> Nursery<E> {
             recovered: RefCell::default(),
             newborns: RefCell::default(),
             unflushed: RefCell::default(),
+            on_birth: RefCell::default(),
             news: Notify::default(),
         }
+    }
+
+    /// Has `tell` called in the turn in which a replica is born: the garbage collector must know of it
+    /// before the next flush, which otherwise drops the rows that are stored by its id.
+    pub fn on_birth(&self, tell: impl Fn() + 'static) {
+        self.on_birth.replace(Some(Box::new(tell)));
     }
 
     /// Keeps the log of a replica that was born before a restart, until its parent is replayed.
@@ -101,10 +110,17 @@ impl<E: Env> Nursery<E> {
     /// Takes in a newborn.
     pub fn add(&self, newborn: Newborn<E>) {
         let child = Rc::downgrade(&newborn.replica);
-        let mut unflushed = self.unflushed.borrow_mut();
-        unflushed.retain(is_unflushed);
-        unflushed.push((newborn.parent, child));
+        {
+            let mut unflushed = self.unflushed.borrow_mut();
+            unflushed.retain(is_unflushed);
+            unflushed.push((newborn.parent, child));
+        }
         self.newborns.borrow_mut().push(newborn);
+        if let Some(tell) = &*self.on_birth.borrow()
+            && !mutant::is(Mutant::NewbornUnknownToCollector)
+        {
+            tell();
+        }
         self.news.notify();
     }
 

@@ -9,7 +9,7 @@ use std::rc::Rc;
 use crate::env::{Env, Instant, Now};
 use crate::error::{Error, Fatal, Fate};
 use crate::hlc::Hlc;
-use crate::lsm::LsmError;
+use crate::lsm::{LsmError, Size};
 use crate::mutant::{self, Mutant};
 use crate::raft::AppliedState;
 use crate::range::apply::{self, Applied, Effect, Rows};
@@ -106,7 +106,7 @@ pub struct Replica<E: Env> {
     pub leadership: Leadership,
     pub(super) saved: Saved,
     /// What users did with the range here.
-    pub usage: Usage,
+    pub usage: Usage<Now<E>>,
     /// The timestamps of the snapshots that are being read.
     pub(super) exported: RefCell<Vec<Timestamp>>,
     /// The last digest that was asked for.
@@ -284,6 +284,7 @@ impl<E: Env> Replica<E> {
     /// # Errors
     /// The entry or the tree is damaged, or an entry is missing; then the process must end.
     pub fn apply(&self, entry: &LogEntry) -> Result<Vec<Applied>, Fatal> {
+        let began = Now::<E>::now();
         let mut state = self.state.borrow_mut();
         self.refuse_other_entry(state.applied, entry)?;
         let mut rows = RangeRows {
@@ -313,6 +314,7 @@ impl<E: Env> Replica<E> {
         if Splitting::<E>::is_of(entry) && !step.results.contains(&Applied::Repropose) {
             self.splitting.end();
         }
+        self.usage.has_worked(began);
         Ok(step.results)
     }
 
@@ -424,6 +426,16 @@ impl<E: Env> Replica<E> {
     /// The timestamp of the last write of a user, or the range's last timestamp at the start.
     pub fn last_write(&self) -> Timestamp {
         self.usage.last_write.get()
+    }
+
+    /// About how many bytes its rows have; see [`Usage::size`].
+    pub fn size(&self, is_due: bool) -> Size {
+        let data_id = self.data_id.get();
+        self.with_state(|state| {
+            let of = (data_id, state.descriptor.epoch.version);
+            let measure = || self.store.size_of(data_id, &state.descriptor.keys);
+            self.usage.size(of, is_due, measure)
+        })
     }
 
     /// How busy it is.

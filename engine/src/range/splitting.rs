@@ -188,14 +188,16 @@ impl<E: Env> Replica<E> {
                 true => StartMode::Before,
                 false => StartMode::Now { leads },
             };
-            let replica = Rc::new(Replica::new(ReplicaParts {
+            let mut replica = Replica::new(ReplicaParts {
                 group: Group { range, replica },
                 data_id: self.data_id(),
                 state: child.state,
                 term_before: log.state().vote.map_or(0, |vote| vote.term),
                 last_before: log.state().last.map_or(0, |id| id.index),
                 home: self.home.clone(),
-            }));
+            });
+            replica.usage = self.usage.split();
+            let replica = Rc::new(replica);
             replica.was_born();
             self.store.add(replica.clone());
             self.home.nursery.add(Newborn {

@@ -1,16 +1,96 @@
-//! What users do with a range at this replica: when they last wrote, and how often they read and write.
-//! Plain cells of the shard's thread; others see copies in the shard's status.
+//! What users do with a range at this replica: when they last wrote, how often they read and write,
+//! what that costs, and how large the range is. Plain cells of the shard's thread; others see copies in the shard's status and in
+//! its reports.
+//!
+//! Counters only rise. Twice a second, when the shard reports, [`Usage::measure`] makes rates of them
+//! that forget the past exponentially: one over 10 s and one over 5 min. A range that is split shares
+//! its rates with the new one ([`Usage::split`]): a load is never forgotten because a border was drawn.
+//!
+//! CPU time is the time that reads, checks of writes, turns of scans, and applied entries take on the
+//! shard's thread. Looking at the clock twice costs about as much as a twentieth of a get, so only one get
+//! and one write in [`TIMED_ONE_IN`] is timed and counts that often. What a request costs besides, such
+//! as its frame and its part of a log entry, is not known by range: [`crate::shard`] shares
+//! the CPU time of its whole thread out among its replicas by what is counted here.
 
 use std::cell::Cell;
+use std::time::Duration;
 
-use crate::types::Timestamp;
+use crate::env::Instant;
+use crate::lsm::Size;
+use crate::types::{DataId, Timestamp};
+
+/// One in so many gets and writes is timed.
+const TIMED_ONE_IN: u64 = 16;
+/// The time over which the shorter rates forget.
+const SHORT: Duration = Duration::from_secs(10);
+/// The time over which the longer rates forget.
+const LONG: Duration = Duration::from_mins(5);
+/// After so many bytes of writes the size is measured anew.
+const SIZE_WRITTEN_MAX: u64 = 1 << 20;
+
+/// The size of a range, and of what it was measured.
+#[derive(Clone, Copy)]
+struct MeasuredSize {
+    /// Where the rows are, and the version of the range's bounds.
+    of: (DataId, u32),
+    size: Size,
+    /// The bytes that had been written.
+    written_bytes: u64,
+}
+
+/// What users did with a range: numbers that only rise, or rates of them a second.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Work {
+    /// Keys that were read and pages of scans.
+    pub reads: f64,
+    /// Writes that were taken to be proposed.
+    pub writes: f64,
+    /// Bytes of keys and values that were read.
+    pub read_bytes: f64,
+    /// Bytes of keys and values of those writes.
+    pub written_bytes: f64,
+    /// Nanoseconds of CPU time; see the module's chapter.
+    pub cpu_nanos: f64,
+}
+
+impl Work {
+    fn map(self, other: Work, of: impl Fn(f64, f64) -> f64) -> Work {
+        Work {
+            reads: of(self.reads, other.reads),
+            writes: of(self.writes, other.writes),
+            read_bytes: of(self.read_bytes, other.read_bytes),
+            written_bytes: of(self.written_bytes, other.written_bytes),
+            cpu_nanos: of(self.cpu_nanos, other.cpu_nanos),
+        }
+    }
+
+    fn halved(self) -> Work {
+        self.map(self, |rate, _| rate / 2.0)
+    }
+}
+
+/// Rates a second over two times.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Rates {
+    /// Over about 10 s.
+    pub short: Work,
+    /// Over about 5 min.
+    pub long: Work,
+}
 
 /// What users did with a range.
-pub struct Usage {
+pub struct Usage<I> {
     /// When a user last wrote, to know whether old versions may exist.
     pub last_write: Cell<Timestamp>,
     reads: Cell<u64>,
     writes: Cell<u64>,
+    read_bytes: Cell<u64>,
+    written_bytes: Cell<u64>,
+    cpu_nanos: Cell<u64>,
+    /// When the rates were last made, and the counters at that time.
+    measured: Cell<Option<(I, Work)>>,
+    rates: Cell<Rates>,
+    size: Cell<Option<MeasuredSize>>,
 }
 
 /// How busy a replica of a range is. Only a leader's has any work.
@@ -26,28 +106,267 @@ pub struct RangeLoad {
     pub in_flight: usize,
 }
 
-impl Usage {
+fn raise(counter: &Cell<u64>, by: u64) {
+    counter.set(counter.get().wrapping_add(by));
+}
+
+fn nanos(time: Duration) -> u64 {
+    time.as_secs() * 1_000_000_000 + u64::from(time.subsec_nanos())
+}
+
+/// A rate after `elapsed`, in which something happened `rate` times a second.
+fn decayed(before: f64, rate: f64, elapsed: Duration, over: Duration) -> f64 {
+    let kept = (-elapsed.as_secs_f64() / over.as_secs_f64()).exp();
+    rate + (before - rate) * kept
+}
+
+impl<I: Instant> Usage<I> {
     /// No use yet; the last write may have been at this time.
-    pub fn new(last_write: Timestamp) -> Usage {
+    pub fn new(last_write: Timestamp) -> Usage<I> {
         Usage {
             last_write: Cell::new(last_write),
             reads: Cell::new(0),
             writes: Cell::new(0),
+            read_bytes: Cell::new(0),
+            written_bytes: Cell::new(0),
+            cpu_nanos: Cell::new(0),
+            measured: Cell::new(None),
+            rates: Cell::default(),
+            size: Cell::new(None),
         }
     }
 
-    /// Counts the read of a key, or of a page of a scan.
-    pub fn has_read(&self) {
-        self.reads.set(self.reads.get().wrapping_add(1));
+    /// The time at which the next read begins, if it is one of those that are timed.
+    #[inline]
+    pub fn begin_read(&self) -> Option<I> {
+        (self.reads.get().is_multiple_of(TIMED_ONE_IN)).then(I::now)
     }
 
-    /// Counts a write.
-    pub fn has_written(&self) {
-        self.writes.set(self.writes.get().wrapping_add(1));
+    /// Counts the read of a key, of so many bytes.
+    #[inline]
+    pub fn has_read(&self, bytes: usize, began: Option<I>) {
+        raise(&self.reads, 1);
+        raise(&self.read_bytes, bytes as u64);
+        self.end(began);
+    }
+
+    /// The time at which the next write begins, if it is one of those that are timed.
+    #[inline]
+    pub fn begin_write(&self) -> Option<I> {
+        (self.writes.get().is_multiple_of(TIMED_ONE_IN)).then(I::now)
+    }
+
+    /// Counts a write of so many bytes.
+    #[inline]
+    pub fn has_written(&self, bytes: usize, began: Option<I>) {
+        raise(&self.writes, 1);
+        raise(&self.written_bytes, bytes as u64);
+        self.end(began);
+    }
+
+    #[inline]
+    fn end(&self, began: Option<I>) {
+        if let Some(began) = began {
+            raise(&self.cpu_nanos, TIMED_ONE_IN * nanos(began.elapsed()));
+        }
+    }
+
+    /// Counts a page of a scan.
+    pub fn has_scanned(&self) {
+        raise(&self.reads, 1);
+    }
+
+    /// Counts bytes of a scan, and the work of a turn of it.
+    pub fn has_scanned_for(&self, bytes: usize, since: I) {
+        raise(&self.read_bytes, bytes as u64);
+        self.has_worked(since);
+    }
+
+    /// Counts work that began then and ends now.
+    pub fn has_worked(&self, since: I) {
+        raise(&self.cpu_nanos, nanos(since.elapsed()));
     }
 
     /// The numbers of reads and writes.
     pub fn counts(&self) -> (u64, u64) {
         (self.reads.get(), self.writes.get())
+    }
+
+    fn counted(&self) -> Work {
+        Work {
+            reads: self.reads.get() as f64,
+            writes: self.writes.get() as f64,
+            read_bytes: self.read_bytes.get() as f64,
+            written_bytes: self.written_bytes.get() as f64,
+            cpu_nanos: self.cpu_nanos.get() as f64,
+        }
+    }
+
+    /// Makes the rates of what was counted since they were last made, and gives them. The first time
+    /// only begins to measure.
+    pub fn measure(&self, now: I) -> Rates {
+        let counted = self.counted();
+        let before = self.measured.get();
+        let elapsed = before.map_or(Duration::ZERO, |(at, _)| now - at);
+        if let Some((_, last)) = before
+            && elapsed > Duration::ZERO
+        {
+            let seconds = elapsed.as_secs_f64();
+            let rate = counted.map(last, |now, last| (now - last) / seconds);
+            let Rates { short, long } = self.rates.get();
+            self.rates.set(Rates {
+                short: short.map(rate, |before, rate| decayed(before, rate, elapsed, SHORT)),
+                long: long.map(rate, |before, rate| decayed(before, rate, elapsed, LONG)),
+            });
+        }
+        if before.is_none() || elapsed > Duration::ZERO {
+            self.measured.set(Some((now, counted)));
+        }
+        self.rates.get()
+    }
+
+    /// The rates as they were last made.
+    pub fn rates(&self) -> Rates {
+        self.rates.get()
+    }
+
+    /// The size of the range, whose rows are there and whose bounds have this version. It is measured
+    /// if `is_due`; besides, once it is known, if the bounds have changed or much was written. Before it
+    /// is known it is nothing.
+    pub fn size(&self, of: (DataId, u32), is_due: bool, measure: impl FnOnce() -> Size) -> Size {
+        let written_bytes = self.written_bytes.get();
+        let known = self.size.get();
+        let is_old = known.is_some_and(|known| {
+            known.of != of || written_bytes - known.written_bytes > SIZE_WRITTEN_MAX
+        });
+        if !is_due && !is_old {
+            return known.map_or(Size::default(), |known| known.size);
+        }
+        let size = measure();
+        self.size.set(Some(MeasuredSize {
+            of,
+            size,
+            written_bytes,
+        }));
+        size
+    }
+
+    /// The use of a range that is split off this one: half of the rates are its, and half stay here.
+    #[must_use]
+    pub fn split(&self) -> Usage<I> {
+        let Rates { short, long } = self.rates.get();
+        let half = Rates {
+            short: short.halved(),
+            long: long.halved(),
+        };
+        self.rates.set(half);
+        let other = Usage::new(self.last_write.get());
+        other.rates.set(half);
+        let begun = self.measured.get();
+        other
+            .measured
+            .set(begun.map(|(at, _)| (at, Work::default())));
+        other
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+
+    /// Half a second after half a second, `reads` reads in each.
+    fn pass(usage: &Usage<Instant>, now: &mut Instant, seconds: u32, reads: u32) -> Rates {
+        for _ in 0..seconds * 2 {
+            (0..reads).for_each(|_| usage.has_read(10, None));
+            *now += Duration::from_millis(500);
+            usage.measure(*now);
+        }
+        usage.measure(*now)
+    }
+
+    fn is_near(found: f64, wanted: f64) -> bool {
+        (found - wanted).abs() < wanted / 50.0 + 0.1
+    }
+
+    #[test]
+    fn rates_follow_what_happens_and_forget_it() {
+        let (usage, mut now) = (Usage::new(Timestamp(1)), Instant::now());
+        usage.measure(now);
+        let rates = pass(&usage, &mut now, 60, 50);
+        assert!(is_near(rates.short.reads, 100.0), "{rates:?}");
+        assert!(is_near(rates.short.read_bytes, 1000.0), "{rates:?}");
+        assert!(
+            is_near(rates.long.reads, 100.0 * (1.0 - (-0.2_f64).exp())),
+            "{rates:?}"
+        );
+        let rates = pass(&usage, &mut now, 10, 0);
+        assert!(
+            is_near(rates.short.reads, 100.0 * (-1.0_f64).exp()),
+            "{rates:?}"
+        );
+        assert_eq!(rates.short.writes, 0.0);
+    }
+
+    #[test]
+    fn a_split_shares_the_rates_and_forgets_nothing() {
+        let (usage, mut now) = (Usage::new(Timestamp(7)), Instant::now());
+        usage.measure(now);
+        let before = pass(&usage, &mut now, 30, 40);
+        let child = usage.split();
+        assert_eq!(child.last_write.get(), Timestamp(7));
+        for half in [usage.measure(now), child.measure(now)] {
+            assert!(
+                is_near(half.short.reads, before.short.reads / 2.0),
+                "{half:?}"
+            );
+            assert!(
+                is_near(half.long.reads, before.long.reads / 2.0),
+                "{half:?}"
+            );
+        }
+        assert_eq!(usage.counts().0, 30 * 2 * 40);
+        // From then on each goes its own way.
+        let end = now;
+        let parent = pass(&usage, &mut now, 60, 0);
+        let child = pass(&child, &mut end.clone(), 60, 40);
+        assert!(parent.short.reads < 1.0 && is_near(child.short.reads, 80.0));
+    }
+
+    #[test]
+    fn a_size_is_measured_when_it_is_due_or_old() {
+        let usage: Usage<Instant> = Usage::new(Timestamp(1));
+        let size = |bytes| Size {
+            bytes,
+            live_bytes: bytes,
+        };
+        let here = (DataId(3), 1);
+        let look = |of, is_due, now| usage.size(of, is_due, || size(now)).bytes;
+        assert_eq!(look(here, false, 5), 0, "not known yet");
+        assert_eq!(look(here, true, 6), 6);
+        assert_eq!(look(here, false, 7), 6);
+        usage.has_written(1 << 20, None);
+        assert_eq!(look(here, false, 8), 6);
+        usage.has_written(1, None);
+        assert_eq!(look(here, false, 9), 9, "much was written");
+        assert_eq!(look((DataId(3), 2), false, 4), 4, "other bounds");
+        assert_eq!(look((DataId(5), 2), false, 10), 10, "another snapshot");
+        assert_eq!(look((DataId(5), 2), false, 11), 10);
+    }
+
+    #[test]
+    fn timed_requests_stand_for_all() {
+        let usage: Usage<Instant> = Usage::new(Timestamp(1));
+        for _ in 0..TIMED_ONE_IN * 10 {
+            let began = usage.begin_read();
+            if began.is_some() {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            usage.has_read(1, began);
+        }
+        let nanos = usage.counted().cpu_nanos;
+        let least = (TIMED_ONE_IN * 10 * 1_000_000) as f64;
+        assert!(nanos >= least && nanos < least * 20.0, "{nanos}");
     }
 }

@@ -12,7 +12,6 @@ use futures_util::task::AtomicWaker;
 use crate::env::{AsyncRuntime, Env, Instant, Now};
 use crate::error::Fatal;
 use crate::lsm::{GcRules, LiveData};
-use crate::mutant::{self, Mutant};
 use crate::range::command::RangeOrder;
 use crate::range::proposer::{Proposal, ProposalKind};
 use crate::range::replica::Replica;
@@ -140,10 +139,8 @@ async fn look<E: Env>(inner: &Inner<E>, fullness: &mut Fullness<E>) -> Result<()
 pub(super) fn gc_rules<E: Env>(inner: &Inner<E>) -> GcRules {
     // Newborn replicas own their rows before they run.
     let mut replicas = inner.ranges.replicas();
-    if !mutant::is(Mutant::NewbornUnknownToCollector) {
-        let newborns = inner.home.nursery.all();
-        replicas.extend(newborns.iter().map(|newborn| newborn.replica.clone()));
-    }
+    let newborns = inner.home.nursery.all();
+    replicas.extend(newborns.iter().map(|newborn| newborn.replica.clone()));
     let live = replicas.into_iter().map(|replica| {
         let threshold = replica.droppable_below();
         replica.with_state(|state| LiveData {

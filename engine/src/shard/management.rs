@@ -17,6 +17,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 
 use super::bounds_changes::BoundsChanges;
+use super::load::LoadMeter;
 use super::steering::{self, ORDER_TIMEOUT};
 use super::{Inner, IsAt, Running, Shard, report, split_orders};
 use crate::cluster::manager::Manager;
@@ -78,6 +79,7 @@ pub(super) struct Management<E: Env> {
     pub(super) bounds_changes: BoundsChanges,
     /// What was logged of the last order to each range, and when.
     pub(super) told_orders: RefCell<BTreeMap<RangeId, (String, Now<E>)>>,
+    pub(super) load: LoadMeter<Now<E>>,
 }
 
 impl<E: Env> Management<E> {
@@ -103,6 +105,7 @@ impl<E: Env> Management<E> {
             splits: Count::default(),
             bounds_changes: BoundsChanges::new(),
             told_orders: RefCell::default(),
+            load: LoadMeter::default(),
         }
     }
 

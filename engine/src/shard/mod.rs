@@ -18,6 +18,7 @@ mod digests;
 mod folder;
 mod leadership_transfer;
 mod liveness;
+mod load;
 mod management;
 mod members;
 mod multi_get;
@@ -238,6 +239,11 @@ impl<E: Env> Shard<E> {
         self.inner.hlc.follow(wall_ms, "token", token)
     }
 
+    /// The part of a core that this thread has used over the last 10 s; 0 where that is not known.
+    pub fn cpu(&self) -> f64 {
+        self.inner.management.load.cpu()
+    }
+
     /// How long the entry of the log that has arrived last was on its way: what a write that is
     /// answered at this moment has waited for its log.
     pub fn last_flight(&self) -> Duration {
@@ -317,6 +323,7 @@ impl<E: Env> Shard<E> {
             Ok(replica) => replica,
             Err(error) => return sink.complete(token, Err(error)),
         };
+        let began = replica.usage.begin_write();
         let version = replica.with_state(|state| state.descriptor.epoch.version);
         if !all_in_range(&replica, &write) {
             return self.refuse_several_ranges(&replica, &request, sink.as_ref(), token);
@@ -325,11 +332,12 @@ impl<E: Env> Shard<E> {
             true => self.decide_now(&replica, write),
             false => write,
         };
+        let bytes = write.len_in_bytes();
         let kind = ProposalKind::Write(write, request.session);
         let proposal = Proposal::new(kind, version, request.deadline, (sink, token));
         let proposal = proposal.named(request.target.is_some());
-        replica.usage.has_written();
         replica.proposer.push(proposal);
+        replica.usage.has_written(bytes, began);
     }
 
     /// The batch without its conditions if they hold now.

@@ -18,6 +18,7 @@
 //! the client asks for them again.
 
 use std::cell::RefCell;
+use std::rc::Rc;
 
 use rangedb_limits::check_key;
 use rustc_hash::FxHashMap;
@@ -26,6 +27,7 @@ use super::{Running, Shard};
 use crate::env::{Env, TimeSlice, yield_now};
 use crate::error::Error;
 use crate::mutant::{self, Mutant};
+use crate::range::replica::Replica;
 use crate::request::Read;
 use crate::types::{Blob, DataId, RangeId, Timestamp};
 use crate::wal::Group;
@@ -97,14 +99,17 @@ impl<E: Env> Shard<E> {
         let mut is_over = false;
         for key in keys {
             match self.range_to_read(key, &mut verdicts) {
-                Ok((range, None)) => take(key, KeyTurn::Unconfirmed(range)),
+                Ok((replica, None)) => take(key, KeyTurn::Unconfirmed(replica.group.range)),
                 Ok((_, Some(moment))) if is_over => take(key, KeyTurn::Left(moment)),
-                Ok((_, Some(moment))) => {
+                Ok((replica, Some(moment))) => {
+                    let began = replica.usage.begin_read();
+                    let mut bytes = key.len();
                     let look = |found: Option<(&[u8], Timestamp)>| {
+                        bytes += found.map_or(0, |(value, _)| value.len());
                         take(key, KeyTurn::Found(found));
                     };
                     match self.look(moment.data_id, key, moment.at, look) {
-                        Ok(Read::Done(())) => {}
+                        Ok(Read::Done(())) => replica.usage.has_read(bytes, began),
                         Ok(Read::Wait(_)) => take(key, KeyTurn::Left(moment)),
                         Err(error) => take(key, KeyTurn::Refused(&error)),
                     }
@@ -185,31 +190,41 @@ impl<E: Env> Shard<E> {
         key: &[u8],
         look: impl FnOnce(Option<(&[u8], Timestamp)>) -> R,
     ) -> Result<Read<R>, Error> {
-        self.with_running(key, |running| moment.check(running))??;
+        let replica = self.with_running(key, |running| {
+            moment.check(running)?;
+            Ok::<_, Error>(running.replica.clone())
+        })??;
         let at = match mutant::is(Mutant::MultiGetAtTwoMoments) {
             true => Timestamp::MAX,
             false => moment.at,
         };
-        self.look(moment.data_id, key, at, look)
+        let began = replica.usage.begin_read();
+        let mut bytes = key.len();
+        let look = |found: Option<(&[u8], Timestamp)>| {
+            bytes += found.map_or(0, |(value, _)| value.len());
+            look(found)
+        };
+        let read = self.look(moment.data_id, key, at, look)?;
+        if matches!(read, Read::Done(_)) {
+            replica.usage.has_read(bytes, began);
+        }
+        Ok(read)
     }
 
-    /// The range of a key, and its moment, which is the same for all its keys.
+    /// The replica of a key's range, and the range's moment, which is the same for all its keys.
     fn range_to_read(
         &self,
         key: &[u8],
         verdicts: &mut FxHashMap<RangeId, Verdict>,
-    ) -> Result<(RangeId, Option<Moment>), Error> {
+    ) -> Result<(Rc<Replica<E>>, Option<Moment>), Error> {
         check_key(key)?;
-        let range = self.with_running(key, |running| {
-            running.replica.usage.has_read();
-            running.replica.group.range
-        })?;
-        let verdict = verdicts.entry(range).or_insert_with(|| {
+        let replica = self.find(key)?;
+        let verdict = verdicts.entry(replica.group.range).or_insert_with(|| {
             self.with_running(key, |running| {
                 running.replica.check(None)?;
                 Ok(running.raft.has_lease().then(|| Moment::of(running)))
             })?
         });
-        Ok((range, verdict.clone()?))
+        Ok((replica, verdict.clone()?))
     }
 }

@@ -6,8 +6,8 @@ use std::rc::Rc;
 use openraft::async_runtime::{Oneshot, OneshotSender};
 
 use super::availability::majority_is_there;
-use super::{Inner, Running};
-use crate::cluster::message::{Follower, HeldReplica, HighestIds, LedRange, Report};
+use super::{Inner, Running, load};
+use crate::cluster::message::{Follower, HeldReplica, HighestIds, LedRange, Report, ShardStats};
 use crate::cluster::record::Row;
 use crate::env::{AsyncRuntime, Env, Instant, Now};
 use crate::error::{Error, Fatal};
@@ -38,8 +38,10 @@ pub(super) fn of<E: Env>(inner: &Inner<E>, known: u64) -> Report {
         peers: Vec::new(),
         in_flight: 0,
         slow_disk: false,
+        stats: ShardStats::default(),
     };
     let now = Now::<E>::now();
+    report.stats = load::measure(inner, now);
     report.peers = inner.liveness.peers(now);
     report.slow_disk = inner.liveness.slow_disk.stays_away(now);
     inner.ranges.for_each(|Running { replica, raft }| {
@@ -96,6 +98,7 @@ fn led<E: Env>(
     now: Now<E>,
 ) -> LedRange {
     let me = replica.group.replica;
+    let stats = load::of_range(inner, replica);
     replica.with_state(|state| {
         let descriptor = state.descriptor.clone();
         // The applied membership was encoded here, or was checked when it was received.
@@ -116,7 +119,7 @@ fn led<E: Env>(
         LedRange {
             followers: others.map(follower).collect(),
             changing: raft.is_changing(),
-            splitting: false,
+            splitting: replica.is_splitting(),
             is_joint,
             has_quorum: !replica.is_halted()
                 && (raft.has_lease()
@@ -126,6 +129,7 @@ fn led<E: Env>(
             applied: state.applied.map_or(0, |id| id.index),
             voters,
             descriptor,
+            stats,
         }
     })
 }

@@ -26,7 +26,7 @@ use openraft::async_runtime::{Oneshot, OneshotSender};
 use rangedb_limits::check_bounds;
 
 use super::Shard;
-use crate::env::{AsyncRuntime, Env, Now, TimeSlice, yield_now};
+use crate::env::{AsyncRuntime, Env, Instant, Now, TimeSlice, yield_now};
 use crate::error::Error;
 use crate::limits::{
     SCAN_BYTES_MAX, SCAN_BYTES_PER_TURN, SCAN_ROWS_MAX, SCAN_STEPS_MAX, SCAN_STEPS_PER_TURN,
@@ -79,7 +79,7 @@ impl<E: Env> Shard<E> {
                 ..ScanReply::default()
             });
         }
-        replica.usage.has_read();
+        replica.usage.has_scanned();
         self.read(&replica, scan, at).await
     }
 
@@ -145,10 +145,12 @@ impl<E: Env> Shard<E> {
             Bound::Excluded(high.as_slice()),
         );
         let direction = page.direction;
+        let began = Now::<E>::now();
         let mut slice = TimeSlice::<E>::begin();
         let mut work = Work::new(|steps| slice.is_over_after(steps));
         let visit = |scan: &mut Scan<'_, E::Tables>| page.fill(scan, &mut work);
         let result = (self.inner.store).scan_in(direction, bounds, at, visit);
+        replica.usage.has_scanned_for(work.read, began);
         result.map_err(|error| self.lost(error.into()))
     }
 }

@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use openraft::async_runtime::{Oneshot, OneshotSender};
 
-use super::{Inner, Running};
+use super::{Inner, Running, SplitReason, background};
 use crate::cluster::ClusterResponse;
 use crate::env::{AsyncRuntime, Env, Instant, Now};
 use crate::error::{Error, Fatal, Fate, OrderError};
@@ -40,6 +40,8 @@ const LAGGING_TIMEOUT: Duration = Duration::from_secs(10);
 const LAGGING_POLL_INTERVAL: Duration = Duration::from_millis(20);
 /// A replica that lacks more entries than this lags.
 const LAG_MAX: u64 = 100;
+/// How long a child is waited for to lead, for the figure of how long its keys were not served.
+const CHILD_LEADS_TIMEOUT: Duration = Duration::from_secs(5);
 /// After each of these the newborn beside the leader campaigns again, until it leads.
 const CAMPAIGNS_AFTER_MS: [u64; 7] = [1, 2, 5, 10, 20, 50, 100];
 
@@ -47,6 +49,12 @@ const CAMPAIGNS_AFTER_MS: [u64; 7] = [1, 2, 5, 10, 20, 50, 100];
 pub(super) fn start<E: Env>(inner: &Rc<Inner<E>>) {
     let shard = Rc::downgrade(inner);
     let nursery = inner.home.nursery.clone();
+    let told = shard.clone();
+    nursery.on_birth(move || {
+        if let Some(inner) = told.upgrade() {
+            inner.store.set_gc(background::gc_rules(&inner));
+        }
+    });
     drop(E::Runtime::spawn(async move {
         loop {
             nursery.news.until(|| nursery.first().is_some()).await;
@@ -92,6 +100,7 @@ impl<E: Env> Inner<E> {
         let (sender, receiver) = <E::Runtime as AsyncRuntime>::Oneshot::channel();
         let inner = self.clone();
         drop(E::Runtime::spawn(async move {
+            let begun = Now::<E>::now();
             let split = inner.split(&running, version, order).await;
             running.raft.end_change();
             // Requests for the closed keys wait for news.
@@ -99,7 +108,14 @@ impl<E: Env> Inner<E> {
             if let Err(why) = &split {
                 tracing::warn!(%range, %why, "the range was not split");
             }
+            inner.report_soon();
+            let is_done = split.is_ok();
             drop(sender.send(split));
+            if is_done {
+                inner.child_led(child).await;
+                let changes = &inner.management.bounds_changes;
+                changes.split_done(SplitReason::Manual, begun.elapsed());
+            }
         }));
         match receiver.await {
             Ok(Ok(())) => ClusterResponse::Done,
@@ -147,6 +163,24 @@ impl<E: Env> Inner<E> {
             Ok(Err(error)) => Err(OrderError::Unknown(error.to_string())),
             Err(_) => Err(OrderError::Unknown("the shard stops".to_owned())),
         }
+    }
+
+    /// Waits until a child that was born here leads, but not for ever: another replica may.
+    async fn child_led(self: &Rc<Self>, child: RangeId) {
+        let until = Now::<E>::now() + CHILD_LEADS_TIMEOUT;
+        let led = async {
+            let born = || self.of_range(child).is_some();
+            let version = self.ranges.version();
+            while !born() {
+                let known = version.get();
+                version.until(|now| now != known || born()).await;
+            }
+            if let Some(running) = self.of_range(child) {
+                running.replica.leadership.led().await;
+            }
+        };
+        let _ = E::Runtime::timeout_at(until, led).await;
+        self.report_soon();
     }
 
     /// Waits for replicas that lag, but not for ever: one may be gone for good.

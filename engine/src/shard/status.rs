@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::cluster::{NodeHealth, RangeView};
 use crate::distribution::Distribution;
 use crate::env::{Env, Instant, Now};
-use crate::lsm::LsmStats;
+use crate::lsm::{LsmStats, Size};
 use crate::memory::MemoryUse;
 use crate::raft::RaftStats;
 use crate::range::Route;
@@ -46,6 +46,8 @@ pub struct RangeStatus {
     pub gc_threshold: Timestamp,
     /// How busy the replica here is.
     pub load: RangeLoad,
+    /// About how many bytes its rows have, as last measured.
+    pub size: Size,
     /// How many clients the session table has.
     pub session_clients: usize,
     /// Whether it can be served, as far as this shard knows.
@@ -174,6 +176,7 @@ pub(super) fn ranges<E: Env>(inner: &Inner<E>) -> Vec<RangeStatus> {
             last_ts: state.last_ts,
             gc_threshold: state.gc_threshold,
             load: replica.load(),
+            size: replica.size(false),
             session_clients: state.sessions.len().0,
             availability,
         })

@@ -9,6 +9,7 @@ pub mod budget;
 pub mod cold_reads;
 pub mod departures;
 mod mark;
+mod sizes;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};

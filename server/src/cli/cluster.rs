@@ -9,7 +9,7 @@ use rangedb_client::admin::{Admin, BoundsState, HealthReason, Node, Range, Repli
 use rangedb_protocol::admin::{Done, History, Nodes, Ranges, Started};
 use rangedb_server::admin::json::of_state;
 
-use super::output::{Printer, border, columns};
+use super::output::{Printer, border, columns, size};
 use super::request::{Order, Show};
 use super::{Exit, Trouble};
 
@@ -166,6 +166,8 @@ pub(super) fn nodes_table(nodes: &[Node]) -> String {
         "shards",
         "leaders",
         "replicas",
+        "size",
+        "cpu",
         "version",
     ];
     let mut rows = vec![heading.map(str::to_owned)];
@@ -181,6 +183,8 @@ pub(super) fn nodes_table(nodes: &[Node]) -> String {
             node.shards.to_string(),
             node.leaders.to_string(),
             node.replicas.to_string(),
+            size(node.bytes),
+            format!("{:.1}%", f64::from(node.cpu) / 10.0),
             word(Some(&node.version)).to_owned(),
         ]
     }));
@@ -202,7 +206,7 @@ pub(super) fn reasons(reasons: &[HealthReason]) -> String {
 
 fn ranges_table(ranges: &[Range]) -> String {
     let heading = [
-        "id", "epoch", "leader", "replicas", "start", "end", "applied", "",
+        "id", "epoch", "leader", "replicas", "start", "end", "applied", "size", "ops/s", "",
     ];
     let mut rows = vec![heading.map(str::to_owned)];
     rows.extend(ranges.iter().map(|range| {
@@ -215,6 +219,8 @@ fn ranges_table(ranges: &[Range]) -> String {
             start,
             end,
             range.applied.to_string(),
+            size(range.stats.bytes),
+            operations(range).to_string(),
             trouble(range).to_owned(),
         ]
     }));
@@ -271,6 +277,12 @@ fn held(until_ms: u64, now_ms: u64) -> String {
 fn now_ms() -> u64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
     u64::try_from(now.unwrap_or_default().as_millis()).unwrap_or(u64::MAX)
+}
+
+/// How many keys and pages a range reads a second, and how many writes it takes.
+fn operations(range: &Range) -> u64 {
+    let stats = &range.stats;
+    u64::from(stats.reads_per_second) + u64::from(stats.writes_per_second)
 }
 
 /// The place of a range's leader; `-` if none is known.
@@ -356,15 +368,16 @@ mod tests {
                   { "replica": 5, "node": 3, "shard": 0, "voter": true, "state": "ok" },
                   { "replica": 6, "node": 4, "shard": 1, "voter": false, "state": "missing" },
               ],
-              "applied": 7, "unavailable": false, "under_replicated": true },
+              "applied": 7, "bytes": 1_572_864, "live_bytes": 1_000_000, "reads_per_second": 40,
+              "writes_per_second": 2, "cpu_millis_per_second": 3, "unavailable": false, "under_replicated": true },
         ]});
         let answer: Ranges = serde_json::from_value(answer).unwrap();
         let text = ranges_table(&answer.ranges);
         let lines: Vec<&str> = text.lines().collect();
         let wanted = [
-            r"id  epoch  leader  replicas          start     end        applied",
-            r"1   1.2    -       -                 (system)  (end)      0        UNAVAILABLE",
-            r"2   1.2    3/0     3/0,4/1?!missing  (begin)   \x00\xffa  7        under-replicated",
+            r"id  epoch  leader  replicas          start     end        applied  size    ops/s",
+            r"1   1.2    -       -                 (system)  (end)      0        0B      0      UNAVAILABLE",
+            r"2   1.2    3/0     3/0,4/1?!missing  (begin)   \x00\xffa  7        1.5MiB  42     under-replicated",
         ];
         assert_eq!(lines, wanted);
         let wanted = [
@@ -403,7 +416,7 @@ mod tests {
             "range 2 is degraded: its replicas on node 4: missing\nnode 4: the node is dead\n";
         assert_eq!(reasons(&all), wanted);
         let text = nodes_table(&[Node::default()]);
-        let wanted = "0   -        unknown  unknown     0       0        0         -";
+        let wanted = "0   -        unknown  unknown     0       0        0         0B    0.0%  -";
         assert_eq!(text.lines().nth(1), Some(wanted));
     }
 }

@@ -12,11 +12,13 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use rangedb_engine::byte_size::{parse_size, size};
+
 use crate::env::root::Root;
 use crate::env::threads;
 pub use memory::ShardMemory;
 use raw::{Key, RawConfig};
-pub use units::{parse_keys, parse_size};
+pub use units::parse_keys;
 
 /// The longest time that a node goes on serving after it was told to stop: service managers wait longer.
 const DRAIN_WAIT_MAX: Duration = Duration::from_mins(1);
@@ -219,10 +221,10 @@ impl Config {
         match key {
             Key::Advertise => self.advertise.clone(),
             Key::Shards => self.shards.to_string(),
-            Key::Memory => units::size(self.memory),
+            Key::Memory => size(self.memory),
             Key::RowCache => {
                 let rows = self.shard_memory().row_cache as u64 * u64::from(self.shards);
-                units::size(self.row_cache.unwrap_or(rows))
+                size(self.row_cache.unwrap_or(rows))
             }
             Key::Cpus => {
                 let cpus = self.cpus.iter().map(usize::to_string);

@@ -1,43 +1,7 @@
-//! Parsers of sizes and lists of keys, and the machine's memory.
+//! Parsers of lists of keys and of levels of log lines, and the machine's memory.
 
 use crate::env::cgroup;
 use crate::env::root::Root;
-
-/// Reads a size such as `64MiB`; a bare number counts bytes.
-///
-/// # Errors
-/// The text is no size; the message says what one looks like.
-pub fn parse_size(text: &str) -> Result<u64, String> {
-    let rule = || "a size is a number with KiB, MiB or GiB, such as 512MiB".to_owned();
-    let text = text.trim();
-    let digits = text
-        .find(|c: char| !c.is_ascii_digit())
-        .unwrap_or(text.len());
-    let (number, unit) = text.split_at(digits);
-    let shift = match unit.trim() {
-        "" | "B" => 0,
-        "KiB" => 10,
-        "MiB" => 20,
-        "GiB" => 30,
-        "TiB" => 40,
-        _ => return Err(rule()),
-    };
-    let number: u64 = number.parse().map_err(|_| rule())?;
-    number.checked_mul(1 << shift).ok_or_else(rule)
-}
-
-/// A size as [`parse_size`] reads it, in the largest unit that divides it.
-pub fn size(bytes: u64) -> String {
-    let units = [(40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB")];
-    let mut fitting = units.iter().filter(|(shift, _)| {
-        let rest = bytes & ((1 << shift) - 1);
-        bytes != 0 && rest == 0
-    });
-    match fitting.next() {
-        Some((shift, unit)) => format!("{}{unit}", bytes >> shift),
-        None => bytes.to_string(),
-    }
-}
 
 /// Reads which log lines are written: a level, or a list of levels and `MODULE=LEVEL` that commas
 /// separate.

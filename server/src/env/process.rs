@@ -1,4 +1,4 @@
-//! What the kernel counts of this process, and the room of its disk.
+//! What the kernel counts of this process and its threads, and the room of its disk.
 
 use std::path::Path;
 use std::time::Duration;
@@ -29,8 +29,7 @@ impl Process {
     /// Asks the kernel; `None` if `/proc` is not readable.
     pub fn now() -> Option<Process> {
         let status = std::fs::read_to_string("/proc/self/status").ok()?;
-        let cpu = clock_gettime(ClockId::ProcessCPUTime);
-        let cpu = Duration::new(cpu.tv_sec.unsigned_abs(), cpu.tv_nsec as u32);
+        let cpu = cpu_time(ClockId::ProcessCPUTime);
         // The directory that counts is open itself.
         let open_files = std::fs::read_dir("/proc/self/fd").ok()?.count() - 1;
         Some(Process {
@@ -41,6 +40,16 @@ impl Process {
             started: started()?,
         })
     }
+}
+
+fn cpu_time(clock: ClockId) -> Duration {
+    let cpu = clock_gettime(clock);
+    Duration::new(cpu.tv_sec.unsigned_abs(), cpu.tv_nsec as u32)
+}
+
+/// The CPU time that the calling thread has used since it began. A system call.
+pub fn thread_cpu_time() -> Duration {
+    cpu_time(ClockId::ThreadCPUTime)
 }
 
 fn kib_of(status: &str, name: &str) -> Option<u64> {

@@ -59,7 +59,7 @@ const _: () = {
 /// replicas. Version 6 carried each row of a scan in buffers of its own. Version 7 knew nothing of slow
 /// disks and of nodes that leave. Before version 9 apply refused a write when the members of its range
 /// had changed since it was proposed.
-pub const VERSION: u16 = 9;
+pub const VERSION: u16 = 10;
 
 /// The handshake of a connection to a shard of another node.
 pub fn handshake(shard: u16) -> Handshake {
@@ -528,6 +528,7 @@ mod tests {
                 state: NodeHealth::Alive,
                 membership: MembershipStatus::Active,
                 slow_disk: false,
+                shards: Vec::new(),
             }],
             ..View::default()
         };

@@ -299,6 +299,7 @@ impl Context {
             links_broken: self.links.broken(),
             client_bytes: Bytes::of(&self.traffic),
             peer_bytes: Bytes::of(&self.links.traffic()),
+            cpu: self.gateway.shard().cpu(),
             load: reactor::load(),
         }
     }

@@ -2,7 +2,7 @@
 //! and no other replicas; and the manager knows that. A node that drains leads nothing, and one that
 //! is decommissioned holds nothing.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use rangedb_engine::cluster::{MembershipStatus, View, placement};
 use rangedb_engine::types::{NodeId, RangeId, ReplicaId};
@@ -53,4 +53,18 @@ pub fn missing(view: &View, nodes: &[NodeId], looks: &[Look]) -> Option<String> 
     let known: BTreeSet<RangeId> = view.ranges.iter().map(|r| r.descriptor.range).collect();
     let there: BTreeSet<RangeId> = looks.iter().map(|look| look.status.route.range).collect();
     (known != there).then(|| format!("the manager knows {known:?}, there are {there:?}"))
+}
+
+/// Whether every range that was ever split has enough replicas that were really born. One that lagged
+/// at the split counts as a member before the cluster has made it.
+pub fn are_born(looks: &[Look]) -> bool {
+    let mut born: BTreeMap<RangeId, usize> = BTreeMap::new();
+    for look in looks
+        .iter()
+        .filter(|look| look.status.route.epoch.version > 1)
+    {
+        let is_there = usize::from(look.status.applied > 0);
+        *born.entry(look.status.route.range).or_default() += is_there;
+    }
+    born.values().all(|count| *count >= ENOUGH)
 }

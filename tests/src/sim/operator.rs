@@ -12,7 +12,7 @@ use rangedb_engine::env::AsyncRuntime;
 use rangedb_engine::shard::Shard;
 use rangedb_engine::types::{NodeId, RangeId, ShardId};
 
-use super::cluster::Cluster;
+use super::cluster::{Cluster, Look};
 use super::executor::{self, OnHost};
 use super::faults::Order;
 use super::node::SimNode;
@@ -38,7 +38,11 @@ pub async fn order(cluster: &Cluster, order: Order, by: u16) -> bool {
         NodeId(node.map_or(0, |node| u64::from(node.id)))
     };
     let what = match order {
-        Order::Split { at } => return split(cluster, &at).await,
+        Order::Split { at } => ClusterRequest::SplitRange {
+            range: range_of(cluster, &at),
+            keys: vec![at.to_vec()],
+            held_until_ms: None,
+        },
         Order::Lead { range, to } => ClusterRequest::TransferLeader {
             range: RangeId(range),
             to: to.map(id),
@@ -72,69 +76,21 @@ pub async fn order(cluster: &Cluster, order: Order, by: u16) -> bool {
         },
     };
     if let Some(node) = cluster.on(by) {
-        return matches!(ask(&node, what).await, Some(ClusterResponse::Done));
+        return matches!(
+            ask(&node, what).await,
+            Some(ClusterResponse::Done | ClusterResponse::Split { failed: None, .. })
+        );
     }
     false
 }
 
-/// Splits the range that holds a key.
-async fn split(cluster: &Cluster, key: &[u8]) -> bool {
-    thread_local! { static NEXT: std::cell::Cell<u64> = const { std::cell::Cell::new(0) }; }
+/// The range that holds a key of users, as the newest of the running replicas know it.
+fn range_of(cluster: &Cluster, key: &[u8]) -> RangeId {
     let looks = cluster.looks();
-    let Some(look) = looks
-        .iter()
-        .find(|l| l.status.leads && !l.status.system && l.status.route.keys.contains(key))
-    else {
-        return false;
-    };
-    let shards = cluster.shards();
-    let Some((host, shard)) = shards
-        .into_iter()
-        .find(|(host, shard)| *host == look.host && shard.location() == look.at)
-    else {
-        return false;
-    };
-    let range = look.status.route.range;
-    let contents = executor::current().on_host(host, || shard.contents());
-    let Ok(contents) = contents else { return false };
-    let Some(content) = contents.iter().find(|c| c.group.range == range) else {
-        return false;
-    };
-    let n = NEXT.get() + 1;
-    NEXT.set(n);
-    let child = RangeId(1000 + n);
-    let replicas = content
-        .state
-        .descriptor
-        .replicas
-        .iter()
-        .enumerate()
-        .map(|(i, place)| {
-            (
-                place.replica,
-                rangedb_engine::types::ReplicaId((1 << 40) + n * 100 + i as u64),
-            )
-        })
-        .collect();
-    let request = ClusterRequest::Split {
-        range,
-        version: look.status.route.epoch.version,
-        key: key.to_vec(),
-        child,
-        replicas,
-    };
-    let message = rangedb_engine::raft::Message::Cluster(
-        rangedb_engine::cluster::message::encode_request(&request).into(),
-    );
-    let bytes = rangedb_engine::raft::encode(&message);
-    let asked = OnHost::new(host, async move { shard.answer(bytes).await });
-    let Ok(bytes) = SimRuntime::timeout(TIMEOUT, asked).await else {
-        return false;
-    };
-    matches!(
-        rangedb_engine::cluster::message::decode_response(&bytes),
-        Some(ClusterResponse::Done)
-    )
+    let holds = |look: &&Look| !look.status.system && look.status.route.keys.contains(key);
+    let newest = looks.iter().filter(holds);
+    let newest = newest.max_by_key(|look| look.status.route.epoch.version);
+    newest.map_or(RangeId(0), |look| look.status.route.range)
 }
 
 /// Gets a place in the cluster for a node that replaces one with a lost disk. The same token always

@@ -9,10 +9,11 @@
 use std::fs::File;
 use std::ops::{Bound, Range};
 
+use super::block_sizes::{BlockSizes, TableRows};
 use super::table::block::BlockType;
 use super::table::block::decoder::ParsedItem;
 use super::table::{Block, IndexBlock};
-use super::{Table, TreeError};
+use super::{Samples, Size, Table, TreeError, of_type};
 use crate::lsm::Bounds;
 use crate::types::ColdBlock;
 
@@ -36,14 +37,6 @@ fn partition_point(range: Range<usize>, is_before: impl Fn(usize) -> bool) -> us
         }
     }
     start
-}
-
-/// Checks the type of a block.
-pub(super) fn of_type(wanted: BlockType, block: Block) -> Result<Block, TreeError> {
-    match block.header.block_type {
-        found if found == wanted => Ok(block),
-        found => Err(TreeError::InvalidTag(("BlockType", found.into()))),
-    }
 }
 
 /// The last keys of intervals of keys, in ascending order.
@@ -118,6 +111,11 @@ impl Ends {
         start..partition_point(start + 1..self.len(), behind)
     }
 
+    /// The last key of an interval.
+    fn whole_end(&self, at: usize) -> Vec<u8> {
+        [&*self.shared, self.end(at)].concat()
+    }
+
     /// The first interval that ends at or after a key without the shared bytes.
     pub(super) fn first_at_or_after(&self, rest: &[u8]) -> usize {
         partition_point(self.ties(rest), |at| self.end(at) < rest)
@@ -131,16 +129,21 @@ pub(super) struct Index {
     offsets: Vec<u32>,
     /// The version of each block's last row; empty if no two blocks end with the same key.
     versions: Vec<u64>,
+    sizes: BlockSizes,
 }
 
 impl Index {
-    /// Reads the index of a table. `None` means that the table has a form that this reader does not
+    /// Reads the index of a table with these rows. `None` means that the table has a form that this reader does not
     /// know: an index or a filter in parts, a filter that is not in memory, versions that are
     /// counted from another number than 0, or blocks that are not one behind the other.
     ///
     /// # Errors
     /// The index cannot be read or is damaged.
-    pub(super) fn read(table: &Table, file: &File) -> Result<Option<Index>, TreeError> {
+    pub(super) fn read(
+        table: &Table,
+        file: &File,
+        rows: TableRows,
+    ) -> Result<Option<Index>, TreeError> {
         let regions = &table.regions;
         let in_parts = regions.index.is_some() || regions.filter_tli.is_some();
         let has_filter = regions.filter.is_some();
@@ -155,6 +158,7 @@ impl Index {
             ends: Ends::new(range.min(), range.max()),
             offsets: Vec::with_capacity(block.len() + 1),
             versions: Vec::with_capacity(block.len()),
+            sizes: BlockSizes::new(rows, &[]),
         };
         for item in block.iter() {
             let handle = item.materialize(block.as_slice());
@@ -178,6 +182,7 @@ impl Index {
             index.versions = Vec::new();
         }
         index.ends.shrink_to_fit();
+        index.sizes = BlockSizes::new(rows, &index.offsets);
         Ok(Some(index))
     }
 
@@ -230,6 +235,37 @@ impl Index {
             Bound::Excluded(high) => self.first_from(high, true),
         };
         first..(last + 1).min(self.len())
+    }
+
+    /// The size of the rows before a block; see [`super::block_sizes`].
+    fn size_before_block(&self, block: usize) -> Size {
+        self.sizes.before(block, &self.offsets)
+    }
+
+    /// The size of the rows before a key, to a block.
+    pub(super) fn size_before(&self, key: &[u8]) -> Size {
+        self.size_before_block(self.first_from(key, true))
+    }
+
+    /// Passes on last keys of blocks that lie in the interval of `samples`.
+    pub(super) fn sample(&self, samples: &mut Samples<'_>) {
+        let (low, high) = samples.interval();
+        let blocks = self.first_from(low, true)..self.first_from(high, true);
+        let bytes = |block: usize| self.size_before_block(block).bytes;
+        let mut before = bytes(blocks.start);
+        let steps = (bytes(blocks.end) - before) / samples.step;
+        let stride = blocks.len() / usize::try_from(steps).unwrap_or(usize::MAX).max(1);
+        for block in blocks.step_by(stride.max(1)) {
+            let now = bytes(block + 1);
+            samples.take(self.ends.whole_end(block), now - before);
+            before = now;
+        }
+    }
+
+    /// The last key of the block that holds or follows a key.
+    pub(super) fn end_from(&self, key: &[u8]) -> Option<Vec<u8>> {
+        let block = self.first_from(key, true);
+        (block < self.len()).then(|| self.ends.whole_end(block))
     }
 
     /// Where a block lies in the file of the table with this id.

@@ -13,12 +13,14 @@ use rustc_hash::FxHashMap;
 use super::index::Ends;
 use super::levels::compaction_pending_bytes;
 use super::table_reader::TableReader;
-use super::{AbstractTree, AnyTree, TreeError};
+use super::{AbstractTree, AnyTree, Interval, Samples, Size, TreeError};
 
 /// Tables whose intervals of keys do not overlap, in the order of their keys.
 pub(super) struct Run {
     ends: Ends,
     pub(super) tables: Vec<Arc<TableReader>>,
+    /// The size of all tables before each, and of all.
+    before: Vec<Size>,
 }
 
 impl Run {
@@ -31,7 +33,24 @@ impl Run {
             let within = ends.push(range.max());
             debug_assert!(within, "the tables of a run are in order");
         }
-        Run { ends, tables }
+        let mut before = vec![Size::default()];
+        for reader in &tables {
+            let last = before.last().copied().unwrap_or_default();
+            before.push(last.plus(reader.size()));
+        }
+        Run {
+            ends,
+            tables,
+            before,
+        }
+    }
+
+    /// The size of the rows before a key.
+    fn size_before(&self, key: &[u8]) -> Size {
+        let at = self.first_at_or_after(key);
+        let before = self.before.get(at).copied().unwrap_or_default();
+        let within = self.tables.get(at).map(|reader| reader.size_before(key));
+        before.plus(within.unwrap_or_default())
     }
 
     /// The index of the only table that may hold `key`.
@@ -68,6 +87,30 @@ pub(super) struct Tables {
 }
 
 impl Tables {
+    /// The size of the rows of an interval.
+    pub(super) fn size_of(&self, (low, high): Interval<'_>) -> Size {
+        let runs = self.runs.iter();
+        let sizes = runs.map(|run| run.size_before(high).minus(run.size_before(low)));
+        sizes.fold(Size::default(), Size::plus)
+    }
+
+    /// Passes on keys of the rows in the interval of `samples`.
+    pub(super) fn sample(&self, samples: &mut Samples<'_>) {
+        let (low, high) = samples.interval();
+        for run in &self.runs {
+            let tables = run
+                .tables
+                .get(run.first_at_or_after(low)..)
+                .unwrap_or_default();
+            let within =
+                |reader: &&Arc<TableReader>| reader.table.metadata.key_range.min().as_ref() < high;
+            tables
+                .iter()
+                .take_while(within)
+                .for_each(|reader| reader.sample(samples));
+        }
+    }
+
     /// The tree's current tables. Readers are taken over from the list `before`.
     ///
     /// # Errors

@@ -11,10 +11,11 @@ use std::sync::Arc;
 
 use rustix::io::ReadWriteFlags;
 
-use super::index::{Index, of_type};
+use super::block_sizes::TableRows;
+use super::index::Index;
 use super::table::block::BlockType;
 use super::table::{Block, BlockHandle, BlockOffset, DataBlock};
-use super::{AbstractTree, AnyTree, GlobalTableId, Table, TreeError};
+use super::{AbstractTree, AnyTree, GlobalTableId, Samples, Size, Table, TreeError, of_type};
 use crate::types::ColdBlock;
 
 /// An open table.
@@ -23,6 +24,7 @@ pub(super) struct TableReader {
     file: Arc<File>,
     /// Which block holds a key; `None` if the table is read through `lsm-tree`.
     pub(super) index: Option<Index>,
+    rows: TableRows,
 }
 
 impl TableReader {
@@ -37,11 +39,51 @@ impl TableReader {
             let id = GlobalTableId::from((tree.id(), table.id()));
             descriptors.insert_for_table(id, file.clone());
         }
+        let rows = TableRows::read(table, &file)?;
         Ok(TableReader {
-            index: Index::read(table, &file)?,
+            index: Index::read(table, &file, rows)?,
+            rows,
             file,
             table: table.clone(),
         })
+    }
+
+    /// The size of all its rows.
+    pub(super) fn size(&self) -> Size {
+        self.rows.size()
+    }
+
+    /// The size of its rows before a key: to a block, or of a table that is read through `lsm-tree`, to
+    /// half the table.
+    pub(super) fn size_before(&self, key: &[u8]) -> Size {
+        let range = &self.table.metadata.key_range;
+        match &self.index {
+            _ if key <= range.min().as_ref() => Size::default(),
+            _ if key > range.max().as_ref() => self.size(),
+            Some(index) => index.size_before(key),
+            None => self.rows.half(),
+        }
+    }
+
+    /// Passes on keys of its rows in the interval of `samples`.
+    pub(super) fn sample(&self, samples: &mut Samples<'_>) {
+        let range = &self.table.metadata.key_range;
+        let (low, high) = samples.interval();
+        let end = self.index.as_ref().and_then(|index| index.end_from(low));
+        match end {
+            _ if range.min().as_ref() >= low => samples.begin(range.min()),
+            Some(end) if end.as_slice() < high => samples.begin(&end),
+            _ => {}
+        }
+        match &self.index {
+            Some(index) => index.sample(samples),
+            None if range.max().as_ref() < high => {
+                let before = self.size_before(low);
+                let bytes = self.size().minus(before).bytes;
+                samples.take(range.max().to_vec(), bytes);
+            }
+            None => {}
+        }
     }
 
     /// Whether the filter lets a key with this hash pass.

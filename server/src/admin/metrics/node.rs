@@ -126,6 +126,11 @@ pub(super) const SHARDS: &[Metric] = &[
         "Time that a shard's thread did not sleep.",
         Source::Shard(|report| report.load.busy.as_secs_f64()),
     ),
+    gauge(
+        "rangedb_shard_cpu_ratio",
+        "The part of a core that a shard's thread has used over the last 10 s.",
+        Source::Shard(|report| report.cpu),
+    ),
     histogram(
         "rangedb_shard_stall_duration_seconds",
         STALLS,

@@ -104,6 +104,15 @@ pub(super) const LOG: &[Metric] = &[
 
 /// Of memory, tables and caches.
 pub(super) const TABLES: &[Metric] = &[
+    gauge(
+        "rangedb_range_bytes",
+        "About how many bytes the newest versions of all keys have, in the ranges that the shard leads: \
+         before compression, and at most.",
+        Source::Shard(|report| {
+            let led = report.status.ranges.iter().filter(|range| range.leads);
+            led.map(|range| range.size.live_bytes as f64).sum()
+        }),
+    ),
     gauge_by(
         "rangedb_memory_used_bytes",
         &["budget"],

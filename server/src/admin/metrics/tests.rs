@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rangedb_engine::cluster::NodeHealth;
-use rangedb_engine::lsm::LsmStats;
+use rangedb_engine::lsm::{LsmStats, Size};
 use rangedb_engine::memory::MemoryUse;
 use rangedb_engine::raft::RaftStats;
 use rangedb_engine::range::Route;
@@ -92,6 +92,7 @@ fn the_page_for_operators_is_what_the_table_says() {
 
 fn range(id: u64) -> RangeStatus {
     RangeStatus {
+        open: KeyRange::all(),
         route: Route {
             range: RangeId(id),
             keys: KeyRange::all(),
@@ -116,6 +117,7 @@ fn range(id: u64) -> RangeStatus {
             in_flight: 2,
             ..RangeLoad::default()
         },
+        size: Size::default(),
         session_clients: 100_000,
         availability: Availability::Available,
     }
@@ -194,6 +196,7 @@ fn report(shard: u16) -> ShardReport {
         links_broken: 0,
         client_bytes: Bytes::default(),
         peer_bytes: Bytes::default(),
+        cpu: 0.5,
         load: Load {
             busy: Duration::ZERO,
             longest_stall: Duration::ZERO,

@@ -51,6 +51,9 @@ fn all_nodes(view: &View) -> Vec<Node> {
         node.replicas = load.replicas;
         node.started_ms = record.started_ms;
         node.version = record.release.clone();
+        node.shards_cpu = shown.shards.iter().map(|shard| shard.cpu).collect();
+        node.cpu = node.shards_cpu.iter().sum();
+        node.bytes = shown.shards.iter().map(|shard| shard.bytes).sum();
         node
     };
     view.nodes.iter().map(node).collect()
@@ -212,6 +215,11 @@ fn range(view: &View, shown: &RangeView) -> Range {
         false => BoundsState::Serving,
     };
     range.held_until_ms = shown.held_until_ms;
+    range.stats.bytes = shown.stats.bytes;
+    range.stats.live_bytes = shown.stats.live_bytes;
+    range.stats.reads_per_second = shown.stats.reads_per_second;
+    range.stats.writes_per_second = shown.stats.writes_per_second;
+    range.stats.cpu_millis_per_second = shown.stats.cpu_millis_per_second;
     range
 }
 

@@ -1,8 +1,8 @@
 //! What is shown, without a cluster.
 
 use rangedb_engine::cluster::{
-    MembershipStatus, NodeHealth, NodeRecord, NodeView, RangeView, Setting, SplitPart, Trouble,
-    View,
+    MembershipStatus, NodeHealth, NodeRecord, NodeView, RangeStats, RangeView, Setting, ShardStats,
+    SplitPart, Trouble, View,
 };
 use rangedb_engine::error::OrderError;
 use rangedb_engine::range::{Descriptor, Keyspace, ReplicaPlace};
@@ -57,6 +57,13 @@ fn range(id: u64, keys: KeyRange, places: &[(u64, u64, u16)]) -> RangeView {
         unavailable: false,
         splitting: false,
         held_until_ms: 0,
+        stats: RangeStats {
+            bytes: 7000,
+            live_bytes: 5000,
+            reads_per_second: 40,
+            writes_per_second: 30,
+            cpu_millis_per_second: 20,
+        },
     }
 }
 
@@ -73,6 +80,7 @@ fn view() -> View {
         state: NodeHealth::Alive,
         membership: MembershipStatus::Active,
         slow_disk: false,
+        shards: [10, 15].map(|cpu| ShardStats { cpu, bytes: 9000 }).to_vec(),
     };
     let keys = KeyRange {
         start: vec![0, 0xff],
@@ -130,6 +138,11 @@ fn ranges_are_shown_as_tools_expect_them() {
             "unavailable": false,
             "state": "splitting",
             "held_until_ms": u64::MAX,
+            "bytes": 7000,
+            "live_bytes": 5000,
+            "reads_per_second": 40,
+            "writes_per_second": 30,
+            "cpu_millis_per_second": 20,
         })
     );
 }
@@ -172,6 +185,9 @@ fn nodes_are_shown_with_what_they_hold() {
             "replicas": 2,
             "started_ms": 8,
             "version": "0.1.0",
+            "cpu": 25,
+            "shards_cpu": [10, 15],
+            "bytes": 18000,
         })
     );
 }
@@ -257,6 +273,6 @@ fn settings_are_shown_whether_set_or_not() {
     );
     let unknown = render::setting(&view, "colour");
     assert!(matches!(unknown, Err(OrderError::NotFound(why)) if why.contains("dead-after")));
-    assert_eq!(render::settings(&view).settings.len(), 3);
+    assert_eq!(render::settings(&view).settings.len(), 4);
     assert_eq!(render::history(&view.settings).history[0].value, "1m");
 }
