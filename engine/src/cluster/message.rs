@@ -106,6 +106,14 @@ pub enum ClusterRequest {
         key: Vec<u8>,
         child: RangeId,
         replicas: Vec<(ReplicaId, ReplicaId)>,
+        reason: SplitReason,
+    },
+    /// To the leader of a range: asks for keys that cut it into so many parts of about the same size, if
+    /// its version is this one. The response is [`ClusterResponse::SplitKeys`].
+    SplitKeys {
+        range: RangeId,
+        version: u32,
+        parts: u16,
     },
     /// To a shard: asks whether its replica would accept the leadership now.
     MayLead { range: RangeId, replica: ReplicaId },
@@ -191,8 +199,35 @@ pub enum ClusterResponse {
         /// Why it was not split at all keys, and at which one; `None` if it was.
         failed: Option<OrderError>,
     },
+    /// The keys that cut a range, in their order; none if there are no such keys.
+    SplitKeys(Vec<Vec<u8>>),
     /// The digest, if it has been made.
     Digest(Option<Digest>),
+}
+
+/// Why a range is split.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+pub enum SplitReason {
+    /// An operator ordered it.
+    Manual,
+    /// The range has too many bytes.
+    Size,
+    /// The range has too many requests.
+    Load,
+}
+
+impl SplitReason {
+    /// All reasons.
+    pub const ALL: [SplitReason; 3] = [SplitReason::Manual, SplitReason::Size, SplitReason::Load];
+
+    /// The word for it, in metrics and events.
+    pub fn name(self) -> &'static str {
+        match self {
+            SplitReason::Manual => "manual",
+            SplitReason::Size => "size",
+            SplitReason::Load => "load",
+        }
+    }
 }
 
 /// One of the ranges into which a range was split.

@@ -10,8 +10,9 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use super::manager::{KnownRange, Manager};
-use super::message::{ClusterRequest, ClusterResponse, LedRange, SplitPart};
+use super::message::{ClusterRequest, ClusterResponse, LedRange, SplitPart, SplitReason};
 use super::record::{HeldRecord, Row};
+use crate::byte_size::parse_size;
 use crate::env::Instant;
 use crate::error::OrderError;
 use crate::limits::SPLIT_KEYS_MAX;
@@ -149,6 +150,28 @@ impl SplitOrder {
     }
 }
 
+/// A range that is to be split because of its size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TooLarge {
+    /// The range.
+    pub range: RangeId,
+    /// The version of its bounds.
+    pub version: u32,
+    /// The shard that leads it.
+    pub leader: Location,
+    /// Its size.
+    pub bytes: u64,
+    /// Into how many parts.
+    pub parts: u16,
+}
+
+/// Into how many parts a range that is larger than `max` bytes is split: each is then about half as large
+/// as a range may be, so that it is not split again soon.
+fn parts_of(bytes: u64, max: u64) -> u16 {
+    let parts = (bytes / (max / 2).max(1)).clamp(2, SPLIT_KEYS_MAX as u64);
+    u16::try_from(parts).unwrap_or(u16::MAX)
+}
+
 /// The same error with other words.
 fn in_words(why: OrderError, words: impl FnOnce(String) -> String) -> OrderError {
     match why {
@@ -204,6 +227,7 @@ impl<T: Instant> Manager<T> {
     pub fn split_step(
         &mut self,
         piece: &mut Piece,
+        reason: SplitReason,
         now: T,
     ) -> Result<(Location, ClusterRequest, bool), OrderError> {
         let (at, report) = self.splittable(piece.range, now)?;
@@ -223,9 +247,29 @@ impl<T: Instant> Manager<T> {
             key: piece.cut().key.clone(),
             child: piece.cut().child,
             replicas,
+            reason,
         };
         self.order(&request, now);
         Ok((at, request, is_short))
+    }
+
+    /// The ranges that are larger than `range-size-max` and can be split now.
+    pub fn too_large(&self, now: T) -> Vec<TooLarge> {
+        let max = self.setting("range-size-max");
+        let max = max.and_then(|size| parse_size(size).ok());
+        let Some(max) = max else { return Vec::new() };
+        let large = self.ranges.keys().filter_map(|range| {
+            let (leader, report) = self.splittable(*range, now).ok()?;
+            let bytes = report.stats.bytes;
+            (bytes > max).then(|| TooLarge {
+                range: *range,
+                version: report.descriptor.epoch.version,
+                leader,
+                bytes,
+                parts: parts_of(bytes, max),
+            })
+        });
+        large.collect()
     }
 
     /// Whether a range is known: its leader has reported it.

@@ -4,35 +4,11 @@
 use std::cell::{Cell, RefCell};
 use std::time::Duration;
 
+use crate::cluster::SplitReason;
 use crate::distribution::Distribution;
 
 /// Longer times count as this one in the histogram.
 const MICROS_MAX: u64 = 60_000_000;
-
-/// Why a range was split.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SplitReason {
-    /// An operator ordered it.
-    Manual,
-    /// The range had too many bytes.
-    Size,
-    /// The range had too many requests.
-    Load,
-}
-
-impl SplitReason {
-    /// All reasons.
-    pub const ALL: [SplitReason; 3] = [SplitReason::Manual, SplitReason::Size, SplitReason::Load];
-
-    /// The word for it, in metrics and events.
-    pub fn name(self) -> &'static str {
-        match self {
-            SplitReason::Manual => "manual",
-            SplitReason::Size => "size",
-            SplitReason::Load => "load",
-        }
-    }
-}
 
 /// The changes of bounds of a shard.
 #[derive(Debug)]

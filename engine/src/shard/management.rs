@@ -18,6 +18,7 @@ use futures_util::future::join_all;
 
 use super::bounds_changes::BoundsChanges;
 use super::load::LoadMeter;
+use super::size_splits::SizeSplits;
 use super::steering::{self, ORDER_TIMEOUT};
 use super::{Inner, IsAt, Running, Shard, report, split_orders};
 use crate::cluster::manager::Manager;
@@ -75,6 +76,8 @@ pub(super) struct Management<E: Env> {
     reports_due: Rc<Count>,
     /// The splits that the manager here has under way.
     pub(super) splits: Count,
+    /// The splits because of size.
+    pub(super) size_splits: SizeSplits<Now<E>>,
     /// The changes of bounds that were made here.
     pub(super) bounds_changes: BoundsChanges,
     /// What was logged of the last order to each range, and when.
@@ -103,6 +106,7 @@ impl<E: Env> Management<E> {
             unmet: Cell::new(0),
             reports_due: Rc::default(),
             splits: Count::default(),
+            size_splits: SizeSplits::default(),
             bounds_changes: BoundsChanges::new(),
             told_orders: RefCell::default(),
             load: LoadMeter::default(),
@@ -385,9 +389,16 @@ impl<E: Env> Inner<E> {
                 key,
                 child,
                 replicas,
+                reason,
             } => {
-                return self.split_range(range, version, key, child, replicas).await;
+                let child = (child, replicas);
+                return self.split_range(range, version, key, child, reason).await;
             }
+            ClusterRequest::SplitKeys {
+                range,
+                version,
+                parts,
+            } => return self.split_keys(range, version, parts),
             ClusterRequest::MayLead { range, replica } => return self.may_lead_now(range, replica),
             ClusterRequest::Digest {
                 range,
@@ -575,6 +586,7 @@ impl<E: Env> Inner<E> {
             self.give_order(at, range, &request).await;
         });
         join_all(given).await;
+        self.split_large();
     }
 
     /// Makes sure that ids given to new ranges and replicas are never given again.

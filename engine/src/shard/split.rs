@@ -77,8 +77,8 @@ impl<E: Env> Inner<E> {
         range: RangeId,
         version: u32,
         key: Vec<u8>,
-        child: RangeId,
-        replicas: Vec<(ReplicaId, ReplicaId)>,
+        (child, replicas): (RangeId, Vec<(ReplicaId, ReplicaId)>),
+        reason: SplitReason,
     ) -> ClusterResponse {
         let Some(running) = self.led(range) else {
             return ClusterResponse::Refused(self.leads_no_more(range));
@@ -114,7 +114,7 @@ impl<E: Env> Inner<E> {
             if is_done {
                 inner.child_led(child).await;
                 let changes = &inner.management.bounds_changes;
-                changes.split_done(SplitReason::Manual, begun.elapsed());
+                changes.split_done(reason, begun.elapsed());
             }
         }));
         match receiver.await {
@@ -125,6 +125,21 @@ impl<E: Env> Inner<E> {
                 ClusterResponse::Refused(OrderError::Unknown(why))
             }
         }
+    }
+
+    /// The keys that cut a range into parts of about the same size.
+    pub(super) fn split_keys(&self, range: RangeId, version: u32, parts: u16) -> ClusterResponse {
+        let Some(running) = self.led(range) else {
+            return ClusterResponse::Refused(self.leads_no_more(range));
+        };
+        let replica = running.replica;
+        let descriptor = replica.with_state(|state| state.descriptor.clone());
+        if descriptor.epoch.version != version {
+            let why = format!("range {range} has other bounds by now");
+            return ClusterResponse::Refused(OrderError::busy(why));
+        }
+        let (data_id, parts) = (replica.data_id(), usize::from(parts));
+        ClusterResponse::SplitKeys(self.store.split_keys(data_id, &descriptor.keys, parts))
     }
 
     async fn split(

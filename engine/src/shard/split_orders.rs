@@ -1,4 +1,5 @@
-//! Operators' orders to split ranges, as the manager carries them out: ids first, then one split after the
+//! Orders to split ranges, of operators and because of size ([`super::size_splits`]), as the manager
+//! carries them out: ids first, then one split after the
 //! other, by halves ([`SplitOrder`]), and last until when the ranges are held against merging.
 //!
 //! The leader of a range splits it ([`super::split`]), and reports both ranges at once; the next split of
@@ -58,12 +59,13 @@ impl Drop for UnderWay<'_> {
 }
 
 impl<E: Env> Inner<E> {
-    /// Splits a range at keys, by an operator's order.
+    /// Splits a range at keys.
     pub(super) async fn split_by_order(
         self: &Rc<Self>,
         range: RangeId,
         keys: Vec<Vec<u8>>,
         held_until_ms: Option<u64>,
+        reason: SplitReason,
     ) -> ClusterResponse {
         let now = Now::<E>::now();
         let begun = self.of_manager(|manager| manager.begin_split(range, keys, now));
@@ -81,7 +83,7 @@ impl<E: Env> Inner<E> {
             while under_way.len() < SPLITS_MAX
                 && let Some(piece) = order.next_piece()
             {
-                under_way.push(self.split_piece(piece, until));
+                under_way.push(self.split_piece(piece, reason, until));
             }
             let Some((piece, result)) = under_way.next().await else {
                 break;
@@ -97,6 +99,7 @@ impl<E: Env> Inner<E> {
     async fn split_piece(
         self: &Rc<Self>,
         mut piece: Piece,
+        reason: SplitReason,
         until: Now<E>,
     ) -> (Piece, Result<(), OrderError>) {
         let _under_way = UnderWay::new(&self.management.splits).await;
@@ -112,8 +115,8 @@ impl<E: Env> Inner<E> {
                 let why = format!("the order has taken {limit} s, as long as it may");
                 break Err(OrderError::busy(why));
             }
-            let result = match self.of_manager(|manager| manager.split_step(&mut piece, now)) {
-                Some(step) => self.take_step(&piece, step).await,
+            let result = match self.of_manager(|manager| manager.split_step(&mut piece, reason, now)) {
+                Some(step) => self.take_step(&piece, reason, step).await,
                 None => Err(OrderError::busy("another shard manages the cluster now")),
             };
             match result {
@@ -130,7 +133,12 @@ impl<E: Env> Inner<E> {
     }
 
     /// Has the leader of a range split it.
-    async fn take_step(self: &Rc<Self>, piece: &Piece, step: Step) -> Result<(), OrderError> {
+    async fn take_step(
+        self: &Rc<Self>,
+        piece: &Piece,
+        reason: SplitReason,
+        step: Step,
+    ) -> Result<(), OrderError> {
         let (at, request, has_new_ids) = step?;
         let (range, cut) = (piece.range, piece.cut());
         if has_new_ids && !self.save_ids().await {
@@ -152,7 +160,7 @@ impl<E: Env> Inner<E> {
             ClusterResponse::Done => {
                 tracing::info!(
                     event = "range_split",
-                    reason = SplitReason::Manual.name(),
+                    reason = reason.name(),
                     key = split::shown(&cut.key),
                     child = %cut.child,
                     "range {range} was split: the keys from {} on are in range {} now",

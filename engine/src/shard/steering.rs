@@ -13,7 +13,7 @@ use crate::cluster::manager::Manager;
 use crate::cluster::message::Report;
 use crate::cluster::placement::{Range, Step};
 use crate::cluster::{
-    ClusterRequest, ClusterResponse, MembershipStatus, moves, record, split, voter_on,
+    ClusterRequest, ClusterResponse, MembershipStatus, moves, record, split, voter_on, SplitReason,
 };
 use crate::env::{Clock, Env, Instant, Now, is_unsent};
 use crate::error::{Fate, OrderError};
@@ -62,7 +62,11 @@ impl<E: Env> Inner<E> {
                 range,
                 keys,
                 held_until_ms,
-            } => self.split_by_order(range, keys, held_until_ms).await,
+            } => {
+                let reason = SplitReason::Manual;
+                self.split_by_order(range, keys, held_until_ms, reason)
+                    .await
+            }
             ClusterRequest::ReleaseRange { range } => self.release(range).await,
             ClusterRequest::TransferLeader { range, to } => self.transfer(range, to).await,
             ClusterRequest::MoveReplica {

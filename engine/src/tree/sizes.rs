@@ -15,12 +15,6 @@ impl<E: Env> Store<E> {
         self.lsm.borrow().size_of((&low, &high))
     }
 
-    /// A key that cuts an interval of a data id's keys into two parts of about the same size; see
-    /// [`Store::split_keys`].
-    pub fn middle_key(&self, data_id: DataId, keys: &KeyRange) -> Option<Vec<u8>> {
-        self.split_keys(data_id, keys, 2).pop()
-    }
-
     /// Keys that cut an interval of a data id's keys into `pieces` parts of about the same size, in
     /// ascending order. Each is a whole key of a user, with rows before it in the interval. There are
     /// fewer if the interval has too few rows, or if one key has most of its bytes.
