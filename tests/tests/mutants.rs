@@ -2,7 +2,8 @@
 //! same runs wrong without it. Built with the feature `mutants` alone; part of `scripts/soak`.
 //!
 //! A mutant names the runs by which it is found: those of [`run`](rangedb_tests::sim::run) with random
-//! faults, or those of [`install`](rangedb_tests::sim::install) in which the power goes at some point.
+//! faults, or those of [`install`](rangedb_tests::sim::install) or of [`split`](rangedb_tests::sim::split) in which the
+//! power goes at some point.
 //! `RANGEDB_MUTANT_SEEDS` sets how many seeds a mutant has, `RANGEDB_SEED` the first.
 #![cfg(feature = "mutants")]
 
@@ -15,6 +16,7 @@ use rangedb_tests::sim::install::{Install, LAGGARD};
 use rangedb_tests::sim::put_back;
 use rangedb_tests::sim::run::{Report, faults_of};
 use rangedb_tests::sim::shrink::{caught, failure, run_caught};
+use rangedb_tests::sim::split::Split;
 
 /// A mutant must be found within this many seeds.
 const SEEDS: u64 = 2_000;
@@ -70,6 +72,21 @@ fn install(mutant: Mutant, seed: u64) -> Option<String> {
             let what = shows(mutant, || caught(|| install(Some((LAGGARD, at))).run()))?;
             Some(format!(
                 "power gone at {at} of {points}, slow log {slow_log}: {what}"
+            ))
+        })
+    })
+}
+
+/// Splits of a range in which the power of a node fails at several points.
+fn split(mutant: Mutant, seed: u64) -> Option<String> {
+    (1..=3).find_map(|machine| {
+        let split = |crash| Split { seed, crash };
+        let whole = caught(|| split(None).run());
+        let points = whole.ok()?.polls.get(&machine).copied()?;
+        (1..=points).find_map(|at| {
+            let what = shows(mutant, || caught(|| split(Some((machine, at))).run()))?;
+            Some(format!(
+                "power of node {machine} gone at {at} of {points}: {what}"
             ))
         })
     })
@@ -160,4 +177,10 @@ mutants! {
     finds_multi_get_at_two_moments: MultiGetAtTwoMoments by seed,
     finds_lease_unchecked_after_cold_read: LeaseUncheckedAfterColdRead by seed,
     finds_drained_node_leads: DrainedNodeLeads by seed,
+    finds_reads_during_split: ReadsDuringSplit by seed,
+    finds_birth_not_durable: BirthNotDurable by split,
+    finds_parent_goes_first: ParentGoesFirst by seed,
+    finds_session_request_copied: SessionRequestCopied by seed,
+    finds_newborn_unknown_to_collector: NewbornUnknownToCollector by seed,
+    finds_export_of_whole_data_id: ExportOfWholeDataId by seed,
 }

@@ -3,18 +3,19 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use rangedb_engine::types::SYSTEM_RANGE;
 use rangedb_tests::cluster::{
     Caller, Range, conclude, homes, ranges, start_all, wait_for, wait_until_alike,
     wait_until_replicated,
 };
-use rangedb_tests::load::{Load, run};
+use rangedb_tests::load::{Load, client, run};
 use rangedb_tests::process::Home;
 
 /// The id of the range that holds a key.
 fn range_of(home: &Home, key: &str) -> Option<u64> {
     let all = ranges(home)?;
     let hex: String = key.bytes().map(|byte| format!("{byte:02x}")).collect();
-    let users = all.iter().filter(|(id, _)| **id != 2);
+    let users = all.iter().filter(|(id, _)| **id != SYSTEM_RANGE.0);
     let before = users.filter(|(_, range)| range.start <= hex);
     let found = before.max_by_key(|(_, range)| range.start.clone());
     found.map(|(id, _)| *id)
@@ -70,6 +71,57 @@ fn ranges_are_split_under_load_and_no_call_fails() {
     let after = ranges(&homes[0]).expect("the ranges");
     check_tile(&after, before + 16);
     drop(nodes);
+}
+
+#[test]
+fn a_range_that_grows_is_split_because_of_its_size() {
+    const VALUES: usize = 5_000;
+    let temp = tempfile::tempdir().expect("a folder");
+    let home = Home::new(temp.path(), &["--shards", "1"]);
+    let node = home.start();
+    let set = home.cli(&["config", "set", "range-size-max", "16MiB"]);
+    assert!(set.status.success(), "{set:?}");
+    let before = ranges(&home).expect("the ranges").len();
+    run(async {
+        let client = client(std::slice::from_ref(&home)).await;
+        // In the order of the keys, and the last ones again and again.
+        for number in 0..VALUES {
+            let value = vec![b'v'; 12_000];
+            let put = client.put(format!("key-{number:06}"), value).await;
+            put.unwrap_or_else(|error| panic!("key-{number:06}: {error:?}"));
+        }
+        // 57 MiB: at least four ranges of 16 MiB.
+        let home = home.clone();
+        tokio::task::block_in_place(|| {
+            wait_for("splits because of size", || {
+                (ranges(&home)?.len() >= before + 3).then_some(())
+            });
+        });
+        for number in (0..VALUES).step_by(97) {
+            let found = client
+                .get(format!("key-{number:06}"))
+                .await
+                .expect("it is read");
+            assert!(found.is_some(), "key-{number:06}");
+        }
+    });
+    let splits = home.metric_with("rangedb_splits_total", "reason=\"size\"");
+    assert!(splits >= 3.0, "{splits}");
+    assert_eq!(
+        home.metric_with("rangedb_splits_total", "reason=\"manual\""),
+        0.0
+    );
+    node.kill();
+    // What was split is split after a restart.
+    let _node = home.start();
+    let after = wait_for("leaders of all ranges", || {
+        let known = ranges(&home)?;
+        known
+            .values()
+            .all(|range| range.leader.is_some())
+            .then_some(known)
+    });
+    check_tile(&after, before + 3);
 }
 
 #[test]

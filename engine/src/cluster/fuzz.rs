@@ -11,7 +11,7 @@ use crate::cluster::record::{
 };
 use crate::cluster::{
     HighestIds, Leaving, NodeHealth, NodeView, RangeStats, RangeView, ShardStats, SplitPart,
-    Trouble,
+    SplitReason, Trouble,
 };
 use crate::error::OrderError;
 use crate::range::{Descriptor, Keyspace, ReplicaPlace};
@@ -148,7 +148,13 @@ fn questions_and_answers() {
             held_until_ms: Some(9),
         },
         ClusterRequest::ReleaseRange { range },
+        ClusterRequest::SplitKeys {
+            range: RangeId(8),
+            version: 3,
+            parts: 4,
+        },
         ClusterRequest::Split {
+            reason: SplitReason::Size,
             range,
             version: 1,
             key: b"m".to_vec(),

@@ -217,7 +217,7 @@ impl<T: Instant> Manager<T> {
     }
 
     /// The value of a setting, if it was ever set.
-    fn setting(&self, name: &str) -> Option<&str> {
+    pub(super) fn setting(&self, name: &str) -> Option<&str> {
         let mut newest = self.settings.iter().rev();
         let found = newest.find(|setting| setting.name == name)?;
         Some(&found.value)

@@ -28,7 +28,7 @@ mod view;
 
 pub use message::{
     ClusterRequest, ClusterResponse, HighestIds, Leaving, NodeHealth, NodeView, RangeStats,
-    RangeView, SplitReason, ShardStats, SplitPart, Trouble, View,
+    RangeView, ShardStats, SplitPart, SplitReason, Trouble, View,
 };
 pub use orders::voter_on;
 pub use record::{MembershipStatus, NodeRecord, Setting};

@@ -12,6 +12,7 @@ use std::collections::{BTreeMap, VecDeque};
 use super::manager::{KnownRange, Manager};
 use super::message::{ClusterRequest, ClusterResponse, LedRange, SplitPart, SplitReason};
 use super::record::{HeldRecord, Row};
+use super::settings;
 use crate::byte_size::parse_size;
 use crate::env::Instant;
 use crate::error::OrderError;
@@ -255,9 +256,9 @@ impl<T: Instant> Manager<T> {
 
     /// The ranges that are larger than `range-size-max` and can be split now.
     pub fn too_large(&self, now: T) -> Vec<TooLarge> {
-        let max = self.setting("range-size-max");
-        let max = max.and_then(|size| parse_size(size).ok());
-        let Some(max) = max else { return Vec::new() };
+        let Some(max) = self.range_size_max() else {
+            return Vec::new();
+        };
         let large = self.ranges.keys().filter_map(|range| {
             let (leader, report) = self.splittable(*range, now).ok()?;
             let bytes = report.stats.bytes;
@@ -270,6 +271,12 @@ impl<T: Instant> Manager<T> {
             })
         });
         large.collect()
+    }
+
+    fn range_size_max(&self) -> Option<u64> {
+        let name = "range-size-max";
+        let default = || settings::rule(name).map(|rule| rule.default).ok();
+        parse_size(self.setting(name).or_else(default)?).ok()
     }
 
     /// Whether a range is known: its leader has reported it.

@@ -5,11 +5,11 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant as StdInstant};
 
 use super::*;
-use crate::cluster::{RangeStats, ShardStats};
 use crate::cluster::manager::Manager;
 use crate::cluster::message::{Follower, HeldReplica, HighestIds, LedRange, Report, Trouble};
 use crate::cluster::placement::{Slot, Step};
 use crate::cluster::record::{self, NodeRecord};
+use crate::cluster::{RangeStats, ShardStats, SplitReason};
 use crate::cluster::{RangeView, View};
 use crate::range::ReplicaPlace;
 use crate::types::{Epoch, NodeId, SYSTEM_RANGE, ShardId};
@@ -36,6 +36,8 @@ struct Case {
     missing: BTreeSet<ReplicaId>,
     /// Ranges that have a change of members under way.
     changing: BTreeSet<RangeId>,
+    /// The bytes of ranges that are not empty.
+    bytes: BTreeMap<RangeId, u64>,
     /// Every id that a split has named.
     used: BTreeSet<(bool, u64)>,
 }
@@ -71,6 +73,7 @@ impl Case {
             led_by: BTreeMap::new(),
             missing: BTreeSet::new(),
             changing: BTreeSet::new(),
+            bytes: BTreeMap::new(),
             used: BTreeSet::new(),
         };
         case.pass(5);
@@ -101,7 +104,10 @@ impl Case {
             takes_snapshot: false,
         };
         LedRange {
-            stats: RangeStats::default(),
+            stats: RangeStats {
+                bytes: self.bytes.get(&descriptor.range).copied().unwrap_or(0),
+                ..RangeStats::default()
+            },
             followers: others.map(follower).collect(),
             descriptor: descriptor.clone(),
             voters,
@@ -217,6 +223,7 @@ impl Case {
             version,
             key,
             child,
+            reason: _,
             replicas,
         } = request
         else {
@@ -262,10 +269,14 @@ impl Case {
             let keys = keys.map(|key| String::from_utf8(key).expect("it is text"));
             rounds.push(keys.collect());
             for piece in &mut pieces {
-                let step = self.manager.split_step(piece, self.now);
+                let step = self
+                    .manager
+                    .split_step(piece, SplitReason::Manual, self.now);
                 let (to, request, _) = step.expect("it can be split");
                 assert_eq!(to, at(self.leader(piece.range)));
-                let busy = self.manager.split_step(piece, self.now);
+                let busy = self
+                    .manager
+                    .split_step(piece, SplitReason::Manual, self.now);
                 assert!(matches!(busy, Err(OrderError::Conflict(_))), "{busy:?}");
                 let result = match refuses(&piece.cut().key) {
                     Some(why) => {
@@ -291,7 +302,9 @@ impl Case {
     fn split(&mut self, range: RangeId, key: &str) -> RangeId {
         let mut order = self.begin(range, &[key]).expect("it can be split");
         let mut piece = order.next_piece().expect("one");
-        let step = self.manager.split_step(&mut piece, self.now);
+        let step = self
+            .manager
+            .split_step(&mut piece, SplitReason::Manual, self.now);
         let (_, request, _) = step.expect("it can be split");
         self.apply(&request).expect("it is split");
         piece.cut().child
@@ -387,7 +400,7 @@ fn a_leader_that_is_another_one_meanwhile_is_asked_and_new_replicas_get_ids() {
     let mut piece = order.next_piece().expect("one");
     let (to, ..) = case
         .manager
-        .split_step(&mut piece, case.now)
+        .split_step(&mut piece, SplitReason::Manual, case.now)
         .expect("it can");
     assert_eq!(to, at(1));
     case.manager.refused(USERS);
@@ -399,7 +412,9 @@ fn a_leader_that_is_another_one_meanwhile_is_asked_and_new_replicas_get_ids() {
         location: at(4),
     });
     case.report(3);
-    let step = case.manager.split_step(&mut piece, case.now);
+    let step = case
+        .manager
+        .split_step(&mut piece, SplitReason::Manual, case.now);
     let (to, request, has_new_ids) = step.expect("it can");
     assert_eq!((to, has_new_ids), (at(3), true));
     case.apply(&request).expect("it is split");
@@ -509,3 +524,31 @@ fn ranges_that_a_person_has_split_are_held_until_they_are_released() {
 
 #[path = "overlap_tests.rs"]
 mod overlap;
+
+#[test]
+fn a_range_that_is_too_large_is_found_and_cut_into_as_many_parts_as_it_needs() {
+    let mut case = Case::new();
+    let found = |case: &mut Case, bytes| {
+        case.bytes.insert(USERS, bytes);
+        case.bytes.insert(SYSTEM_RANGE, bytes);
+        case.pass(1);
+        let found = case.manager.too_large(case.now).into_iter();
+        let parts = found.map(|large| (large.range, large.leader, large.parts));
+        parts.collect::<Vec<_>>()
+    };
+    // The setting's default is 256 MiB.
+    assert_eq!(found(&mut case, 256 << 20), []);
+    assert_eq!(found(&mut case, (256 << 20) + 1), [(USERS, at(1), 2)]);
+    assert_eq!(found(&mut case, 1 << 30), [(USERS, at(1), 8)]);
+    let set = |case: &mut Case, value: &str| {
+        let setting = case.manager.new_setting("range-size-max", value, 1);
+        case.manager.set(setting.expect("it may be set"));
+    };
+    set(&mut case, "16MiB");
+    assert_eq!(found(&mut case, 40 << 20), [(USERS, at(1), 5)]);
+    case.changing.insert(USERS);
+    assert_eq!(found(&mut case, 40 << 20), []);
+    case.changing.clear();
+    set(&mut case, "4GiB");
+    assert_eq!(found(&mut case, 40 << 20), []);
+}

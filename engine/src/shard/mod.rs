@@ -44,6 +44,7 @@ use std::time::Duration;
 use rangedb_limits::BrokenLimit;
 
 use crate::cluster::NodeRecord;
+pub use crate::cluster::SplitReason;
 use crate::env::{Env, Now};
 use crate::error::{Error, Fatal, Fate};
 use crate::hlc::Hlc;
@@ -58,7 +59,6 @@ use crate::tree::{OnFatal, Store};
 use crate::types::{Blob, KeyRange, Location, NodeId, RangeId, ReplicaId, Timestamp};
 use crate::wal::Wal;
 pub use availability::Availability;
-pub use crate::cluster::SplitReason;
 pub use bounds_changes::{BoundsChangeStats, BoundsChanges};
 pub use digests::{DigestOptions, DigestStats};
 pub use folder::{FolderMark, Opened};

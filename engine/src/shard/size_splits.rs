@@ -14,7 +14,7 @@ use futures_util::future::join_all;
 use super::Inner;
 use crate::cluster::split::TooLarge;
 use crate::cluster::{ClusterRequest, ClusterResponse, SplitReason};
-use crate::env::{AsyncRuntime, Env, Now};
+use crate::env::{AsyncRuntime, Env, Instant, Now};
 use crate::types::RangeId;
 
 /// The first pause after a split that failed, and the longest.
@@ -56,7 +56,9 @@ impl<E: Env> Inner<E> {
         };
         large.retain(|large| {
             let paused = paused.borrow();
-            paused.get(&large.range).is_none_or(|(until, _)| now >= *until)
+            paused
+                .get(&large.range)
+                .is_none_or(|(until, _)| now >= *until)
         });
         large.truncate(RANGES_MAX);
         if large.is_empty() {
@@ -103,7 +105,12 @@ impl<E: Env> Inner<E> {
             }
             Some(ClusterResponse::SplitKeys(keys)) => keys,
             Some(ClusterResponse::Refused(why)) => return Err(why.to_string()),
-            _ => return Err(format!("shard {}, which leads it, does not answer", large.leader)),
+            _ => {
+                return Err(format!(
+                    "shard {}, which leads it, does not answer",
+                    large.leader
+                ));
+            }
         };
         let reason = SplitReason::Size;
         match self.split_by_order(large.range, keys, None, reason).await {

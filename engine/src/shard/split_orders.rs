@@ -115,10 +115,11 @@ impl<E: Env> Inner<E> {
                 let why = format!("the order has taken {limit} s, as long as it may");
                 break Err(OrderError::busy(why));
             }
-            let result = match self.of_manager(|manager| manager.split_step(&mut piece, reason, now)) {
-                Some(step) => self.take_step(&piece, reason, step).await,
-                None => Err(OrderError::busy("another shard manages the cluster now")),
-            };
+            let result =
+                match self.of_manager(|manager| manager.split_step(&mut piece, reason, now)) {
+                    Some(step) => self.take_step(&piece, reason, step).await,
+                    None => Err(OrderError::busy("another shard manages the cluster now")),
+                };
             match result {
                 // It may pass: the leader is another one, or has not reported yet.
                 Err(OrderError::Busy { .. } | OrderError::Conflict(_))

@@ -13,7 +13,7 @@ use crate::cluster::manager::Manager;
 use crate::cluster::message::Report;
 use crate::cluster::placement::{Range, Step};
 use crate::cluster::{
-    ClusterRequest, ClusterResponse, MembershipStatus, moves, record, split, voter_on, SplitReason,
+    ClusterRequest, ClusterResponse, MembershipStatus, SplitReason, moves, record, split, voter_on,
 };
 use crate::env::{Clock, Env, Instant, Now, is_unsent};
 use crate::error::{Fate, OrderError};
