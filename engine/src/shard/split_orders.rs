@@ -68,11 +68,20 @@ impl<E: Env> Inner<E> {
         reason: SplitReason,
     ) -> ClusterResponse {
         let now = Now::<E>::now();
-        let begun = self.of_manager(|manager| manager.begin_split(range, keys, now));
-        let mut order = match begun {
-            None => return self.not_here(),
-            Some(Err(why)) => return ClusterResponse::Refused(why),
-            Some(Ok(order)) => order,
+        let mut order = loop {
+            let keys = keys.clone();
+            let now_tried = Now::<E>::now();
+            match self.of_manager(|manager| manager.begin_split(range, keys, now_tried)) {
+                None => return self.not_here(),
+                // A split that was ordered before has just ended, and is about to be reported.
+                Some(Err(OrderError::Busy { .. } | OrderError::Conflict(_)))
+                    if now_tried < now + FIRST_PATIENCE =>
+                {
+                    E::Runtime::sleep(RETRY_INTERVAL).await;
+                }
+                Some(Err(why)) => return ClusterResponse::Refused(why),
+                Some(Ok(order)) => break order,
+            }
         };
         if !self.save_ids().await {
             return self.not_here();
