@@ -12,7 +12,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 pub use history::{NodeEvent, NodeHistory, Period, Step};
-pub use ranges::{BoundsState, HOLD_MS_DEFAULT, Split, SplitFailure, SplitPart};
+pub use ranges::{BoundsState, HOLD_MS_DEFAULT, RangeStats, Split, SplitFailure, SplitPart};
 pub use settings::{NodeConfig, NodeSetting, Reloaded, SettingDifference, SettingRefused};
 
 /// An admin command.
@@ -305,23 +305,6 @@ pub struct Range {
     /// Its load and its size.
     #[serde(flatten)]
     pub stats: RangeStats,
-}
-
-/// The load and the size of a range at its leader. All are 0 if none has reported lately.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-#[non_exhaustive]
-pub struct RangeStats {
-    /// About how many bytes its rows have, in all versions, before compression.
-    pub bytes: u64,
-    /// About how many bytes the newest versions of its keys have, at most.
-    pub live_bytes: u64,
-    /// Keys that were read and pages of scans a second, over the last 10 s.
-    pub reads_per_second: u32,
-    /// Writes a second, likewise.
-    pub writes_per_second: u32,
-    /// CPU time, in milliseconds a second, likewise.
-    pub cpu_millis_per_second: u32,
 }
 
 /// The epoch of a range. Neither number ever goes back.

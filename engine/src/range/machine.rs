@@ -90,7 +90,8 @@ impl<E: Env> Machine for Replica<E> {
             });
             yield_now().await;
         }
-        self.home.nursery.make_independent(self.group).await?;
+        let nursery = &self.home.nursery;
+        nursery.make_independent(self.group, &self.store).await?;
         // One durable record switches data, state and log; only then does the replica change in
         // memory.
         log.switch(data_id, last, row.into()).await?;

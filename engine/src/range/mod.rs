@@ -2,6 +2,7 @@
 //! it, and what a leader does with writes before Raft.
 
 pub mod apply;
+mod birth;
 pub mod command;
 mod command_v1;
 mod descriptor;

@@ -17,14 +17,22 @@ use crate::error::Fatal;
 use crate::mutant::{self, Mutant};
 use crate::notify::Notify;
 use crate::raft::StartMode;
-use crate::range::replica::Replica;
-use crate::types::RangeId;
+use crate::tree::Store;
 use crate::wal::{Created, Group, GroupLog, Wal, WalError};
 
+/// A replica, as far as the nursery must know it.
+pub trait Child {
+    /// Whether its range holds a user's key.
+    fn holds(&self, key: &[u8]) -> bool;
+
+    /// Whether the tree has what a start needs to make it.
+    fn is_flushed(&self) -> bool;
+}
+
 /// A replica that was born and does not run yet.
-pub struct Newborn<E: Env> {
+pub struct Newborn<E: Env, R> {
     /// The replica.
-    pub replica: Rc<Replica<E>>,
+    pub replica: Rc<R>,
     /// Its log.
     pub log: GroupLog<E>,
     /// Whether it was born before a restart, and whether it leads at once: the one beside the parent's
@@ -34,8 +42,8 @@ pub struct Newborn<E: Env> {
     pub parent: Group,
 }
 
-impl<E: Env> Clone for Newborn<E> {
-    fn clone(&self) -> Newborn<E> {
+impl<E: Env, R> Clone for Newborn<E, R> {
+    fn clone(&self) -> Newborn<E, R> {
         Newborn {
             replica: self.replica.clone(),
             log: self.log.clone(),
@@ -46,22 +54,22 @@ impl<E: Env> Clone for Newborn<E> {
 }
 
 /// The newborn replicas of a shard; see the module's chapter.
-pub struct Nursery<E: Env> {
+pub struct Nursery<E: Env, R> {
     wal: Wal<E>,
     /// Those that the log knows from before a restart and the tables do not.
     recovered: RefCell<BTreeMap<Group, GroupLog<E>>>,
-    newborns: RefCell<Vec<Newborn<E>>>,
+    newborns: RefCell<Vec<Newborn<E, R>>>,
     /// Children that no flush covered when last looked at, by their parents.
-    unflushed: RefCell<Vec<(Group, Weak<Replica<E>>)>>,
+    unflushed: RefCell<Vec<(Group, Weak<R>)>>,
     /// Called when a replica was born.
     on_birth: RefCell<Option<Box<dyn Fn()>>>,
     /// Notified when a replica was born.
     pub news: Notify,
 }
 
-impl<E: Env> Nursery<E> {
+impl<E: Env, R: Child> Nursery<E, R> {
     /// The nursery of a shard with this log.
-    pub fn new(wal: Wal<E>) -> Nursery<E> {
+    pub fn new(wal: Wal<E>) -> Nursery<E, R> {
         Nursery {
             wal,
             recovered: RefCell::default(),
@@ -108,7 +116,7 @@ impl<E: Env> Nursery<E> {
     }
 
     /// Takes in a newborn.
-    pub fn add(&self, newborn: Newborn<E>) {
+    pub fn add(&self, newborn: Newborn<E, R>) {
         let child = Rc::downgrade(&newborn.replica);
         {
             let mut unflushed = self.unflushed.borrow_mut();
@@ -125,30 +133,26 @@ impl<E: Env> Nursery<E> {
     }
 
     /// The first newborn.
-    pub fn first(&self) -> Option<Newborn<E>> {
+    pub fn first(&self) -> Option<Newborn<E, R>> {
         self.newborns.borrow().first().cloned()
     }
 
     /// The newborn that holds a user's key.
-    pub fn holder_of(&self, key: &[u8]) -> Option<Rc<Replica<E>>> {
+    pub fn holder_of(&self, key: &[u8]) -> Option<Rc<R>> {
         let newborns = self.newborns.borrow();
-        let holds = |newborn: &&Newborn<E>| {
-            let replica = &newborn.replica;
-            replica.with_state(|state| state.descriptor.keys.contains(key))
-        };
-        let found = newborns.iter().find(holds);
+        let found = newborns.iter().find(|newborn| newborn.replica.holds(key));
         found.map(|newborn| newborn.replica.clone())
     }
 
     /// All newborns.
-    pub fn all(&self) -> Ref<'_, [Newborn<E>]> {
+    pub fn all(&self) -> Ref<'_, [Newborn<E, R>]> {
         Ref::map(self.newborns.borrow(), Vec::as_slice)
     }
 
     /// Removes a newborn: it runs.
-    pub fn remove(&self, range: RangeId) {
+    pub fn remove(&self, replica: &Rc<R>) {
         let mut newborns = self.newborns.borrow_mut();
-        newborns.retain(|newborn| newborn.replica.group.range != range);
+        newborns.retain(|newborn| !Rc::ptr_eq(&newborn.replica, replica));
     }
 
     /// Makes the children of a replica independent of its log and its rows, which are about to go: waits
@@ -156,23 +160,22 @@ impl<E: Env> Nursery<E> {
     ///
     /// # Errors
     /// The tree has failed.
-    pub async fn make_independent(&self, parent: Group) -> Result<(), Fatal> {
+    pub async fn make_independent(&self, parent: Group, store: &Store<E>) -> Result<(), Fatal> {
         if mutant::is(Mutant::ParentGoesFirst) {
             return Ok(());
         }
-        let child = {
+        let has_unflushed = {
             let mut unflushed = self.unflushed.borrow_mut();
             unflushed.retain(is_unflushed);
-            let mut children = unflushed.iter().filter(|(of, _)| *of == parent);
-            children.find_map(|(_, child)| child.upgrade())
+            unflushed.iter().any(|(of, _)| *of == parent)
         };
-        match child {
-            Some(child) => child.store.flush().await,
-            None => Ok(()),
+        match has_unflushed {
+            true => store.flush().await,
+            false => Ok(()),
         }
     }
 }
 
-fn is_unflushed<E: Env>((_, child): &(Group, Weak<Replica<E>>)) -> bool {
+fn is_unflushed<R: Child>((_, child): &(Group, Weak<R>)) -> bool {
     child.upgrade().is_some_and(|child| !child.is_flushed())
 }

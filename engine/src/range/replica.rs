@@ -57,7 +57,7 @@ pub struct Home<E: Env> {
     /// Called with what a replica applies.
     pub observers: ApplyObservers,
     /// Where the replicas go that are born when a range is split.
-    pub nursery: Rc<Nursery<E>>,
+    pub nursery: Rc<Nursery<E, Replica<E>>>,
 }
 
 impl<E: Env> Clone for Home<E> {
@@ -83,7 +83,7 @@ pub(super) struct Saved {
     /// How far the state is durable in the tree.
     durable: RefCell<AppliedState>,
     /// Whether it was born and no flush covers it yet: its parent's log can make it anew.
-    is_newborn: Cell<bool>,
+    pub is_newborn: Cell<bool>,
 }
 
 /// A replica of a range; see the module's chapter.
@@ -405,11 +405,6 @@ impl<E: Env> Replica<E> {
     pub(super) fn was_born(&self) {
         self.saved.changed.set(true);
         self.saved.is_newborn.set(true);
-    }
-
-    /// Whether the tree has what a start needs to make this replica.
-    pub fn is_flushed(&self) -> bool {
-        !self.saved.is_newborn.get()
     }
 
     /// Notes that the tree has installed a flush which covers this.

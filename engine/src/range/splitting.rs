@@ -1,26 +1,11 @@
-//! A split on its way at one replica: what its leader closes, and how the child is born.
-//!
-//! From the turn in which a split is queued until it is applied, the leader serves no key of the child
-//! ([`Replica::is_closed`]): once the entry is committed another replica may apply it first, and the
-//! child be led elsewhere and acknowledge writes that this leader does not know. The keys stay closed
-//! if the leader loses its leadership and gains it again in the same term. In a later term it has
-//! applied the split before it serves, or the entry was overwritten.
+//! The split that is under way at one replica: which keys its leader has closed, and the log of the child
+//! that is about to be born. [`super::birth`] uses it. Lives on the shard's thread.
 
-use std::cell::{Cell, RefCell};
-use std::rc::Rc;
+use std::cell::{Cell, Ref, RefCell};
 
 use crate::env::Env;
-use crate::error::{Error, Fatal};
-use crate::mutant::{self, Mutant};
-use crate::raft::StartMode;
-use crate::range::Route;
-use crate::range::command::{self, ArchivedAction, ArchivedRangeOrder};
-use crate::range::nursery::Newborn;
-use crate::range::proposer::ProposalKind;
-use crate::range::replica::{Replica, ReplicaParts};
-use crate::range::split::{self, Child};
-use crate::types::{KeyRange, ReplicaId};
-use crate::wal::{Birth, Created, Group, GroupLog, LogEntry, LogId, Payload};
+use crate::range::command;
+use crate::wal::{GroupLog, LogEntry, Payload};
 
 /// The split that is under way at a replica.
 pub(super) struct Splitting<E: Env> {
@@ -29,7 +14,7 @@ pub(super) struct Splitting<E: Env> {
     /// The first of them.
     from: RefCell<Vec<u8>>,
     /// The log of the child, whose birth is durable, and whether it existed before a restart.
-    prepared: RefCell<Option<(GroupLog<E>, bool)>>,
+    pub(super) prepared: RefCell<Option<(GroupLog<E>, bool)>>,
 }
 
 impl<E: Env> Default for Splitting<E> {
@@ -48,183 +33,20 @@ impl<E: Env> Splitting<E> {
         matches!(&entry.payload, Payload::Commands(bytes) if command::is_split(bytes))
     }
 
+    /// Closes the keys from this one on.
+    pub(super) fn close_from(&self, key: &[u8]) {
+        self.from.replace(key.to_vec());
+        self.is_closed.set(true);
+    }
+
     /// Opens the keys again.
     pub(super) fn end(&self) {
         self.is_closed.set(false);
     }
-}
 
-impl<E: Env> Replica<E> {
-    /// Serves no key from `key` on any more: a split there is queued.
-    pub fn close_from(&self, key: &[u8]) {
-        if mutant::is(Mutant::ReadsDuringSplit) {
-            return;
-        }
-        self.splitting.from.replace(key.to_vec());
-        self.splitting.is_closed.set(true);
-    }
-
-    /// Serves all its keys again: the split was refused before it was proposed.
-    pub fn open_again(&self) {
-        self.splitting.end();
-    }
-
-    /// Whether a split is under way here, as far as this leader knows.
-    pub fn is_splitting(&self) -> bool {
-        self.splitting.is_closed.get()
-    }
-
-    /// Whether a key belongs to a range that is being split off.
-    pub fn is_closed(&self, key: &[u8]) -> bool {
-        self.splitting.is_closed.get() && key >= self.splitting.from.borrow().as_slice()
-    }
-
-    /// Refuses a key that belongs to a range that is being split off. The route names no leader: soon
-    /// there is one.
-    ///
-    /// # Errors
-    /// [`Error::NotLeader`].
-    pub fn check_open(&self, key: &[u8]) -> Result<(), Error> {
-        match self.is_closed(key) {
-            true => Err(Error::NotLeader(Some(Box::new(Route {
-                leader: None,
-                ..self.route()
-            })))),
-            false => Ok(()),
-        }
-    }
-
-    /// The keys that it serves: without those of a range that is being split off.
-    pub fn open_keys(&self) -> KeyRange {
-        let mut keys = self.with_state(|state| state.descriptor.keys.clone());
-        if self.splitting.is_closed.get() {
-            keys.end = Some(self.splitting.from.borrow().clone());
-        }
-        keys
-    }
-
-    /// Makes the birth of the child durable, if the entry is a split that will take place and that gives
-    /// this replica a child.
-    ///
-    /// # Errors
-    /// The entry is damaged, or the log has failed.
-    pub(super) async fn prepare_split(&self, entry: &LogEntry) -> Result<(), Fatal> {
-        let Payload::Commands(bytes) = &entry.payload else {
-            return Ok(());
-        };
-        if !command::is_split(bytes) {
-            return Ok(());
-        }
-        self.splitting.prepared.replace(None);
-        let Some(created) = self.birth(bytes, entry.id)? else {
-            return Ok(());
-        };
-        let prepared = self.home.nursery.prepare(created).await?;
-        self.splitting.prepared.replace(prepared);
-        Ok(())
-    }
-
-    /// The record of the child's replica beside this one, if the split will take place.
-    fn birth(&self, entry: &[u8], split: LogId) -> Result<Option<Created>, Fatal> {
-        let entry = command::access(entry)?;
-        let [command] = entry.commands.as_slice() else {
-            return Ok(None);
-        };
-        let ArchivedAction::Order(ArchivedRangeOrder::Split(order)) = &command.action else {
-            return Ok(None);
-        };
-        let state = self.state.borrow();
-        if command.timestamp.to_native() <= state.last_ts.0 {
-            return Ok(None);
-        }
-        let Some((descriptor, membership)) = split::child_of(&state, order, command.epoch.epoch())?
-        else {
-            return Ok(None);
-        };
-        let Some(replica) = self.child_beside(order) else {
-            return Ok(None);
-        };
-        let encoded = descriptor.encode();
-        let encoded = encoded.map_err(|e| Fatal::Inconsistent(format!("a descriptor: {e}")))?;
-        let parent = self.group;
-        Ok(Some(Created {
-            group: Group {
-                range: descriptor.range,
-                replica,
-            },
-            data_id: self.data_id(),
-            descriptor: encoded.into(),
-            membership: membership.into(),
-            first: Some(crate::range::state::FIRST),
-            birth: Some(Birth { parent, split }),
-        }))
-    }
-
-    fn child_beside(&self, order: &command::ArchivedSplitOrder) -> Option<ReplicaId> {
-        let me = self.group.replica.0;
-        let mut pairs = order.replicas.iter();
-        let pair = pairs.find(|pair| pair.0.0.to_native() == me)?;
-        Some(ReplicaId(pair.1.0.to_native()))
-    }
-
-    /// Gives birth to the child's replica beside this one, in the turn in which this one loses its keys.
-    pub(super) fn bear(&self, child: Child, split: LogId) {
-        // A digest of the keys before the split can no longer be made.
-        self.digesting.set(None);
-        let (range, version) = (child.state.range(), child.state.descriptor.epoch.version);
-        let prepared = self.splitting.prepared.take();
-        tracing::info!(
-            range = %self.group.range,
-            child = %range,
-            version,
-            entry = split.index,
-            born = prepared.is_some(),
-            "the range was split"
-        );
-        let beside = child.beside(self.group.replica);
-        if let Some(((log, existed), replica)) = prepared.zip(beside) {
-            let leads = self.leading().is_some();
-            let made = match existed {
-                true => StartMode::Before,
-                false => StartMode::Now { leads },
-            };
-            let mut replica = Replica::new(ReplicaParts {
-                group: Group { range, replica },
-                data_id: self.data_id(),
-                state: child.state,
-                term_before: log.state().vote.map_or(0, |vote| vote.term),
-                last_before: log.state().last.map_or(0, |id| id.index),
-                home: self.home.clone(),
-            });
-            replica.usage = self.usage.split();
-            let replica = Rc::new(replica);
-            replica.was_born();
-            self.store.add(replica.clone());
-            self.home.nursery.add(Newborn {
-                replica,
-                log,
-                made,
-                parent: self.group,
-            });
-        }
-        self.recheck_waiting();
-    }
-
-    /// Checks the writes that wait against the new bounds: they were checked against the old ones. A
-    /// sender that named the old version learns the new one.
-    fn recheck_waiting(&self) {
-        let keys = self.with_state(|state| state.descriptor.clone());
-        let moved = Error::Moved(vec![self.route()]);
-        self.proposer.recheck(
-            |proposal| match &proposal.kind {
-                ProposalKind::Write(..) if proposal.is_named => None,
-                ProposalKind::Write(batch, _) => {
-                    let is_here = batch.keys().all(|key| keys.keys.contains(key));
-                    is_here.then_some(keys.epoch.version)
-                }
-                ProposalKind::Order(_) => Some(keys.epoch.version),
-            },
-            &moved,
-        );
+    /// The first key that is closed, if any is.
+    pub(super) fn closed_from(&self) -> Option<Ref<'_, [u8]>> {
+        let is_closed = self.is_closed.get();
+        is_closed.then(|| Ref::map(self.from.borrow(), Vec::as_slice))
     }
 }

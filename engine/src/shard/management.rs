@@ -18,7 +18,7 @@ use futures_util::future::join_all;
 
 use super::bounds_changes::BoundsChanges;
 use super::load::LoadMeter;
-use super::size_splits::SizeSplits;
+use super::size_splits::Splits;
 use super::steering::{self, ORDER_TIMEOUT};
 use super::{Inner, IsAt, Running, Shard, report, split_orders};
 use crate::cluster::manager::Manager;
@@ -58,13 +58,13 @@ pub(super) struct Management<E: Env> {
     /// The highest node id that was known at the start.
     pub nodes_seen: NodeId,
     /// The last view from the manager.
-    view: RefCell<Rc<View>>,
+    pub(super) view: RefCell<Rc<View>>,
     /// Whether the manager has accepted this process as its node.
     pub(super) was_accepted: Cell<bool>,
     /// Where the manager was last found.
     leader: Cell<Option<Location>>,
     /// Shards that may have replicas of the system range.
-    system: RefCell<Vec<Location>>,
+    pub(super) system: RefCell<Vec<Location>>,
     /// The manager, while this shard leads the system range.
     pub manager: RefCell<Option<Manager<Now<E>>>>,
     /// Called with each new view.
@@ -74,10 +74,8 @@ pub(super) struct Management<E: Env> {
     unmet: Cell<u32>,
     /// How many reasons there are to report before the next interval.
     reports_due: Rc<Count>,
-    /// The splits that the manager here has under way.
-    pub(super) splits: Count,
-    /// The splits because of size.
-    pub(super) size_splits: SizeSplits<Now<E>>,
+    /// The splits that the manager here has under way, and those because of size.
+    pub(super) splits: Splits<Now<E>>,
     /// The changes of bounds that were made here.
     pub(super) bounds_changes: BoundsChanges,
     /// What was logged of the last order to each range, and when.
@@ -105,8 +103,7 @@ impl<E: Env> Management<E> {
             is_at,
             unmet: Cell::new(0),
             reports_due: Rc::default(),
-            splits: Count::default(),
-            size_splits: SizeSplits::default(),
+            splits: Splits::default(),
             bounds_changes: BoundsChanges::new(),
             told_orders: RefCell::default(),
             load: LoadMeter::default(),
@@ -265,7 +262,7 @@ impl<E: Env> Inner<E> {
     }
 
     /// Sets the view and passes it on.
-    fn tell(&self, view: View) {
+    pub(super) fn tell(&self, view: View) {
         let view = Rc::new(view);
         self.management.view.replace(view.clone());
         for listener in &*self.management.listeners.borrow() {
@@ -426,7 +423,7 @@ impl<E: Env> Inner<E> {
         }
     }
 
-    fn system_replica(&self) -> Option<Running<E>> {
+    pub(super) fn system_replica(&self) -> Option<Running<E>> {
         self.ranges.system()
     }
 
@@ -437,51 +434,6 @@ impl<E: Env> Inner<E> {
             leader: leader.or(self.management.leader.get()),
             system: self.known_system(),
         }
-    }
-
-    /// The shards that may have replicas of the system range: from the manager's view, and from a
-    /// replica here, which may know more after a restart.
-    fn known_system(&self) -> Vec<Location> {
-        let mut known = self.management.system.borrow().clone();
-        if let Some(running) = self.system_replica() {
-            let replica = running.replica;
-            replica.with_state(|state| known.extend(state.descriptor.locations()));
-        }
-        known
-    }
-
-    /// Shards that may know where the system range is now. A shard that was cut off while all
-    /// replicas of the system range moved knows none of them. First come shards that were heard of
-    /// lately, then those of this node.
-    fn acquaintances(&self) -> Vec<Location> {
-        let now = Now::<E>::now();
-        let mut known = Vec::new();
-        for replica in self.ranges.replicas() {
-            replica.with_state(|state| known.extend(state.descriptor.locations()));
-        }
-        known.retain(|at| self.liveness.is_there(*at, now));
-        let node = self.location.node;
-        let own = (0..self.management.node.shards).map(ShardId);
-        known.extend(own.map(|shard| Location { node, shard }));
-        let view = self.management.view.borrow();
-        known.extend(view.nodes.iter().map(|node| Location {
-            node: node.record.id,
-            shard: ShardId(0),
-        }));
-        known
-    }
-
-    /// Remembers the replicas of the system range when the one here is removed, and passes them on
-    /// like a view so that they outlive the process: the last view may be older than they are.
-    pub(super) fn remember_system(&self) {
-        let system = self.known_system();
-        let management = &self.management;
-        management.system.borrow_mut().clone_from(&system);
-        let before = management.view.borrow().clone();
-        self.tell(View {
-            system,
-            ..View::clone(&before)
-        });
     }
 
     /// Whether this shard leads the system range. If so, it has the manager of its term.

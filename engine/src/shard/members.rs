@@ -149,7 +149,8 @@ impl<E: Env> Inner<E> {
         if replica.keyspace() == Keyspace::System {
             self.remember_system();
         }
-        self.home.nursery.make_independent(group).await?;
+        let nursery = &self.home.nursery;
+        nursery.make_independent(group, &self.store).await?;
         // Until this is durable, a start would find the replica and need its rows.
         self.wal.remove_replica(group).await?;
         self.ranges.remove(group);

@@ -36,6 +36,7 @@ mod split;
 mod split_orders;
 mod status;
 mod steering;
+mod system_places;
 
 use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};

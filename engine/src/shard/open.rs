@@ -95,30 +95,9 @@ impl<E: Env> Shard<E> {
             data_ids: Cell::new(data_ids),
             digests: Digests::new(options.digests),
         });
-        // A replica that was born and that no flush covers is made anew when its parent is replayed.
-        let mut replicas = Vec::with_capacity(recovered.replicas.len());
-        for (created, log) in recovered.replicas {
-            match inner.is_to_be_born(&created, &log)? {
-                true => inner.home.nursery.expect(created.group, log),
-                false => replicas.push((created, log)),
-            }
-        }
-        for (created, log) in replicas {
-            let mut initial = options.initial.iter();
-            let initial = initial.find(|initial| initial.range == created.group.range);
-            let initial = initial.filter(|_| made.contains(&created.group));
-            let made = initial.map_or(StartMode::Before, |initial| StartMode::Now {
-                leads: initial.leads,
-            });
-            inner.recover(&created, log, made).await?;
-        }
-        inner.raise_newborns().await?;
-        if let Some(group) = inner.home.nursery.unborn() {
-            return Err(Fatal::Inconsistent(format!(
-                "replica {} of range {} was born when its range was split off another one, and neither the                  tables nor the log of the other range have it",
-                group.replica, group.range
-            )));
-        }
+        inner
+            .recover_all(recovered, (&options.initial, &made))
+            .await?;
         background::start(&inner);
         split::start(&inner);
         // With other voters, the leader may be elsewhere, or late; requests then wait for it.
@@ -132,6 +111,42 @@ impl<E: Env> Shard<E> {
 }
 
 impl<E: Env> Inner<E> {
+    /// Starts all replicas that the log names. `initial` are the ranges of a new folder, of which `made`
+    /// were made just now.
+    async fn recover_all(
+        &self,
+        recovered: Recovered<E>,
+        (initial, made): (&[InitialRange], &[Group]),
+    ) -> Result<(), Fatal> {
+        // A replica that was born and that no flush covers is made anew when its parent is replayed.
+        let mut replicas = Vec::with_capacity(recovered.replicas.len());
+        for (created, log) in recovered.replicas {
+            match self.is_to_be_born(&created, &log)? {
+                true => self.home.nursery.expect(created.group, log),
+                false => replicas.push((created, log)),
+            }
+        }
+        for (created, log) in replicas {
+            let mut initial = initial.iter();
+            let initial = initial.find(|initial| initial.range == created.group.range);
+            let initial = initial.filter(|_| made.contains(&created.group));
+            let made = initial.map_or(StartMode::Before, |initial| StartMode::Now {
+                leads: initial.leads,
+            });
+            self.recover(&created, log, made).await?;
+        }
+        self.raise_newborns().await?;
+        match self.home.nursery.unborn() {
+            None => Ok(()),
+            Some(group) => Err(Fatal::Inconsistent(format!(
+                "replica {} of range {} was born when its range was split off another one, and \
+                 neither the tables nor the log of that range have it; the folder is damaged: \
+                 restore it, or start this node anew with an empty one",
+                group.replica, group.range
+            ))),
+        }
+    }
+
     /// Starts a replica that the log names, from its state in the tree.
     async fn recover(
         &self,

@@ -15,6 +15,7 @@ use super::Inner;
 use crate::cluster::split::TooLarge;
 use crate::cluster::{ClusterRequest, ClusterResponse, SplitReason};
 use crate::env::{AsyncRuntime, Env, Instant, Now};
+use crate::notify::Count;
 use crate::types::RangeId;
 
 /// The first pause after a split that failed, and the longest.
@@ -25,17 +26,20 @@ const KEYS_TIMEOUT: Duration = Duration::from_secs(2);
 /// At most so many ranges are split in one round; the next round begins when they are.
 const RANGES_MAX: usize = 8;
 
-/// The splits because of size that are under way or have failed.
-pub(super) struct SizeSplits<T> {
-    /// Whether a round is under way.
+/// The splits that the manager has under way.
+pub(super) struct Splits<T> {
+    /// How many there are, of all orders.
+    pub under_way: Count,
+    /// Whether a round of splits because of size is under way.
     is_running: Cell<bool>,
     /// Ranges that are not tried again before a time, and the pause that led to it.
     paused: RefCell<BTreeMap<RangeId, (T, Duration)>>,
 }
 
-impl<T> Default for SizeSplits<T> {
-    fn default() -> SizeSplits<T> {
-        SizeSplits {
+impl<T> Default for Splits<T> {
+    fn default() -> Splits<T> {
+        Splits {
+            under_way: Count::default(),
             is_running: Cell::new(false),
             paused: RefCell::default(),
         }
@@ -46,7 +50,9 @@ impl<E: Env> Inner<E> {
     /// Begins to split the ranges that are too large, unless that is under way.
     pub(super) fn split_large(self: &Rc<Self>) {
         let now = Now::<E>::now();
-        let SizeSplits { is_running, paused } = &self.management.size_splits;
+        let Splits {
+            is_running, paused, ..
+        } = &self.management.splits;
         if is_running.get() {
             return;
         }
@@ -68,14 +74,14 @@ impl<E: Env> Inner<E> {
         let inner = self.clone();
         drop(E::Runtime::spawn(async move {
             join_all(large.iter().map(|large| inner.split_one(large))).await;
-            inner.management.size_splits.is_running.set(false);
+            inner.management.splits.is_running.set(false);
         }));
     }
 
     async fn split_one(self: &Rc<Self>, large: &TooLarge) {
         let range = large.range;
         let result = self.try_to_split(large).await;
-        let mut paused = self.management.size_splits.paused.borrow_mut();
+        let mut paused = self.management.splits.paused.borrow_mut();
         match result {
             Ok(()) => drop(paused.remove(&range)),
             Err(why) => {

@@ -29,6 +29,7 @@ use crate::raft::{Role, StartMode};
 use crate::range::command::{RangeOrder, SplitOrder};
 use crate::range::nursery::Newborn;
 use crate::range::proposer::{Proposal, ProposalKind};
+use crate::range::replica::Replica;
 use crate::range::sink::Once;
 use crate::range::{Keyspace, RaftGroup};
 use crate::types::{RangeId, ReplicaId};
@@ -244,7 +245,7 @@ impl<E: Env> Inner<E> {
         Ok(())
     }
 
-    async fn raise(&self, newborn: Newborn<E>) -> Result<(), Fatal> {
+    async fn raise(&self, newborn: Newborn<E, Replica<E>>) -> Result<(), Fatal> {
         let Newborn {
             replica,
             log,
@@ -256,11 +257,11 @@ impl<E: Env> Inner<E> {
         if leads && let Some(parent) = self.running(parent) {
             parent.raft.wake().await?;
         }
-        let running = self.start_group(replica, log, made).await?;
+        let running = self.start_group(replica.clone(), log, made).await?;
         let raft = running.raft.clone();
         // In one turn: the list of ranges takes over from the list of newborns.
         self.ranges.insert(running)?;
-        self.home.nursery.remove(range);
+        self.home.nursery.remove(&replica);
         self.ranges.version().add(1);
         if leads {
             drop(E::Runtime::spawn(async move {

@@ -70,12 +70,12 @@ impl<E: Env> Inner<E> {
         let now = Now::<E>::now();
         let mut order = loop {
             let keys = keys.clone();
-            let now_tried = Now::<E>::now();
-            match self.of_manager(|manager| manager.begin_split(range, keys, now_tried)) {
+            let tried = Now::<E>::now();
+            match self.of_manager(|manager| manager.begin_split(range, keys, tried)) {
                 None => return self.not_here(),
                 // A split that was ordered before has just ended, and is about to be reported.
                 Some(Err(OrderError::Busy { .. } | OrderError::Conflict(_)))
-                    if now_tried < now + FIRST_PATIENCE =>
+                    if tried < now + FIRST_PATIENCE =>
                 {
                     E::Runtime::sleep(RETRY_INTERVAL).await;
                 }
@@ -111,7 +111,7 @@ impl<E: Env> Inner<E> {
         reason: SplitReason,
         until: Now<E>,
     ) -> (Piece, Result<(), OrderError>) {
-        let _under_way = UnderWay::new(&self.management.splits).await;
+        let _under_way = UnderWay::new(&self.management.splits.under_way).await;
         let begun = Now::<E>::now();
         let patience = match piece.is_new {
             true => PATIENCE,
@@ -168,6 +168,8 @@ impl<E: Env> Inner<E> {
         };
         match response {
             ClusterResponse::Done => {
+                // Whoever looks after the answer finds the new range.
+                self.becomes_known(cut.child).await;
                 tracing::info!(
                     event = "range_split",
                     reason = reason.name(),

@@ -22,8 +22,6 @@ use crate::wal::WalStats;
 pub struct RangeStatus {
     /// Its interval, epoch and leader.
     pub route: Route,
-    /// The keys that it serves while it leads: without those of a range that is being split off.
-    pub open: KeyRange,
     /// Whether it is a range of the system's key space.
     pub system: bool,
     /// The id of the replica here.
@@ -32,8 +30,8 @@ pub struct RangeStatus {
     pub data_id: DataId,
     /// Whether the replica here leads.
     pub leads: bool,
-    /// Whether the replica here leads and may serve reads alone now.
-    pub has_lease: bool,
+    /// The keys that the replica here may read alone now; `None` if it does not lead or has no lease.
+    pub leased: Option<KeyRange>,
     /// Its term if it leads, otherwise 0.
     pub term: u64,
     /// The index of the last applied entry.
@@ -164,12 +162,11 @@ pub(super) fn ranges<E: Env>(inner: &Inner<E>) -> Vec<RangeStatus> {
         let index = |id: Option<crate::wal::LogId>| id.map_or(0, |id| id.index);
         replica.with_state(|state| RangeStatus {
             route: state.descriptor.route(replica.leadership.leader()),
-            open: replica.open_keys(),
             system: state.descriptor.keyspace == crate::range::Keyspace::System,
             replica: replica.group.replica,
             data_id: replica.data_id(),
             leads: leading.is_some(),
-            has_lease: leading.is_some() && raft.has_lease(),
+            leased: (leading.is_some() && raft.has_lease()).then(|| replica.open_keys()),
             term: leading.map_or(0, |leading| leading.term),
             applied: index(state.applied),
             durable: index(replica.durable().applied),

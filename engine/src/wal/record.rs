@@ -298,29 +298,7 @@ impl<'a> Reader<'a> {
             }
             PURGE => Record::Purge(group, self.log_id()?),
             COMMIT => Record::Commit(group, self.log_id()?),
-            CREATED | BORN => {
-                let data_id = DataId(self.number()?);
-                let (some, first) = (self.flag()?, self.log_id()?);
-                let (descriptor, membership) = (self.bytes()?, self.bytes()?);
-                let birth = match kind {
-                    BORN => Some(Birth {
-                        parent: Group {
-                            range: RangeId(self.number()?),
-                            replica: ReplicaId(self.number()?),
-                        },
-                        split: self.log_id()?,
-                    }),
-                    _ => None,
-                };
-                Record::Created(Created {
-                    group,
-                    data_id,
-                    descriptor,
-                    membership,
-                    first: some.then_some(first),
-                    birth,
-                })
-            }
+            CREATED | BORN => Record::Created(self.created(kind, group)?),
             REMOVED => Record::Removed(group),
             DATA_IDS => Record::DataIds(DataId(self.number()?)),
             MARK => Record::Mark(LogMark {
@@ -341,6 +319,30 @@ impl<'a> Reader<'a> {
                 Record::Switched(group, switched)
             }
             other => return Err(BadRecord::UnknownKind(other)),
+        })
+    }
+
+    fn created(&mut self, kind: u8, group: Group) -> Result<Created, BadRecord> {
+        let data_id = DataId(self.number()?);
+        let (some, first) = (self.flag()?, self.log_id()?);
+        let (descriptor, membership) = (self.bytes()?, self.bytes()?);
+        let birth = match kind {
+            BORN => Some(Birth {
+                parent: Group {
+                    range: RangeId(self.number()?),
+                    replica: ReplicaId(self.number()?),
+                },
+                split: self.log_id()?,
+            }),
+            _ => None,
+        };
+        Ok(Created {
+            group,
+            data_id,
+            descriptor,
+            membership,
+            first: some.then_some(first),
+            birth,
         })
     }
 

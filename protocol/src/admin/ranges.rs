@@ -82,6 +82,23 @@ pub(super) mod hexes {
     }
 }
 
+/// The load and the size of a range at its leader. All are 0 if none has reported lately.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+#[non_exhaustive]
+pub struct RangeStats {
+    /// About how many bytes its rows have, in all versions, before compression.
+    pub bytes: u64,
+    /// About how many bytes the newest versions of its keys have, at most.
+    pub live_bytes: u64,
+    /// Keys that were read and pages of scans a second, over the last 10 s.
+    pub reads_per_second: u32,
+    /// Writes a second, likewise.
+    pub writes_per_second: u32,
+    /// CPU time, in milliseconds a second, likewise.
+    pub cpu_millis_per_second: u32,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -8,7 +8,7 @@ use crate::sim::seen::Seen;
 /// Checks all leaders at one moment.
 pub fn check(log: &Log, seen: &Seen, looks: &[Look]) {
     for Look { status, .. } in looks {
-        if !status.leads || !status.has_lease {
+        if !status.leads || status.leased.is_none() {
             continue;
         }
         let range = status.route.range;

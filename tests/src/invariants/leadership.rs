@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use rangedb_engine::types::{RangeId, ReplicaId};
+use rangedb_engine::types::{KeyRange, RangeId, ReplicaId};
 
 use crate::sim::cluster::Look;
 use crate::sim::seen::Seen;
@@ -17,7 +17,7 @@ impl Leadership {
     /// Checks all replicas at one moment.
     pub fn check(&mut self, seen: &Seen, looks: &[Look]) {
         let mut leases: BTreeMap<RangeId, Vec<ReplicaId>> = BTreeMap::new();
-        let mut serving: Vec<&Look> = Vec::new();
+        let mut serving: Vec<(&KeyRange, RangeId)> = Vec::new();
         for look in looks.iter().filter(|look| look.status.leads) {
             let status = &look.status;
             let (range, replica) = (status.route.range, status.replica);
@@ -28,19 +28,19 @@ impl Leadership {
                     status.term
                 ));
             }
-            if status.has_lease {
+            if let Some(leased) = &status.leased {
                 leases.entry(range).or_default().push(replica);
-                serving.extend(Some(look).filter(|look| !look.status.system));
+                serving.extend((!status.system).then_some((leased, range)));
             }
         }
-        serving.sort_by(|one, other| one.status.open.start.cmp(&other.status.open.start));
+        serving.sort_by(|(one, _), (other, _)| one.start.cmp(&other.start));
         for two in serving.windows(2) {
-            let [left, right] = two else { continue };
-            let (left, right) = (&left.status, &right.status);
-            if left.route.range != right.route.range && left.open.overlaps(&right.open) {
+            let [(left, of_left), (right, of_right)] = two else {
+                continue;
+            };
+            if of_left != of_right && left.overlaps(right) {
                 seen.violation(format!(
-                    "both may be read alone: {:?} of range {} and {:?} of range {}",
-                    left.open, left.route.range, right.open, right.route.range
+                    "both may be read alone: {left:?} of range {of_left} and {right:?} of range {of_right}"
                 ));
             }
         }

@@ -499,7 +499,7 @@ impl SimNode {
         let leads = executor::current().on_host(self.host(), || {
             let shards = shards.iter().flat_map(|shards| shards.iter());
             let mut ranges = shards.flat_map(|shard| shard.ranges());
-            ranges.any(|status| status.leads || status.has_lease)
+            ranges.any(|status| status.leads || status.leased.is_some())
         });
         self.pause(time).await;
         if !leads {

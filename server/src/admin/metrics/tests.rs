@@ -92,7 +92,6 @@ fn the_page_for_operators_is_what_the_table_says() {
 
 fn range(id: u64) -> RangeStatus {
     RangeStatus {
-        open: KeyRange::all(),
         route: Route {
             range: RangeId(id),
             keys: KeyRange::all(),
@@ -106,7 +105,7 @@ fn range(id: u64) -> RangeStatus {
         replica: ReplicaId(id),
         data_id: DataId(id),
         leads: id.is_multiple_of(3),
-        has_lease: true,
+        leased: Some(KeyRange::all()),
         term: 1,
         applied: 1,
         durable: 1,

@@ -1,0 +1,209 @@
+//! A split on its way at one replica: what its leader closes, and how the child is born.
+//!
+//! From the turn in which a split is queued until it is applied, the leader serves no key of the child
+//! ([`Replica::is_closed`]): once the entry is committed another replica may apply it first, and the
+//! child be led elsewhere and acknowledge writes that this leader does not know. The keys stay closed
+//! if the leader loses its leadership and gains it again in the same term. In a later term it has
+//! applied the split before it serves, or the entry was overwritten. Lives on the shard's thread.
+
+use std::rc::Rc;
+
+use crate::env::Env;
+use crate::error::{Error, Fatal};
+use crate::mutant::{self, Mutant};
+use crate::raft::StartMode;
+use crate::range::Route;
+use crate::range::command::{self, ArchivedAction, ArchivedRangeOrder};
+use crate::range::nursery::{self, Newborn};
+use crate::range::proposer::ProposalKind;
+use crate::range::replica::{Replica, ReplicaParts};
+use crate::range::split::{self, Child};
+use crate::range::splitting::Splitting;
+use crate::range::state::FIRST;
+use crate::types::{KeyRange, ReplicaId};
+use crate::wal::{Birth, Created, Group, LogEntry, LogId, Payload};
+
+impl<E: Env> nursery::Child for Replica<E> {
+    fn holds(&self, key: &[u8]) -> bool {
+        self.with_state(|state| state.descriptor.keys.contains(key))
+    }
+
+    fn is_flushed(&self) -> bool {
+        !self.saved.is_newborn.get()
+    }
+}
+
+impl<E: Env> Replica<E> {
+    /// Serves no key from `key` on any more: a split there is queued.
+    pub fn close_from(&self, key: &[u8]) {
+        if mutant::is(Mutant::ReadsDuringSplit) {
+            return;
+        }
+        self.splitting.close_from(key);
+    }
+
+    /// Serves all its keys again: the split was refused before it was proposed.
+    pub fn open_again(&self) {
+        self.splitting.end();
+    }
+
+    /// Whether a split is under way here, as far as this leader knows.
+    pub fn is_splitting(&self) -> bool {
+        self.splitting.closed_from().is_some()
+    }
+
+    /// Whether a key belongs to a range that is being split off.
+    pub fn is_closed(&self, key: &[u8]) -> bool {
+        let closed = self.splitting.closed_from();
+        closed.is_some_and(|from| key >= &*from)
+    }
+
+    /// Refuses a key that belongs to a range that is being split off. The route names no leader: soon
+    /// there is one.
+    ///
+    /// # Errors
+    /// [`Error::NotLeader`].
+    pub fn check_open(&self, key: &[u8]) -> Result<(), Error> {
+        match self.is_closed(key) {
+            true => Err(Error::NotLeader(Some(Box::new(Route {
+                leader: None,
+                ..self.route()
+            })))),
+            false => Ok(()),
+        }
+    }
+
+    /// The keys that it serves: without those of a range that is being split off.
+    pub fn open_keys(&self) -> KeyRange {
+        let mut keys = self.with_state(|state| state.descriptor.keys.clone());
+        if let Some(from) = self.splitting.closed_from() {
+            keys.end = Some(from.to_vec());
+        }
+        keys
+    }
+
+    /// Makes the birth of the child durable, if the entry is a split that will take place and that gives
+    /// this replica a child.
+    ///
+    /// # Errors
+    /// The entry is damaged, or the log has failed.
+    pub(super) async fn prepare_split(&self, entry: &LogEntry) -> Result<(), Fatal> {
+        let Payload::Commands(bytes) = &entry.payload else {
+            return Ok(());
+        };
+        if !Splitting::<E>::is_of(entry) {
+            return Ok(());
+        }
+        self.splitting.prepared.replace(None);
+        let Some(created) = self.birth(bytes, entry.id)? else {
+            return Ok(());
+        };
+        let prepared = self.home.nursery.prepare(created).await?;
+        self.splitting.prepared.replace(prepared);
+        Ok(())
+    }
+
+    /// The record of the child's replica beside this one, if the split will take place.
+    fn birth(&self, entry: &[u8], split: LogId) -> Result<Option<Created>, Fatal> {
+        let entry = command::access(entry)?;
+        let [command] = entry.commands.as_slice() else {
+            return Ok(None);
+        };
+        let ArchivedAction::Order(ArchivedRangeOrder::Split(order)) = &command.action else {
+            return Ok(None);
+        };
+        let state = self.state.borrow();
+        if command.timestamp.to_native() <= state.last_ts.0 {
+            return Ok(None);
+        }
+        let Some((descriptor, membership)) = split::child_of(&state, order, command.epoch.epoch())?
+        else {
+            return Ok(None);
+        };
+        let Some(replica) = self.child_beside(order) else {
+            return Ok(None);
+        };
+        let encoded = descriptor.encode();
+        let encoded = encoded.map_err(|e| Fatal::Inconsistent(format!("a descriptor: {e}")))?;
+        let parent = self.group;
+        Ok(Some(Created {
+            group: Group {
+                range: descriptor.range,
+                replica,
+            },
+            data_id: self.data_id(),
+            descriptor: encoded.into(),
+            membership: membership.into(),
+            first: Some(FIRST),
+            birth: Some(Birth { parent, split }),
+        }))
+    }
+
+    fn child_beside(&self, order: &command::ArchivedSplitOrder) -> Option<ReplicaId> {
+        let me = self.group.replica.0;
+        let mut pairs = order.replicas.iter();
+        let pair = pairs.find(|pair| pair.0.0.to_native() == me)?;
+        Some(ReplicaId(pair.1.0.to_native()))
+    }
+
+    /// Gives birth to the child's replica beside this one, in the turn in which this one loses its keys.
+    pub(super) fn bear(&self, child: Child, split: LogId) {
+        // A digest of the keys before the split can no longer be made.
+        self.digesting.set(None);
+        let (range, version) = (child.state.range(), child.state.descriptor.epoch.version);
+        let prepared = self.splitting.prepared.take();
+        tracing::info!(
+            range = %self.group.range,
+            child = %range,
+            version,
+            entry = split.index,
+            born = prepared.is_some(),
+            "the range was split"
+        );
+        let beside = child.beside(self.group.replica);
+        if let Some(((log, existed), replica)) = prepared.zip(beside) {
+            let leads = self.leading().is_some();
+            let made = match existed {
+                true => StartMode::Before,
+                false => StartMode::Now { leads },
+            };
+            let mut replica = Replica::new(ReplicaParts {
+                group: Group { range, replica },
+                data_id: self.data_id(),
+                state: child.state,
+                term_before: log.state().vote.map_or(0, |vote| vote.term),
+                last_before: log.state().last.map_or(0, |id| id.index),
+                home: self.home.clone(),
+            });
+            replica.usage = self.usage.split();
+            let replica = Rc::new(replica);
+            replica.was_born();
+            self.store.add(replica.clone());
+            self.home.nursery.add(Newborn {
+                replica,
+                log,
+                made,
+                parent: self.group,
+            });
+        }
+        self.recheck_waiting();
+    }
+
+    /// Checks the writes that wait against the new bounds: they were checked against the old ones. A
+    /// sender that named the old version learns the new one.
+    fn recheck_waiting(&self) {
+        let keys = self.with_state(|state| state.descriptor.clone());
+        let moved = Error::Moved(vec![self.route()]);
+        self.proposer.recheck(
+            |proposal| match &proposal.kind {
+                ProposalKind::Write(..) if proposal.is_named => None,
+                ProposalKind::Write(batch, _) => {
+                    let is_here = batch.keys().all(|key| keys.keys.contains(key));
+                    is_here.then_some(keys.epoch.version)
+                }
+                ProposalKind::Order(_) => Some(keys.epoch.version),
+            },
+            &moved,
+        );
+    }
+}
