@@ -69,7 +69,8 @@ impl Piece {
         let right = self.cuts.split_off(self.cuts.len() / 2 + 1);
         let child = self.cuts.pop().map_or(self.range, |cut| cut.child);
         [
-            Piece::of(self.range, self.is_new, self.cuts),
+            // What is left can be split once the other part is reported.
+            Piece::of(self.range, true, self.cuts),
             Piece::of(child, true, right),
         ]
     }

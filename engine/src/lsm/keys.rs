@@ -223,23 +223,41 @@ pub fn request_key(
     to.clear();
     put_data_id(data_id, to);
     to.push(REQUEST);
-    for byte in first_key {
-        to.push(*byte);
-        if *byte == 0 {
-            to.push(0xff);
-        }
-    }
+    put_escaped(first_key, to);
     to.extend_from_slice(&[0, 1]);
     to.extend_from_slice(&client.0.to_be_bytes());
     to.extend_from_slice(&sequence.to_be_bytes());
 }
 
-/// The interval of all requests of sessions of a data id.
-pub fn requests_of(data_id: DataId, low: &mut Vec<u8>, high: &mut Vec<u8>) {
-    for (to, kind) in [(low, REQUEST), (high, REQUEST + 1)] {
-        to.clear();
-        put_data_id(data_id, to);
-        to.push(kind);
+/// The interval of the requests of sessions of a data id whose first key lies between these; without an
+/// end, of all from the start on.
+pub fn requests_of(
+    data_id: DataId,
+    (start, end): (&[u8], Option<&[u8]>),
+    low: &mut Vec<u8>,
+    high: &mut Vec<u8>,
+) {
+    low.clear();
+    put_data_id(data_id, low);
+    low.push(REQUEST);
+    put_escaped(start, low);
+    high.clear();
+    put_data_id(data_id, high);
+    match end {
+        Some(end) => {
+            high.push(REQUEST);
+            put_escaped(end, high);
+        }
+        None => high.push(REQUEST + 1),
+    }
+}
+
+fn put_escaped(key: &[u8], to: &mut Vec<u8>) {
+    for byte in key {
+        to.push(*byte);
+        if *byte == 0 {
+            to.push(0xff);
+        }
     }
 }
 

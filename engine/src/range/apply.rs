@@ -114,25 +114,21 @@ fn apply_commands(
     rows: &mut impl Rows,
     entry: &ArchivedEntry<'_>,
 ) -> Result<Step, Fatal> {
-    let mut results = Vec::with_capacity(entry.commands.len());
-    let mut effects = Vec::new();
-    let mut child = None;
+    let mut step = Step {
+        results: Vec::with_capacity(entry.commands.len()),
+        ..Step::default()
+    };
     for command in entry.commands.iter() {
         let timestamp = Timestamp(command.timestamp.to_native());
         if timestamp <= state.last_ts {
-            results.push(Applied::Repropose);
+            step.results.push(Applied::Repropose);
             continue;
         }
         state.last_ts = timestamp;
         let outcome = match &command.action {
-            ArchivedAction::Order(ArchivedRangeOrder::Split(order)) => {
-                child = split::apply(state, order, command.epoch.epoch(), timestamp)?.map(Box::new);
-                match &child {
-                    Some(_) => done(timestamp),
-                    None => Outcome::Moved,
-                }
+            ArchivedAction::Order(order) => {
+                follow(state, order, (command.epoch.epoch(), timestamp), &mut step)?
             }
-            ArchivedAction::Order(order) => follow(state, order, timestamp, &mut effects),
             ArchivedAction::Write { request_id, batch } => {
                 let is_stale = is_stale(command.epoch.epoch(), state.descriptor.epoch)
                     && !mutant::is(Mutant::EpochUncheckedAtApply);
@@ -144,18 +140,14 @@ fn apply_commands(
                 )?
             }
         };
-        results.push(Applied::Outcome(outcome));
+        step.results.push(Applied::Outcome(outcome));
     }
     // Also an entry without a command of use moves the range's time on.
     if entry.commands.is_empty() {
         pass(state);
     }
     state.ceiling = state.ceiling.max(Timestamp(entry.ceiling.to_native()));
-    Ok(Step {
-        results,
-        effects,
-        child,
-    })
+    Ok(step)
 }
 
 /// Whether a write was proposed under other bounds of its range. A write that names a `conf` is from an
@@ -173,26 +165,31 @@ fn pass(state: &mut RangeState) {
 fn follow(
     state: &mut RangeState,
     order: &ArchivedRangeOrder,
-    timestamp: Timestamp,
-    effects: &mut Vec<Effect>,
-) -> Outcome {
+    (proposed, timestamp): (Epoch, Timestamp),
+    step: &mut Step,
+) -> Result<Outcome, Fatal> {
     match order {
         ArchivedRangeOrder::NoOp => {}
-        ArchivedRangeOrder::Digest { number } => effects.push(Effect::Digest(number.to_native())),
+        ArchivedRangeOrder::Digest { number } => {
+            step.effects.push(Effect::Digest(number.to_native()));
+        }
         ArchivedRangeOrder::SetGcThreshold { threshold } => {
             let threshold = Timestamp(threshold.to_native());
             state.gc_threshold = state.gc_threshold.max(threshold.min(timestamp));
         }
-        // It makes a range, not an effect.
-        ArchivedRangeOrder::Split(_) => {}
+        ArchivedRangeOrder::Split(order) => {
+            let child = split::apply(state, order, proposed, timestamp)?;
+            step.child = child.map(Box::new);
+            if step.child.is_none() {
+                return Ok(Outcome::Moved);
+            }
+        }
     }
-    done(timestamp)
-}
-
-/// The outcome of an order.
-fn done(version: Timestamp) -> Outcome {
     let existed = false;
-    Outcome::Done { version, existed }
+    Ok(Outcome::Done {
+        version: timestamp,
+        existed,
+    })
 }
 
 /// Decides a client's write: its request id, its range's version, its keys, its conditions, then its mutations.

@@ -13,19 +13,23 @@ use crate::error::{Error, Fatal};
 use crate::mutant::{self, Mutant};
 use crate::raft::StartMode;
 use crate::range::Route;
-use crate::range::command::{self, ArchivedAction, ArchivedRangeOrder};
+use crate::range::command;
 use crate::range::nursery::{self, Newborn};
 use crate::range::proposer::ProposalKind;
 use crate::range::replica::{Replica, ReplicaParts};
 use crate::range::split::{self, Child};
 use crate::range::splitting::Splitting;
 use crate::range::state::FIRST;
-use crate::types::{KeyRange, ReplicaId};
+use crate::types::KeyRange;
 use crate::wal::{Birth, Created, Group, LogEntry, LogId, Payload};
 
 impl<E: Env> nursery::Child for Replica<E> {
     fn holds(&self, key: &[u8]) -> bool {
         self.with_state(|state| state.descriptor.keys.contains(key))
+    }
+
+    fn overlaps(&self, keys: &KeyRange) -> bool {
+        self.with_state(|state| state.descriptor.keys.overlaps(keys))
     }
 
     fn is_flushed(&self) -> bool {
@@ -91,25 +95,30 @@ impl<E: Env> Replica<E> {
         let Payload::Commands(bytes) = &entry.payload else {
             return Ok(());
         };
-        if !Splitting::<E>::is_of(entry) {
+        if !Splitting::<E>::is_of(entry) || self.splitting.is_leaving.get() {
             return Ok(());
         }
-        self.splitting.prepared.replace(None);
         let Some(created) = self.birth(bytes, entry.id)? else {
             return Ok(());
         };
+        // While the births become durable here, the followers learn that theirs are due.
+        self.home.nursery.committed(self.group);
+        self.splitting.bearing.set(Some(created.group));
         let prepared = self.home.nursery.prepare(created).await?;
         self.splitting.prepared.replace(prepared);
         Ok(())
     }
 
+    /// Gives birth to no child any more: this replica is being removed. Gives the child that was about to
+    /// be born. Its birth may be durable, so that it must be removed, too.
+    pub fn leave(&self) -> Option<Group> {
+        self.splitting.is_leaving.set(true);
+        self.splitting.bearing.take()
+    }
+
     /// The record of the child's replica beside this one, if the split will take place.
     fn birth(&self, entry: &[u8], split: LogId) -> Result<Option<Created>, Fatal> {
-        let entry = command::access(entry)?;
-        let [command] = entry.commands.as_slice() else {
-            return Ok(None);
-        };
-        let ArchivedAction::Order(ArchivedRangeOrder::Split(order)) = &command.action else {
+        let Some((command, order)) = command::split_of(entry)? else {
             return Ok(None);
         };
         let state = self.state.borrow();
@@ -120,7 +129,7 @@ impl<E: Env> Replica<E> {
         else {
             return Ok(None);
         };
-        let Some(replica) = self.child_beside(order) else {
+        let Some(replica) = split::child_beside(order, self.group.replica) else {
             return Ok(None);
         };
         let encoded = descriptor.encode();
@@ -139,19 +148,12 @@ impl<E: Env> Replica<E> {
         }))
     }
 
-    fn child_beside(&self, order: &command::ArchivedSplitOrder) -> Option<ReplicaId> {
-        let me = self.group.replica.0;
-        let mut pairs = order.replicas.iter();
-        let pair = pairs.find(|pair| pair.0.0.to_native() == me)?;
-        Some(ReplicaId(pair.1.0.to_native()))
-    }
-
     /// Gives birth to the child's replica beside this one, in the turn in which this one loses its keys.
     pub(super) fn bear(&self, child: Child, split: LogId) {
         // A digest of the keys before the split can no longer be made.
         self.digesting.set(None);
         let (range, version) = (child.state.range(), child.state.descriptor.epoch.version);
-        let prepared = self.splitting.prepared.take();
+        let prepared = self.splitting.take_prepared();
         tracing::info!(
             range = %self.group.range,
             child = %range,
@@ -186,6 +188,7 @@ impl<E: Env> Replica<E> {
                 parent: self.group,
             });
         }
+        self.home.nursery.bounds_changed();
         self.recheck_waiting();
     }
 

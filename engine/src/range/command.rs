@@ -127,6 +127,26 @@ pub fn encode(entry: &Entry<'_>, len: usize) -> Result<Body, Fatal> {
     archive(entry, len, format).map(|bytes| Body::seal(Bytes::from_owner(bytes)))
 }
 
+/// The split in the payload of an entry, if it is one.
+///
+/// # Errors
+/// The bytes are no entry.
+pub fn split_of(
+    payload: &[u8],
+) -> Result<Option<(&ArchivedCommand<'_>, &ArchivedSplitOrder)>, Fatal> {
+    if !is_split(payload) {
+        return Ok(None);
+    }
+    let entry = access(payload)?;
+    Ok(match entry.commands.as_slice() {
+        [command] => match &command.action {
+            ArchivedAction::Order(ArchivedRangeOrder::Split(order)) => Some((command, order)),
+            _ => None,
+        },
+        _ => None,
+    })
+}
+
 /// Whether the payload of an entry is one split.
 pub fn is_split(payload: &[u8]) -> bool {
     payload.last() == Some(&FORMAT_SPLIT)

@@ -8,7 +8,7 @@
 //! Until a flush covers a newborn, a restart makes it anew from its parent's log, so the parent must
 //! not go before: see [`Nursery::make_independent`]. Lives on the shard's thread.
 
-use std::cell::{Ref, RefCell};
+use std::cell::{Cell, Ref, RefCell};
 use std::collections::BTreeMap;
 use std::rc::{Rc, Weak};
 
@@ -18,12 +18,16 @@ use crate::mutant::{self, Mutant};
 use crate::notify::Notify;
 use crate::raft::StartMode;
 use crate::tree::Store;
+use crate::types::KeyRange;
 use crate::wal::{Created, Group, GroupLog, Wal, WalError};
 
 /// A replica, as far as the nursery must know it.
 pub trait Child {
     /// Whether its range holds a user's key.
     fn holds(&self, key: &[u8]) -> bool;
+
+    /// Whether its range holds any of these keys.
+    fn overlaps(&self, keys: &KeyRange) -> bool;
 
     /// Whether the tree has what a start needs to make it.
     fn is_flushed(&self) -> bool;
@@ -53,6 +57,16 @@ impl<E: Env, R> Clone for Newborn<E, R> {
     }
 }
 
+/// What the shard does when a range is split.
+#[derive(Default)]
+pub struct Hooks {
+    /// A split of this replica's range is committed: its leader tells the others.
+    pub committed: Option<Box<dyn Fn(Group)>>,
+    /// Bounds have changed, and a replica may be born. Called in the same turn: the garbage collector must
+    /// know of the newborn before the next flush, which otherwise drops the rows stored by its id.
+    pub bounds_changed: Option<Box<dyn Fn()>>,
+}
+
 /// The newborn replicas of a shard; see the module's chapter.
 pub struct Nursery<E: Env, R> {
     wal: Wal<E>,
@@ -61,9 +75,9 @@ pub struct Nursery<E: Env, R> {
     newborns: RefCell<Vec<Newborn<E, R>>>,
     /// Children that no flush covered when last looked at, by their parents.
     unflushed: RefCell<Vec<(Group, Weak<R>)>>,
-    /// Called when a replica was born.
-    on_birth: RefCell<Option<Box<dyn Fn()>>>,
-    /// Notified when a replica was born.
+    hooks: RefCell<Hooks>,
+    closed: Cell<bool>,
+    /// Notified when a replica was born, and at the end.
     pub news: Notify,
 }
 
@@ -75,15 +89,44 @@ impl<E: Env, R: Child> Nursery<E, R> {
             recovered: RefCell::default(),
             newborns: RefCell::default(),
             unflushed: RefCell::default(),
-            on_birth: RefCell::default(),
+            hooks: RefCell::default(),
+            closed: Cell::new(false),
             news: Notify::default(),
         }
     }
 
-    /// Has `tell` called in the turn in which a replica is born: the garbage collector must know of it
-    /// before the next flush, which otherwise drops the rows that are stored by its id.
-    pub fn on_birth(&self, tell: impl Fn() + 'static) {
-        self.on_birth.replace(Some(Box::new(tell)));
+    /// Has the shard called from now on.
+    pub fn call(&self, hooks: Hooks) {
+        self.hooks.replace(hooks);
+    }
+
+    /// Tells the shard that a split of this replica's range is committed.
+    pub fn committed(&self, parent: Group) {
+        if let Some(call) = &self.hooks.borrow().committed {
+            call(parent);
+        }
+    }
+
+    /// Tells the shard that a range was split here.
+    pub fn bounds_changed(&self) {
+        if let Some(call) = &self.hooks.borrow().bounds_changed {
+            call();
+        }
+    }
+
+    /// Lets everything go: the shard has stopped.
+    pub fn close(&self) {
+        self.closed.set(true);
+        self.newborns.take();
+        self.hooks.take();
+        self.news.notify();
+    }
+
+    /// Waits until there is a newborn. `false`: the nursery is closed.
+    pub async fn born(&self) -> bool {
+        let has_news = || self.closed.get() || self.first().is_some();
+        self.news.until(has_news).await;
+        !self.closed.get()
     }
 
     /// Keeps the log of a replica that was born before a restart, until its parent is replayed.
@@ -124,11 +167,6 @@ impl<E: Env, R: Child> Nursery<E, R> {
             unflushed.push((newborn.parent, child));
         }
         self.newborns.borrow_mut().push(newborn);
-        if let Some(tell) = &*self.on_birth.borrow()
-            && !mutant::is(Mutant::NewbornUnknownToCollector)
-        {
-            tell();
-        }
         self.news.notify();
     }
 
@@ -142,6 +180,14 @@ impl<E: Env, R: Child> Nursery<E, R> {
         let newborns = self.newborns.borrow();
         let found = newborns.iter().find(|newborn| newborn.replica.holds(key));
         found.map(|newborn| newborn.replica.clone())
+    }
+
+    /// Whether a newborn holds any of these keys.
+    pub fn holds_any(&self, keys: &KeyRange) -> bool {
+        let newborns = self.newborns.borrow();
+        newborns
+            .iter()
+            .any(|newborn| newborn.replica.overlaps(keys))
     }
 
     /// All newborns.

@@ -103,11 +103,20 @@ fn encode<E: Env>(replica: &Replica<E>, proposals: &[Proposal<Now<E>>]) -> Resul
 /// Answers the proposals of an entry; openraft calls it when the entry was applied or refused.
 fn finished<E: Env>(replica: &Rc<Replica<E>>, number: u64, result: ProposalResult<Replica<E>>) {
     let proposer = &replica.proposer;
-    let proposals = proposer.arrive(number);
+    let (proposals, is_given_up_split) = proposer.arrive(number);
     match result {
-        Ok(response) => answer(replica, proposals, response.data),
+        Ok(response) => {
+            if is_given_up_split && response.data == [Applied::Repropose] {
+                // Nobody proposes it again.
+                replica.open_again();
+            }
+            answer(replica, proposals, response.data);
+        }
         Err(ClientWriteError::ForwardToLeader(forward)) => {
             if forward.reason == ForwardReason::LeaseExpired {
+                if is_given_up_split {
+                    replica.open_again();
+                }
                 proposer.give_back(proposals.into_iter().flatten());
                 pause(replica.clone());
             } else {

@@ -387,11 +387,14 @@ impl<T: Instant> Proposer<T> {
         number
     }
 
-    /// Notes that an entry has arrived; gives its proposals, without those that were given up.
-    pub(super) fn arrive(&self, number: u64) -> Vec<Option<Proposal<T>>> {
+    /// Notes that an entry has arrived; gives its proposals, without those that were given up, and whether
+    /// it was a split that was.
+    pub(super) fn arrive(&self, number: u64) -> (Vec<Option<Proposal<T>>>, bool) {
         let mut in_flight = self.in_flight.borrow_mut();
         let at = in_flight.iter().position(|flight| flight.number == number);
-        let Some(at) = at else { return Vec::new() };
+        let Some(at) = at else {
+            return (Vec::new(), false);
+        };
         let flight = in_flight.swap_remove(at);
         self.release(flight.cost);
         let now = T::now();
@@ -401,7 +404,7 @@ impl<T: Instant> Proposer<T> {
         self.departures.last_flight.set(took);
         self.departures.arrive(&self.gathering, answered, until);
         self.has_arrived.set(true);
-        flight.proposals
+        (flight.proposals, flight.is_alone && answered == 0)
     }
 
     /// Answers all writes: the group has no majority.

@@ -140,7 +140,7 @@ fn without_a_majority_what_waits_is_not_applied_and_what_is_in_flight_is_unknown
     let wanted = [no_quorum(2, Fate::NotApplied), no_quorum(1, Fate::Unknown)];
     assert_eq!(answered, wanted);
     // The entry may still be applied: nobody is answered twice.
-    assert!(queue.proposer.arrive(number).iter().all(Option::is_none));
+    assert!(queue.proposer.arrive(number).0.iter().all(Option::is_none));
     assert_eq!(queue.budget.used(), 0);
     assert!(queue.proposer.is_idle());
 }
@@ -192,7 +192,7 @@ fn deadlines_are_kept_while_no_entry_can_depart() {
     assert!(queue.answered().is_empty());
     queue.proposer.expire(now + HOUR);
     assert!(matches!(&*queue.answered(), [(2, Err(Error::Unknown(_)))]));
-    assert_eq!(queue.proposer.arrive(number).len(), 1);
+    assert_eq!(queue.proposer.arrive(number).0.len(), 1);
 }
 
 #[test]
@@ -203,7 +203,7 @@ fn the_next_entry_waits_for_as_many_as_were_answered() {
     let number = queue.depart();
     assert!(!queue.proposer.may_depart(), "one is in flight");
     queue.put(4, 1, None);
-    assert_eq!(queue.proposer.arrive(number).len(), 3);
+    assert_eq!(queue.proposer.arrive(number).0.len(), 3);
     (5..=6).for_each(|token| queue.put(token, 1, None));
     assert_eq!(queue.proposer.gathering.missing.get(), 1);
     queue.put(7, 1, None);

@@ -96,7 +96,10 @@ fn load_some<E: Env>(
     let (mut low, mut high) = (Vec::new(), Vec::new());
     match rows {
         SessionRows::Clients => keys::snapshot_clients_of(data_id, &mut low, &mut high),
-        SessionRows::Requests => keys::requests_of(data_id, &mut low, &mut high),
+        SessionRows::Requests => {
+            let keys = state.descriptor.keys.interval();
+            keys::requests_of(data_id, keys, &mut low, &mut high);
+        }
     }
     let low = if from.is_empty() { low } else { from };
     read_rows(store, (&low, &high), SESSION_ROWS_PER_TURN, |key, value| {
@@ -139,7 +142,12 @@ fn load_requests<E: Env>(
     state: &mut RangeState,
 ) -> Result<(), Fatal> {
     let (mut low, mut high) = (Vec::new(), Vec::new());
-    keys::requests_of(data_id, &mut low, &mut high);
+    keys::requests_of(
+        data_id,
+        state.descriptor.keys.interval(),
+        &mut low,
+        &mut high,
+    );
     read_rows(store, (&low, &high), usize::MAX, |key, value| {
         load_request(state, key, value)
     })?;

@@ -85,10 +85,7 @@ pub fn child_of(
     {
         return Ok(None);
     }
-    let renamed = |id: ReplicaId| {
-        let mut pairs = pairs(order);
-        pairs.find(|(parent, _)| *parent == id).map(|pair| pair.1)
-    };
+    let renamed = |id: ReplicaId| child_beside(order, id);
     let damaged = |error: std::io::Error| {
         Fatal::Inconsistent(format!("the membership of range {}: {error}", before.range))
     };
@@ -119,6 +116,14 @@ pub fn child_of(
         replicas,
     };
     Ok(Some((descriptor, membership)))
+}
+
+/// The child's replica beside a replica of the parent.
+pub fn child_beside(order: &ArchivedSplitOrder, parent: ReplicaId) -> Option<ReplicaId> {
+    let mut pairs = pairs(order);
+    pairs
+        .find(|(replica, _)| *replica == parent)
+        .map(|pair| pair.1)
 }
 
 fn pairs(order: &ArchivedSplitOrder) -> impl Iterator<Item = (ReplicaId, ReplicaId)> + '_ {

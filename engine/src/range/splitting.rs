@@ -5,24 +5,27 @@ use std::cell::{Cell, Ref, RefCell};
 
 use crate::env::Env;
 use crate::range::command;
-use crate::wal::{GroupLog, LogEntry, Payload};
+use crate::wal::{Group, GroupLog, LogEntry, Payload};
 
 /// The split that is under way at a replica.
 pub(super) struct Splitting<E: Env> {
-    /// Whether keys are closed.
-    is_closed: Cell<bool>,
-    /// The first of them.
-    from: RefCell<Vec<u8>>,
-    /// The log of the child, whose birth is durable, and whether it existed before a restart.
+    /// The first of the keys that are closed, if any are.
+    closed_from: RefCell<Option<Vec<u8>>>,
+    /// The child that is about to be born.
+    pub(super) bearing: Cell<Option<Group>>,
+    /// Its log, once the birth is durable, and whether it existed before a restart.
     pub(super) prepared: RefCell<Option<(GroupLog<E>, bool)>>,
+    /// Whether this replica is being removed: then it gives birth to none.
+    pub(super) is_leaving: Cell<bool>,
 }
 
 impl<E: Env> Default for Splitting<E> {
     fn default() -> Splitting<E> {
         Splitting {
-            is_closed: Cell::new(false),
-            from: RefCell::default(),
+            closed_from: RefCell::default(),
+            bearing: Cell::new(None),
             prepared: RefCell::default(),
+            is_leaving: Cell::new(false),
         }
     }
 }
@@ -35,18 +38,23 @@ impl<E: Env> Splitting<E> {
 
     /// Closes the keys from this one on.
     pub(super) fn close_from(&self, key: &[u8]) {
-        self.from.replace(key.to_vec());
-        self.is_closed.set(true);
+        self.closed_from.replace(Some(key.to_vec()));
     }
 
     /// Opens the keys again.
     pub(super) fn end(&self) {
-        self.is_closed.set(false);
+        self.closed_from.replace(None);
     }
 
     /// The first key that is closed, if any is.
     pub(super) fn closed_from(&self) -> Option<Ref<'_, [u8]>> {
-        let is_closed = self.is_closed.get();
-        is_closed.then(|| Ref::map(self.from.borrow(), Vec::as_slice))
+        Ref::filter_map(self.closed_from.borrow(), Option::as_deref).ok()
+    }
+
+    /// The log of the child that is born now, and whether it existed before. `None` if none is.
+    pub(super) fn take_prepared(&self) -> Option<(GroupLog<E>, bool)> {
+        self.bearing.set(None);
+        let prepared = self.prepared.take();
+        prepared.filter(|_| !self.is_leaving.get())
     }
 }

@@ -235,6 +235,7 @@ pub(super) async fn close<E: Env>(inner: &Rc<Inner<E>>) -> Result<(), Fatal> {
                 "the disk is full, or no file can be opened: stopping without a last flush"
             );
             inner.background.borrow().stop.set(true);
+            inner.home.nursery.close();
             return Ok(());
         }
         // Writes that cannot reach a majority are left; their fate is unknown.
@@ -256,6 +257,7 @@ pub(super) async fn close<E: Env>(inner: &Rc<Inner<E>>) -> Result<(), Fatal> {
         background.news.wake();
         background.fetched.wake();
     }
+    inner.home.nursery.close();
     for (_, raft) in &groups {
         raft.note_durable().await?;
         raft.stop().await;

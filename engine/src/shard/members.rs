@@ -149,6 +149,10 @@ impl<E: Env> Inner<E> {
         if replica.keyspace() == Keyspace::System {
             self.remember_system();
         }
+        // A split that waits to be applied here must give birth to nothing once the rows are no one's.
+        if let Some(unborn) = replica.leave() {
+            self.wal.remove_replica(unborn).await?;
+        }
         let nursery = &self.home.nursery;
         nursery.make_independent(group, &self.store).await?;
         // Until this is durable, a start would find the replica and need its rows.

@@ -224,6 +224,13 @@ impl<E: Env> Shard<E> {
             );
             return false;
         }
+        if self.inner.home.nursery.holds_any(keys) {
+            tracing::info!(
+                range = %group.range,
+                "a snapshot must wait: a range that was split off just now holds keys of it here"
+            );
+            return false;
+        }
         let mut all = self.inner.staging.all.borrow_mut();
         let is_claimed = |staging: &ReceivedSnapshot| {
             let claimed = staging.installs.as_ref();

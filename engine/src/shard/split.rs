@@ -7,8 +7,9 @@
 //!    keys of the child and queues the split ([`crate::range::splitting`]).
 //! 3. The split is one entry of the log, alone. Each replica makes the birth durable before it applies
 //!    the entry, and then, in one turn, shrinks and gives birth ([`crate::range::split`]).
-//! 4. The leader tells its followers at once that the entry is committed; otherwise they would learn it
-//!    with the next heartbeat, and the child would have no majority until then.
+//! 4. The leader tells its followers that the entry is committed as soon as it begins to apply it;
+//!    otherwise they would learn it with the next heartbeat, and the child would have no majority until
+//!    then.
 //! 5. The newborn beside the leader campaigns at once, and again soon: its followers may not be born
 //!    yet. A newborn has promised nothing, so it grants the first pre-vote that comes.
 //!
@@ -25,9 +26,10 @@ use super::{Inner, Running, SplitReason, background};
 use crate::cluster::ClusterResponse;
 use crate::env::{AsyncRuntime, Env, Instant, Now};
 use crate::error::{Error, Fatal, Fate, OrderError};
+use crate::mutant::{self, Mutant};
 use crate::raft::{Role, StartMode};
 use crate::range::command::{RangeOrder, SplitOrder};
-use crate::range::nursery::Newborn;
+use crate::range::nursery::{Hooks, Newborn};
 use crate::range::proposer::{Proposal, ProposalKind};
 use crate::range::replica::Replica;
 use crate::range::sink::Once;
@@ -50,15 +52,29 @@ const CAMPAIGNS_AFTER_MS: [u64; 7] = [1, 2, 5, 10, 20, 50, 100];
 pub(super) fn start<E: Env>(inner: &Rc<Inner<E>>) {
     let shard = Rc::downgrade(inner);
     let nursery = inner.home.nursery.clone();
-    let told = shard.clone();
-    nursery.on_birth(move || {
-        if let Some(inner) = told.upgrade() {
-            inner.store.set_gc(background::gc_rules(&inner));
-        }
+    let (told, changed) = (shard.clone(), shard.clone());
+    nursery.call(Hooks {
+        committed: Some(Box::new(move |parent| {
+            let running = told.upgrade().and_then(|inner| inner.running(parent));
+            if let Some(running) = running.filter(|running| running.replica.leading().is_some()) {
+                // A group that has stopped tells nobody.
+                drop(E::Runtime::spawn(
+                    async move { drop(running.raft.wake().await) },
+                ));
+            }
+        })),
+        bounds_changed: Some(Box::new(move || {
+            let Some(inner) = changed.upgrade() else {
+                return;
+            };
+            if !mutant::is(Mutant::NewbornUnknownToCollector) {
+                inner.store.set_gc(background::gc_rules(&inner));
+            }
+            inner.ranges.version().add(1);
+        })),
     });
     drop(E::Runtime::spawn(async move {
-        loop {
-            nursery.news.until(|| nursery.first().is_some()).await;
+        while nursery.born().await {
             let Some(inner) = shard.upgrade() else { return };
             if inner.closing.get() {
                 return;
@@ -237,9 +253,11 @@ impl<E: Env> Inner<E> {
                 return Ok(());
             }
             let range = newborn.replica.group.range;
-            self.ranges.begin_creating(range);
+            let is_first = self.ranges.begin_creating(range);
             let raised = self.raise(newborn).await;
-            self.ranges.end_creating(range);
+            if is_first {
+                self.ranges.end_creating(range);
+            }
             raised?;
         }
         Ok(())
@@ -247,21 +265,18 @@ impl<E: Env> Inner<E> {
 
     async fn raise(&self, newborn: Newborn<E, Replica<E>>) -> Result<(), Fatal> {
         let Newborn {
-            replica,
-            log,
-            made,
-            parent,
+            replica, log, made, ..
         } = newborn;
         let range = replica.group.range;
         let leads = made == StartMode::Now { leads: true };
-        if leads && let Some(parent) = self.running(parent) {
-            parent.raft.wake().await?;
-        }
         let running = self.start_group(replica.clone(), log, made).await?;
         let raft = running.raft.clone();
         // In one turn: the list of ranges takes over from the list of newborns.
         self.ranges.insert(running)?;
         self.home.nursery.remove(&replica);
+        if mutant::is(Mutant::NewbornUnknownToCollector) {
+            self.store.set_gc(background::gc_rules(self));
+        }
         self.ranges.version().add(1);
         if leads {
             drop(E::Runtime::spawn(async move {

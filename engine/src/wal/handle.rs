@@ -74,14 +74,20 @@ impl<E: Env> Wal<E> {
         }
     }
 
-    /// Creates a replica; it is durable when this returns.
+    /// Creates a replica; it is durable when this returns. For a birth the split's entry must have been
+    /// added before.
     ///
     /// # Errors
     /// Its name was used before, or the log has failed.
     pub async fn create_replica(&self, created: Created) -> Result<GroupLog<E>, WalError> {
         let group = created.group;
-        let known = self.core.contents.logs.borrow().contains_key(&group)
-            || self.core.contents.removed.borrow().has(group);
+        if created.birth.is_some() {
+            // A checkpoint names every replica, and may be written before what is added now. It must not
+            // name a birth before the entry that is the split.
+            self.core.flush().await?;
+        }
+        // A shard has at most one replica of a range at a time.
+        let known = self.holds(group.range) || self.core.contents.removed.borrow().has(group);
         if known {
             return Err(WalError::ReplicaNameUsed(group));
         }

@@ -373,7 +373,11 @@ pub enum WalError {
     )]
     Missing,
     /// A replica with this id exists or existed before.
-    #[error("replica {} of range {} exists or existed before", .0.replica, .0.range)]
+    #[error(
+        "replica {} of range {}, or another replica of that range, exists or existed before",
+        .0.replica,
+        .0.range
+    )]
     ReplicaNameUsed(Group),
     /// The log was closed.
     #[error("the log is closed")]
