@@ -168,7 +168,12 @@ fn simulator_survives_a_crash_at_every_point_of_a_split() {
 #[test]
 fn simulator_keeps_clocks_within_a_second_of_the_wall_clock() {
     log();
-    for chain in [Chain::HandOvers, Chain::Restarts, Chain::Scans] {
+    for chain in [
+        Chain::HandOvers,
+        Chain::Restarts,
+        Chain::Splits,
+        Chain::Scans,
+    ] {
         for seed in 1..=3 {
             let ahead = furthest_ahead(seed, chain).unwrap_or_else(|what| panic!("{what}"));
             println!("{chain:?}, seed {seed}: {ahead} ms ahead at most");

@@ -1,5 +1,5 @@
-//! Measures how far hybrid clocks run ahead of wall clocks while leaders change or nodes restart,
-//! again and again.
+//! Measures how far hybrid clocks run ahead of wall clocks while leaders change, ranges are split or nodes
+//! restart, again and again.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -10,7 +10,9 @@ use rangedb_engine::types::Timestamp;
 
 use super::cluster::Cluster;
 use super::executor::{self, Executor, OnHost};
+use super::faults::Order;
 use super::node::{SimNode, Sizes};
+use super::operator;
 use super::runtime::SimRuntime;
 use crate::invariants;
 
@@ -21,6 +23,8 @@ pub enum Chain {
     HandOvers,
     /// A single node restarts so soon that its ceilings are still in the future.
     Restarts,
+    /// The last range is split, and the nodes in turn transfer their leaderships.
+    Splits,
     /// Clients scan a snapshot that lies as far ahead of the last reply as is allowed.
     Scans,
 }
@@ -57,12 +61,18 @@ pub fn furthest_ahead(seed: u64, chain: Chain) -> Result<u64, String> {
             node.start().await;
         }
         SimRuntime::sleep(SETTLED).await;
-        let mut furthest = 0;
+        let (mut furthest, mut splits) = (0, 0);
         for link in 0..LINKS {
             let nodes = cluster.nodes();
             let node = &nodes[link as usize % nodes.len()];
             match chain {
                 Chain::HandOvers => transfer_to(node).await,
+                Chain::Splits => {
+                    let at = [b'k', b'a' + (link / 26) as u8, b'a' + (link % 26) as u8];
+                    let is_split = operator::order(&cluster, Order::Split { at }, node.machine);
+                    splits += u32::from(is_split.await);
+                    transfer_to(node).await;
+                }
                 Chain::Restarts => {
                     node.crash();
                     node.start().await;
@@ -72,10 +82,11 @@ pub fn furthest_ahead(seed: u64, chain: Chain) -> Result<u64, String> {
             SimRuntime::sleep(WITHIN / LINKS).await;
             furthest = nodes.iter().map(ahead).max().unwrap_or(0).max(furthest);
         }
-        furthest
+        let is_done = chain != Chain::Splits || splits > LINKS / 2;
+        is_done.then_some(furthest).ok_or(splits)
     });
     executor.end();
-    ended
+    ended?.map_err(|splits| format!("only {splits} of {LINKS} splits were made"))
 }
 
 fn shard(node: &Rc<SimNode>) -> Option<Shard<super::world::SimEnv>> {
