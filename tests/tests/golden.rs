@@ -284,6 +284,11 @@ fn batches() {
 }
 
 #[test]
+fn splits() {
+    run("splits.txt");
+}
+
+#[test]
 fn routing() {
     run("routing.txt");
 }

@@ -154,7 +154,7 @@ impl<E: Env> Replica<E> {
         self.digesting.set(None);
         let (range, version) = (child.state.range(), child.state.descriptor.epoch.version);
         let prepared = self.splitting.take_prepared();
-        tracing::info!(
+        tracing::debug!(
             range = %self.group.range,
             child = %range,
             version,

@@ -2,10 +2,10 @@
 //! and hosts the manager while it leads the system range.
 //!
 //! Every [`REPORT_INTERVAL`], and soon after a change of bounds, a shard sends the manager a report of
-//! what it leads and holds ([`super::report`]). The response has the view, if it has changed, and the replicas of the shard
-//! that are no longer members. The shard that leads the system range makes the [`Manager`] of its
-//! term from the rows of that range. Whatever must outlive the manager is written there before
-//! anything relies on it. Nothing here is on the data path: without a manager everything goes on as
+//! what it leads and holds ([`super::report`]). The response has the view, if it has changed, and the
+//! replicas of the shard that are no longer members. The shard that leads the system range makes the
+//! [`Manager`] of its term from the rows of that range. Whatever must outlive the manager is written there
+//! before anything relies on it. Nothing here is on the data path: without a manager everything goes on as
 //! it is.
 
 use std::cell::{Cell, RefCell};
@@ -35,6 +35,9 @@ use crate::types::{Location, NodeId, RangeId, ShardId};
 const REPORT_INTERVAL: Duration = Duration::from_millis(500);
 /// The least time between two reports, also if one is due at once.
 const REPORT_GAP: Duration = Duration::from_millis(50);
+/// So many reports after a start come without a longer pause, as long as the shard has no view: whoever
+/// asks a node that has just started finds the cluster.
+const EARLY_REPORTS: u32 = 40;
 /// Time limit of one request.
 const ASK_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long a caller's request looks for the manager.
@@ -121,6 +124,7 @@ pub(super) fn start<E: Env>(inner: &Rc<Inner<E>>, stop: Rc<Cell<bool>>) {
     let shard = Rc::downgrade(inner);
     let due = inner.management.reports_due.clone();
     drop(E::Runtime::spawn(async move {
+        let mut early = 0..EARLY_REPORTS;
         while !stop.get() {
             let Some(inner) = shard.upgrade() else { return };
             due.subtract(due.get());
@@ -128,8 +132,12 @@ pub(super) fn start<E: Env>(inner: &Rc<Inner<E>>, stop: Rc<Cell<bool>>) {
             if inner.manages() && !inner.closing.get() {
                 inner.administer().await;
             }
+            let is_early = inner.management.view().version == 0 && early.next().is_some();
             drop(inner);
             E::Runtime::sleep(REPORT_GAP).await;
+            if is_early {
+                continue;
+            }
             let next = due.until(|reasons| reasons > 0);
             drop(E::Runtime::timeout(REPORT_INTERVAL - REPORT_GAP, next).await);
         }
