@@ -33,7 +33,7 @@ const VERSION_DIGITS_MIN: usize = 16;
 /// Digits of a cluster's id.
 const CLUSTER_ID_DIGITS: usize = 32;
 /// Columns of tables that depend on time.
-const MASKED_COLUMNS: [&str; 2] = ["epoch", "applied"];
+const MASKED_COLUMNS: [&str; 4] = ["epoch", "applied", "size", "ops/s"];
 
 /// A part of a script.
 enum Item {

@@ -185,11 +185,14 @@ fn simulator_keeps_clocks_within_a_second_of_the_wall_clock() {
 #[test]
 fn simulator_keeps_no_log_for_a_snapshot_where_the_disk_has_no_room() {
     log();
-    let seed = number("RANGEDB_SEED", 1);
-    let caught_up = catch_up::run_catch_up(seed, 0).unwrap_or_else(|what| panic!("{what}"));
-    // With the log kept, one snapshot is enough.
-    let was_pinned = caught_up.after.is_some() && caught_up.snapshots < 2;
-    assert!(!was_pinned, "{caught_up:?}");
+    let first = number("RANGEDB_SEED", 1);
+    let was_pinned = |seed| {
+        let caught_up = catch_up::run_catch_up(seed, 0).unwrap_or_else(|what| panic!("{what}"));
+        println!("seed {seed}: {caught_up:?}");
+        // With the log kept, one snapshot is enough; without, only with luck.
+        caught_up.after.is_some() && caught_up.snapshots < 2
+    };
+    assert!(!(first..first + 5).all(was_pinned));
 }
 
 #[test]
