@@ -117,7 +117,6 @@ impl<E: Env> Inner<E> {
         let (sender, receiver) = <E::Runtime as AsyncRuntime>::Oneshot::channel();
         let inner = self.clone();
         drop(E::Runtime::spawn(async move {
-            let begun = Now::<E>::now();
             let split = inner.split(&running, version, order).await;
             running.raft.end_change();
             // Requests for the closed keys wait for news.
@@ -126,12 +125,12 @@ impl<E: Env> Inner<E> {
                 tracing::warn!(%range, %why, "the range was not split");
             }
             inner.report_soon();
-            let is_done = split.is_ok();
-            drop(sender.send(split));
-            if is_done {
+            let closed_at = split.as_ref().ok().copied();
+            drop(sender.send(split.map(drop)));
+            if let Some(closed_at) = closed_at {
                 inner.child_led(child).await;
                 let changes = &inner.management.bounds_changes;
-                changes.split_done(reason, begun.elapsed());
+                changes.split_done(reason, closed_at.elapsed());
             }
         }));
         match receiver.await {
@@ -159,12 +158,13 @@ impl<E: Env> Inner<E> {
         ClusterResponse::SplitKeys(self.store.split_keys(data_id, &descriptor.keys, parts))
     }
 
+    /// Splits a range; gives when its leader closed the keys of the child.
     async fn split(
         self: &Rc<Self>,
         running: &Running<E>,
         version: u32,
         order: SplitOrder,
-    ) -> Result<(), OrderError> {
+    ) -> Result<Now<E>, OrderError> {
         let Running { replica, raft } = running;
         let range = replica.group.range;
         self.wait_for_lagging(running).await?;
@@ -177,6 +177,7 @@ impl<E: Env> Inner<E> {
         check(running, version, &order.key)?;
         let (sender, receiver) = <E::Runtime as AsyncRuntime>::Oneshot::channel();
         let sink = Rc::new(Once::new(|result| drop(sender.send(result))));
+        let closed_at = Now::<E>::now();
         replica.close_from(&order.key);
         let kind = ProposalKind::Order(RangeOrder::Split(order));
         replica
@@ -184,7 +185,7 @@ impl<E: Env> Inner<E> {
             .push(Proposal::new(kind, version, None, (sink, 0)));
         raft.stay_awake();
         match receiver.await {
-            Ok(Ok(_)) => Ok(()),
+            Ok(Ok(_)) => Ok(closed_at),
             Ok(Err(Error::Moved(_))) => Err(OrderError::busy(format!(
                 "range {range} has changed meanwhile"
             ))),
