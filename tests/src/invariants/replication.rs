@@ -28,12 +28,17 @@ pub fn missing(view: &View, nodes: &[NodeId], looks: &[Look]) -> Option<String> 
         .copied()
         .filter(|node| membership(*node).keeps_replicas())
         .collect();
-    let (voters_wanted, all_wanted) = placement::wanted(holders.len(), ENOUGH);
     for range in &view.ranges {
         let id = range.descriptor.range;
         let places = &range.descriptor.replicas;
         let mut on: BTreeSet<NodeId> = places.iter().map(|place| place.location.node).collect();
         on.retain(|node| holders.contains(node));
+        // A node that drains keeps its replicas, but gets no new ones.
+        let takers = holders
+            .iter()
+            .filter(|node| membership(**node) == MembershipStatus::Active);
+        let possible: BTreeSet<&NodeId> = takers.chain(&on).collect();
+        let (voters_wanted, all_wanted) = placement::wanted(possible.len(), ENOUGH);
         let leader = range.leader.map(|at| membership(at.node));
         let is_whole = range.voters.len() == voters_wanted
             && places.len() == all_wanted

@@ -20,8 +20,9 @@ use crate::invariants;
 const CLIENTS_END_TIMEOUT: Duration = Duration::from_secs(14);
 /// How long the replicas may take to become equal.
 const CONVERGENCE_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long the ranges may take after that to regain all their replicas.
-const RESTORE_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long the ranges may take after that to regain all their replicas. A node whose disk was slow gets none
+/// for a minute.
+const RESTORE_TIMEOUT: Duration = Duration::from_secs(90);
 /// How often the check looks for missing replicas.
 const REPLICATION_POLL_INTERVAL: Duration = Duration::from_millis(100);
 /// How long a node does not hear another one.
