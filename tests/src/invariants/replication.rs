@@ -44,7 +44,7 @@ pub fn missing(view: &View, nodes: &[NodeId], looks: &[Look]) -> Option<String> 
             && places.len() == all_wanted
             && on.len() == all_wanted
             && leader == Some(MembershipStatus::Active)
-            && !range.under_replicated
+            && (!range.under_replicated || possible.len() < holders.len())
             && !range.unavailable;
         let listed: BTreeSet<ReplicaId> = places.iter().map(|place| place.replica).collect();
         let there = looks.iter().filter(|look| look.status.route.range == id);
