@@ -12,7 +12,7 @@ use rangedb_tests::sim::clocks::{Chain, furthest_ahead};
 use rangedb_tests::sim::digests::{Found, damage, spoil};
 use rangedb_tests::sim::install::{Install, LAGGARD};
 use rangedb_tests::sim::put_back::{Copy, put_back};
-use rangedb_tests::sim::run::{faults_of, run, run_with};
+use rangedb_tests::sim::run::{Report, faults_of, run, run_with};
 use rangedb_tests::sim::runtime::SimRuntime;
 use rangedb_tests::sim::shrink::run_or_explain;
 use rangedb_tests::sim::split::Split;
@@ -90,6 +90,17 @@ fn simulator_holds_its_invariants_over_even_seeds() {
     run_seeds(0);
 }
 
+/// The report of a run of a fixed scenario that violates nothing.
+fn unharmed((seed, crash): (u64, Option<(u16, u64)>), ended: Result<Report, String>) -> Report {
+    let report = ended.unwrap_or_else(|what| panic!("{crash:?}: {what}"));
+    let violations = &report.violations;
+    assert!(
+        violations.is_empty(),
+        "seed {seed}, crash {crash:?}: {violations:#?}"
+    );
+    report
+}
+
 /// Cuts a machine's power at points of an install: at this many, spread evenly, or in a soak at every
 /// one.
 fn try_installs(machine: u16, slow_log: bool, tries: Option<u64>) {
@@ -101,15 +112,7 @@ fn try_installs(machine: u16, slow_log: bool, tries: Option<u64>) {
             slow_log,
             crash,
         };
-        let report = install
-            .run()
-            .unwrap_or_else(|what| panic!("{crash:?}: {what}"));
-        let violations = &report.violations;
-        assert!(
-            violations.is_empty(),
-            "seed {seed}, crash {crash:?}: {violations:#?}"
-        );
-        report
+        unharmed((seed, crash), install.run())
     };
     let whole = run(None);
     let points = whole.polls.get(&machine).copied();
@@ -142,17 +145,7 @@ fn simulator_survives_a_crash_of_who_sends_a_snapshot_at_many_points() {
 fn simulator_survives_a_crash_at_every_point_of_a_split() {
     log();
     let seed = number("RANGEDB_SEED", 1);
-    let run = |crash| {
-        let report = Split { seed, crash }
-            .run()
-            .unwrap_or_else(|what| panic!("{crash:?}: {what}"));
-        let violations = &report.violations;
-        assert!(
-            violations.is_empty(),
-            "seed {seed}, crash {crash:?}: {violations:#?}"
-        );
-        report
-    };
+    let run = |crash| unharmed((seed, crash), Split { seed, crash }.run());
     let whole = run(None);
     for machine in 1..=3 {
         let points = whole.polls.get(&machine).copied();

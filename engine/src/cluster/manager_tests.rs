@@ -145,7 +145,7 @@ impl Case {
         self.manager.take(report, is_there, self.now)
     }
 
-    /// All nodes report for so long.
+    /// Lets this much time pass, in which all nodes report.
     fn pass(&mut self, seconds: u32) {
         for _ in 0..seconds * 2 {
             for node in self.nodes.clone() {

@@ -9,7 +9,7 @@
 //! range that does.
 //!
 //! The exception is a new range that is not reported for [`GAP_PATIENCE`], because it has no leader: then
-//! its keys are in no range of the view, and what is known of its neighbours is taken.
+//! the view has its keys in no range, and takes the bounds that its neighbours report.
 
 use std::ops::Bound;
 use std::time::Duration;

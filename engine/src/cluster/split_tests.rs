@@ -170,7 +170,7 @@ impl Case {
         self.check_tiling();
     }
 
-    /// All nodes report for so long.
+    /// Lets this much time pass, in which all nodes report.
     fn pass(&mut self, seconds: u32) {
         for _ in 0..seconds * 2 {
             self.now += REPORT;

@@ -15,7 +15,7 @@ fn row_key(user_key: &[u8]) -> Vec<u8> {
     key
 }
 
-/// What rows are written.
+/// The kind of rows that a test writes.
 #[derive(Clone, Copy, Debug)]
 enum Values {
     /// Of one length, compressible or not.

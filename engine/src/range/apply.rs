@@ -18,7 +18,7 @@ use crate::raft::{self, AppliedMembership};
 use crate::range::command::{self, ArchivedAction, ArchivedEntry, ArchivedRangeOrder};
 use crate::range::format;
 use crate::range::sessions::Verdict;
-use crate::range::split::{self, Child};
+use crate::range::split;
 use crate::range::state::RangeState;
 use crate::request::{
     ArchivedBatch, ArchivedChange, ArchivedExpected, ArchivedMutation, Outcome, RequestId,
@@ -68,8 +68,8 @@ pub struct Step {
     pub results: Vec<Applied>,
     /// In the order of its commands.
     pub effects: Vec<Effect>,
-    /// The range that it has split off.
-    pub child: Option<Box<Child>>,
+    /// The state of the range that it has split off.
+    pub child: Option<Box<RangeState>>,
 }
 
 /// Applies one entry.

@@ -17,9 +17,9 @@ use crate::range::command;
 use crate::range::nursery::{self, Newborn};
 use crate::range::proposer::ProposalKind;
 use crate::range::replica::{Replica, ReplicaParts};
-use crate::range::split::{self, Child};
+use crate::range::split;
 use crate::range::splitting::Splitting;
-use crate::range::state::FIRST;
+use crate::range::state::{FIRST, RangeState};
 use crate::types::KeyRange;
 use crate::wal::{Birth, Created, Group, LogEntry, LogId, Payload};
 
@@ -149,30 +149,28 @@ impl<E: Env> Replica<E> {
     }
 
     /// Gives birth to the child's replica beside this one, in the turn in which this one loses its keys.
-    pub(super) fn bear(&self, child: Child, split: LogId) {
+    pub(super) fn bear(&self, child: RangeState, split: LogId) {
         // A digest of the keys before the split can no longer be made.
         self.digesting.set(None);
-        let (range, version) = (child.state.range(), child.state.descriptor.epoch.version);
         let prepared = self.splitting.take_prepared();
         tracing::debug!(
             range = %self.group.range,
-            child = %range,
-            version,
+            child = %child.range(),
+            version = child.descriptor.epoch.version,
             entry = split.index,
             born = prepared.is_some(),
             "the range was split"
         );
-        let beside = child.beside(self.group.replica);
-        if let Some(((log, existed), replica)) = prepared.zip(beside) {
+        if let Some((group, (log, existed))) = prepared {
             let leads = self.leading().is_some();
             let made = match existed {
                 true => StartMode::Before,
                 false => StartMode::Now { leads },
             };
             let mut replica = Replica::new(ReplicaParts {
-                group: Group { range, replica },
+                group,
                 data_id: self.data_id(),
-                state: child.state,
+                state: child,
                 term_before: log.state().vote.map_or(0, |vote| vote.term),
                 last_before: log.state().last.map_or(0, |id| id.index),
                 home: self.home.clone(),

@@ -78,7 +78,7 @@ pub struct Nursery<E: Env, R> {
     hooks: RefCell<Hooks>,
     closed: Cell<bool>,
     /// Notified when a replica was born, and at the end.
-    pub news: Notify,
+    news: Notify,
 }
 
 impl<E: Env, R: Child> Nursery<E, R> {
@@ -148,6 +148,7 @@ impl<E: Env, R: Child> Nursery<E, R> {
         if let Some(log) = self.recovered.borrow_mut().remove(&created.group) {
             return Ok(Some((log, true)));
         }
+        // The log would refuse it, too, but after a write: a start replays every split of a log.
         if self.wal.holds(created.group.range) {
             return Ok(None);
         }

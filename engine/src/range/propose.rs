@@ -60,11 +60,11 @@ pub async fn run<E: Env>(replica: Rc<Replica<E>>, raft: RaftGroup<E>) -> Result<
         if proposals.is_empty() {
             continue;
         }
-        for proposal in &mut proposals {
-            // Nothing more is served right of a split's key, so this is final.
-            if let ProposalKind::Order(RangeOrder::Split(split)) = &mut proposal.kind {
-                split.served = replica.timestamps.served().0;
-            }
+        if let [split] = proposals.as_mut_slice()
+            && let ProposalKind::Order(RangeOrder::Split(split)) = &mut split.kind
+        {
+            // Nothing more is served right of its key, so this is final.
+            split.served = replica.timestamps.served().0;
         }
         let bytes = encode(&replica, &proposals)?;
         let number = proposer.depart(proposals);

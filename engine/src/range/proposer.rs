@@ -375,7 +375,7 @@ impl<T: Instant> Proposer<T> {
         self.departed.set(number + 1);
         self.departures.depart(&self.gathering);
         let cost = proposals.iter().map(Proposal::cost).sum();
-        let is_alone = proposals.iter().any(|proposal| proposal.kind.is_alone());
+        let is_alone = matches!(proposals.as_slice(), [only] if only.kind.is_alone());
         let proposals = proposals.into_iter().map(Some).collect();
         self.in_flight.borrow_mut().push(Flight {
             number,

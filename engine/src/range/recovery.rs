@@ -106,7 +106,7 @@ fn load_some<E: Env>(
         match rows {
             SessionRows::Clients => {
                 let (client, marks) = client_row(key, value)?;
-                state.sessions.load_of_snapshot(client, marks);
+                state.sessions.add_unsaved(client, marks);
             }
             SessionRows::Requests => load_request(state, key, value)?,
         }

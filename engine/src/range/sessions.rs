@@ -479,8 +479,9 @@ impl Sessions {
         }
     }
 
-    /// Loads a client of a snapshot; the tree does not have its marks under the replica's id yet.
-    pub fn load_of_snapshot(&mut self, id: ClientId, marks: ClientMarks) {
+    /// Adds a client of a snapshot, or of the table of which this one is split off; the tree does not have
+    /// its marks under the replica's id yet.
+    pub fn add_unsaved(&mut self, id: ClientId, marks: ClientMarks) {
         self.load(SessionRow::Client(id, Some(marks)));
         let slot = self.slots.get(&id).copied();
         if let Some(client) = slot.and_then(|slot| self.clients.get_mut(slot)) {

@@ -14,25 +14,7 @@ use crate::range::command::ArchivedSplitOrder;
 use crate::range::state::{FIRST, RangeState};
 use crate::types::{Epoch, KeyRange, RangeId, ReplicaId, ReplicaPlace, Timestamp};
 
-/// A range that was split off.
-#[derive(Debug)]
-pub struct Child {
-    /// Its state.
-    pub state: RangeState,
-    /// For each replica of the parent the child's replica beside it.
-    pub replicas: Vec<(ReplicaId, ReplicaId)>,
-}
-
-impl Child {
-    /// The child's replica beside a replica of the parent.
-    pub fn beside(&self, parent: ReplicaId) -> Option<ReplicaId> {
-        let mut replicas = self.replicas.iter();
-        let found = replicas.find(|(replica, _)| *replica == parent);
-        found.map(|(_, child)| *child)
-    }
-}
-
-/// Splits the range, if the order still fits it: its bounds are those of the version `proposed`, no
+/// Splits the range and gives the child's state, if the order still fits it: its bounds are those of the version `proposed`, no
 /// joint change of members is half done, and the order names every replica.
 ///
 /// # Errors
@@ -42,7 +24,7 @@ pub fn apply(
     order: &ArchivedSplitOrder,
     proposed: Epoch,
     timestamp: Timestamp,
-) -> Result<Option<Child>, Fatal> {
+) -> Result<Option<RangeState>, Fatal> {
     let Some((descriptor, membership)) = child_of(state, order, proposed)? else {
         return Ok(None);
     };
@@ -60,10 +42,7 @@ pub fn apply(
     };
     state.descriptor.keys.end = Some(order.key.to_vec());
     state.descriptor.epoch.version += 1;
-    Ok(Some(Child {
-        state: child,
-        replicas: pairs(order).collect(),
-    }))
+    Ok(Some(child))
 }
 
 /// The descriptor and the membership with which the child begins; `None` if the order does not fit the

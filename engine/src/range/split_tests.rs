@@ -52,7 +52,7 @@ fn order(key: &str) -> SplitOrder {
 }
 
 /// Applies the order as an entry holds it.
-fn split(state: &mut RangeState, order: SplitOrder, proposed: Epoch) -> Option<Child> {
+fn split(state: &mut RangeState, order: SplitOrder, proposed: Epoch) -> Option<RangeState> {
     let order = RangeOrder::Split(order);
     let command = Command {
         timestamp: AT.0,
@@ -78,8 +78,7 @@ fn split(state: &mut RangeState, order: SplitOrder, proposed: Epoch) -> Option<C
 #[test]
 fn both_sides_have_their_keys_one_version_and_the_promises_that_were_made() {
     let mut left = state();
-    let child = split(&mut left, order("m"), BEFORE).expect("it fits");
-    let right = &child.state;
+    let right = split(&mut left, order("m"), BEFORE).expect("it fits");
     let version = BEFORE.version + 1;
     assert_eq!(left.descriptor.epoch, Epoch { version, ..BEFORE });
     assert_eq!(right.descriptor.epoch, left.descriptor.epoch);
@@ -103,7 +102,9 @@ fn both_sides_have_their_keys_one_version_and_the_promises_that_were_made() {
     assert_eq!(voters, [17, 18, 19].map(ReplicaId));
     assert!(!is_joint);
     for parent in 1..=3 {
-        let beside = child.beside(ReplicaId(parent)).expect("it has a child");
+        let beside = order("m").replicas.into_iter();
+        let mut beside = beside.filter(|pair| pair.0 == ReplicaId(parent));
+        let (_, beside) = beside.next().expect("it has a child");
         let at = right.descriptor.location(beside);
         assert_eq!(at, left.descriptor.location(ReplicaId(parent)));
     }

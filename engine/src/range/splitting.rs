@@ -51,10 +51,9 @@ impl<E: Env> Splitting<E> {
         Ref::filter_map(self.closed_from.borrow(), Option::as_deref).ok()
     }
 
-    /// The log of the child that is born now, and whether it existed before. `None` if none is.
-    pub(super) fn take_prepared(&self) -> Option<(GroupLog<E>, bool)> {
-        self.bearing.set(None);
-        let prepared = self.prepared.take();
+    /// The child's replica that is born now, its log, and whether it existed before. `None` if none is.
+    pub(super) fn take_prepared(&self) -> Option<(Group, (GroupLog<E>, bool))> {
+        let prepared = self.bearing.take().zip(self.prepared.take());
         prepared.filter(|_| !self.is_leaving.get())
     }
 }

@@ -1,6 +1,6 @@
 //! What users do with a range at this replica: when they last wrote, how often they read and write,
-//! what that costs, and how large the range is. Plain cells of the shard's thread; others see copies in the shard's status and in
-//! its reports.
+//! what that costs, and how large the range is. Plain cells of the shard's thread; others see copies in
+//! the shard's status and in its reports.
 //!
 //! Counters only rise. Twice a second, when the shard reports, [`Usage::measure`] makes rates of them
 //! that forget the past exponentially: one over 10 s and one over 5 min. A range that is split shares

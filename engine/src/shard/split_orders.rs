@@ -1,6 +1,6 @@
 //! Orders to split ranges, of operators and because of size ([`super::size_splits`]), as the manager
-//! carries them out: ids first, then one split after the
-//! other, by halves ([`SplitOrder`]), and last until when the ranges are held against merging.
+//! carries them out: ids first, then one split after the other, by halves ([`SplitOrder`]), and last until
+//! when the ranges are held against merging.
 //!
 //! The leader of a range splits it ([`super::split`]), and reports both ranges at once; the next split of
 //! either begins when that report is there. A leader that has lost its leadership refuses, and the new one

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use super::{Request, Sessions};
 use crate::mutant::{self, Mutant};
-use crate::range::session_row::{ClientMarks, SessionRow};
+use crate::range::session_row::SessionRow;
 use crate::types::{Blob, ClientId};
 
 impl Sessions {
@@ -17,7 +17,7 @@ impl Sessions {
         let is_right = |first_key: &Blob| first_key.as_ref() >= key;
         for (_, client) in &mut self.clients {
             let id = client.id;
-            right.add_copy(id, client.marks);
+            right.add_unsaved(id, client.marks);
             let requests = std::mem::take(&mut client.requests);
             let (moved, kept) = requests
                 .into_iter()
@@ -46,17 +46,6 @@ impl Sessions {
             }
         }
         right
-    }
-
-    /// Adds a client with the marks that it has in another table; they are not in the tree.
-    fn add_copy(&mut self, id: ClientId, marks: ClientMarks) {
-        self.by_last_seen.insert((marks.last_seen, id));
-        let slot = self.add_client(id, marks, false);
-        if let Some(client) = self.clients.get_mut(slot) {
-            client.changed = true;
-            self.changed.push_back(id);
-            self.unsaved += 1;
-        }
     }
 
     /// Gives a client that has none the requests of another table: they count for `len` bytes, and
