@@ -63,7 +63,7 @@ def check_handshakes(client):
         (1, {"versions": (1, 1)}),
         (2, {"shard": 2}),
         (3, {"tls": True}),
-        (4, {"role": 1, "versions": (1, 9)}),
+        (4, {"role": 1, "versions": (1, 65535)}),
         (4, {"role": 7}),
     ]:
         connection = Connection(ADDRESS, **options)

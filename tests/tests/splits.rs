@@ -11,9 +11,10 @@ use rangedb_tests::cluster::{
 use rangedb_tests::load::{Load, client, run};
 use rangedb_tests::process::Home;
 
-/// The id of the range that holds a key.
+/// The id of the range that holds a key. A range that was just born has no term until its leader has
+/// reported, and is waited for.
 fn range_of(home: &Home, key: &str) -> Option<u64> {
-    let all = ranges(home)?;
+    let all = wait_for("reports of all ranges", || ranges(home));
     let hex: String = key.bytes().map(|byte| format!("{byte:02x}")).collect();
     let users = all.iter().filter(|(id, _)| **id != SYSTEM_RANGE.0);
     let before = users.filter(|(_, range)| range.start <= hex);
@@ -50,7 +51,7 @@ fn ranges_are_split_under_load_and_no_call_fails() {
     let homes = homes(temp.path());
     let nodes = start_all(&homes);
     wait_until_replicated(&homes);
-    let before = ranges(&homes[0]).expect("the ranges").len();
+    let before = wait_for("reports of all ranges", || ranges(&homes[0])).len();
     let seen = run(async {
         let load = Load::begin(&homes, 100).await;
         tokio::task::block_in_place(|| load.goes_on());
@@ -68,7 +69,7 @@ fn ranges_are_split_under_load_and_no_call_fails() {
     });
     seen.assert_unharmed("16 splits");
     wait_until_alike(&homes);
-    let after = ranges(&homes[0]).expect("the ranges");
+    let after = wait_for("reports of all ranges", || ranges(&homes[0]));
     check_tile(&after, before + 16);
     drop(nodes);
 }
@@ -81,7 +82,7 @@ fn a_range_that_grows_is_split_because_of_its_size() {
     let node = home.start();
     let set = home.cli(&["config", "set", "range-size-max", "16MiB"]);
     assert!(set.status.success(), "{set:?}");
-    let before = ranges(&home).expect("the ranges").len();
+    let before = wait_for("reports of all ranges", || ranges(&home)).len();
     run(async {
         let client = client(std::slice::from_ref(&home)).await;
         // In the order of the keys, and the last ones again and again.
