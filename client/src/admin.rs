@@ -40,7 +40,8 @@ use crate::perform::{Request, Take};
 ///
 /// Calls that show something change nothing and are tried again as reads are. Orders
 /// ([`transfer_leader`](Admin::transfer_leader), [`move_replica`](Admin::move_replica),
-/// [`split_range`](Admin::split_range), [`release_range`](Admin::release_range),
+/// [`split_range`](Admin::split_range), [`merge_range`](Admin::merge_range),
+/// [`release_range`](Admin::release_range),
 /// [`drain_node`](Admin::drain_node) and its likes, [`config_set`](Admin::config_set)) are not tried
 /// again once a node may have taken them; each may be given again. An order that cannot be carried out
 /// now fails with [`ErrorCode::Busy`], one that the cluster's state forbids until somebody changes it
@@ -198,6 +199,17 @@ impl Admin {
             error.fate = Fate::Applied;
         }
         answer
+    }
+
+    /// Has a range take over its right neighbour, which is no more after that. The replicas of the
+    /// neighbour move to the shards of the range first, so this may take longer than a usual timeout; see
+    /// [`Client::with_timeout`].
+    ///
+    /// # Errors
+    /// See [`Error`]; its fate tells whether the ranges may have been merged.
+    pub async fn merge_range(&self, range: u64) -> Result<(), Error> {
+        let command = Command::MergeRange { range };
+        self.send(&command, Kind::Order).await.map(drop)
     }
 
     /// Has a range be no longer held against merging, as it is after

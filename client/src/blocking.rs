@@ -306,6 +306,14 @@ impl Admin {
         self.wait(self.inner.split_range(range, at, hold))
     }
 
+    /// Has a range take over its right neighbour; see [`crate::admin::Admin::merge_range`].
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn merge_range(&self, range: u64) -> Result<(), Error> {
+        self.wait(self.inner.merge_range(range))
+    }
+
     /// Has a range be no longer held against merging; see [`crate::admin::Admin::release_range`].
     ///
     /// # Errors

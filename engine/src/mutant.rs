@@ -85,13 +85,21 @@ pub enum Mutant {
     SessionRequestCopied,
     /// The garbage collector does not know of newborn replicas before they run.
     NewbornUnknownToCollector,
+    /// A merge does not raise the left leader above what the right one has served.
+    FloorForgottenAtMerge,
+    /// A cancelled merge lets the right range thaw before the left one has applied the cancellation.
+    ThawBeforeCancel,
+    /// A replica that is frozen for an earlier merge counts as frozen for this one.
+    FreezeOfAnotherAttempt,
+    /// A frozen replica goes when it is ordered to, though its left neighbour still needs it.
+    FrozenReplicaRemoved,
     /// A snapshot has all rows of its data id, also those of other ranges.
     ExportOfWholeDataId,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Mutant; 40] = [
+    pub const ALL: [Mutant; 44] = [
         Mutant::AcknowledgeBeforeDurable,
         Mutant::LeaseWithoutMargin,
         Mutant::VoteAfterRestart,
@@ -131,6 +139,10 @@ impl Mutant {
         Mutant::ParentGoesFirst,
         Mutant::SessionRequestCopied,
         Mutant::NewbornUnknownToCollector,
+        Mutant::FloorForgottenAtMerge,
+        Mutant::ThawBeforeCancel,
+        Mutant::FreezeOfAnotherAttempt,
+        Mutant::FrozenReplicaRemoved,
         Mutant::ExportOfWholeDataId,
     ];
 }

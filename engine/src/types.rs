@@ -142,6 +142,18 @@ pub struct Epoch {
     pub conf: u32,
 }
 
+/// One attempt to merge a range with its right neighbour. Every attempt that does not succeed raises the
+/// range's version, so no two attempts have the same id.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, Hash, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize,
+)]
+pub struct MergeId {
+    /// The left range, which takes over the right one.
+    pub left: RangeId,
+    /// Its version.
+    pub version: u32,
+}
+
 impl fmt::Display for Epoch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}.{}", self.version, self.conf)

@@ -12,7 +12,9 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 pub use history::{NodeEvent, NodeHistory, Period, Step};
-pub use ranges::{BoundsState, HOLD_MS_DEFAULT, RangeStats, Split, SplitFailure, SplitPart};
+pub use ranges::{
+    BoundsState, HOLD_MS_DEFAULT, Merged, RangeStats, Split, SplitFailure, SplitPart,
+};
 pub use settings::{NodeConfig, NodeSetting, Reloaded, SettingDifference, SettingRefused};
 
 /// An admin command.
@@ -54,6 +56,11 @@ pub enum Command {
         /// given, for ever if it is `u64::MAX`.
         #[serde(default)]
         hold_ms: Option<u64>,
+    },
+    /// Has a range take over its right neighbour. [`Merged`] is the answer.
+    MergeRange {
+        /// The range.
+        range: u64,
     },
     /// Has a range be no longer held against merging. [`Done`] is the answer.
     ReleaseRange {
@@ -625,6 +632,10 @@ mod tests {
                     to_node: 3,
                     to_shard: Some(0),
                 },
+            ),
+            (
+                r#"{"command":"merge_range","range":2}"#,
+                Command::MergeRange { range: 2 },
             ),
             (
                 r#"{"command":"release_range","range":2}"#,

@@ -34,6 +34,7 @@ use rangedb_engine::hlc::Hlc;
 use rangedb_engine::lsm::{Lsm, LsmTables, MemoryTables, TableOptions};
 use rangedb_engine::raft::{LogStore, StateMachine, TypeConfig};
 use rangedb_engine::range::command;
+use rangedb_engine::range::data_parts::DataParts;
 use rangedb_engine::range::nursery::Nursery;
 use rangedb_engine::range::replica::{Home, Replica, ReplicaParts};
 use rangedb_engine::range::state::RangeState;
@@ -123,11 +124,12 @@ impl<E: Env> Bench<E> {
         self.logs.push((group, log.clone()));
         let replica = Replica::new(ReplicaParts {
             group,
-            data_id: DataId(number),
+            parts: DataParts::one(DataId(number)),
             state: RangeState::created(descriptor, membership, None),
             term_before: 0,
             last_before: 0,
             home: Home {
+                absorption: Rc::default(),
                 location: Location::default(),
                 store: self.store.clone(),
                 hlc: Hlc::new(),

@@ -11,6 +11,7 @@ use rangedb_tests::sim::change_of_bounds;
 use rangedb_tests::sim::clocks::{Chain, furthest_ahead};
 use rangedb_tests::sim::digests::{Found, damage, spoil};
 use rangedb_tests::sim::install::{Install, LAGGARD};
+use rangedb_tests::sim::merge::Merge;
 use rangedb_tests::sim::put_back::{Copy, put_back};
 use rangedb_tests::sim::run::{Report, faults_of, run, run_with};
 use rangedb_tests::sim::runtime::SimRuntime;
@@ -146,15 +147,33 @@ fn simulator_survives_a_crash_at_every_point_of_a_split() {
     log();
     let seed = number("RANGEDB_SEED", 1);
     let run = |crash| unharmed((seed, crash), Split { seed, crash }.run());
+    try_points(run, None);
+}
+
+#[test]
+fn simulator_survives_a_crash_at_many_points_of_a_merge() {
+    log();
+    let seed = number("RANGEDB_SEED", 1);
+    let run = |crash| unharmed((seed, crash), Merge { seed, crash }.run());
+    try_points(run, Some(POINTS));
+}
+
+/// Has each of three machines lose its power at points of a change of bounds: at this many, spread evenly,
+/// or at every one. In a soak it is every one.
+fn try_points(run: impl Fn(Option<(u16, u64)>) -> Report, tries: Option<u64>) {
     let whole = run(None);
+    let tries = tries.filter(|_| number("RANGEDB_SOAK_SECONDS", 0) == 0);
     for machine in 1..=3 {
         let points = whole.polls.get(&machine).copied();
-        let points = points.expect("the range was split");
-        for at in 1..=points {
+        let points = points.expect("the bounds were changed");
+        let step = tries.map_or(1, |tries| (points / tries).max(1));
+        let mut survived = 0;
+        for at in (1..=points).step_by(step as usize) {
             let restarts = run(Some((machine, at))).restarts;
             assert!(restarts > whole.restarts, "no crash at {at} of {points}");
+            survived += 1;
         }
-        println!("machine {machine} of seed {seed} lost its power at each of {points} points");
+        println!("machine {machine} lost its power at {survived} of {points} points");
     }
 }
 

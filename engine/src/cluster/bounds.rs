@@ -1,6 +1,6 @@
 //! Intervals of keys, and what the manager knows of ranges' bounds besides their records. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::types::{KeyRange, RangeId};
 
@@ -12,6 +12,8 @@ pub(super) struct Bounds<T> {
     pub postponed: BTreeMap<RangeId, T>,
     /// Whether known ranges have got other bounds.
     pub have_changed: bool,
+    /// Ranges that have no key any more, and rows that are to be deleted.
+    pub gone: BTreeSet<RangeId>,
 }
 
 impl<T> Bounds<T> {
@@ -20,6 +22,7 @@ impl<T> Bounds<T> {
             by_start: BTreeMap::new(),
             postponed: BTreeMap::new(),
             have_changed: false,
+            gone: BTreeSet::new(),
         }
     }
 }

@@ -74,7 +74,7 @@ fn view() -> View {
         troubles: vec![(ReplicaId(9), Trouble::Missing)],
         under_replicated: true,
         unavailable: false,
-        splitting: true,
+        phase: crate::cluster::BoundsPhase::Splitting,
         held_until_ms: u64::MAX,
         stats: RangeStats::default(),
     };

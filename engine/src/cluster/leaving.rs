@@ -63,7 +63,7 @@ impl<T: Instant> Manager<T> {
     fn holds_nothing(&self, node: NodeId, now: T) -> bool {
         let is_changing = |known: &KnownRange<T>| {
             let report = self.fresh(known, now);
-            report.is_some_and(|report| report.changing || report.splitting)
+            report.is_some_and(|report| report.is_changing())
                 || known.ordered.is_some() && !self.is_quiet(known, now)
         };
         self.has_reported(node, now)

@@ -11,6 +11,7 @@ use std::time::Duration;
 use super::bounds::Bounds;
 use super::health::Health;
 use super::ids::Ids;
+use super::merge::Rest;
 use super::message::{
     ClusterRequest, ClusterResponse, HighestIds, LedRange, NodeHealth, Report, ShardStats, Trouble,
     View,
@@ -62,6 +63,8 @@ pub(super) struct KnownRange<T: Instant> {
     pub(super) saved: bool,
     report: Option<(T, LedRange)>,
     pub(super) ordered: Option<(T, Goal)>,
+    /// Since when it has these bounds and little load.
+    pub(super) rest: Rest<T>,
 }
 
 /// What a range was ordered to become.
@@ -71,7 +74,7 @@ pub(super) enum Goal {
     /// The replica that must lead.
     Leader(ReplicaId),
     /// Other bounds than with this version.
-    Split(u32),
+    Bounds(u32),
 }
 
 impl Goal {
@@ -85,7 +88,7 @@ impl Goal {
                     && led.voters.iter().copied().collect::<BTreeSet<_>>() == *voters
             }
             Goal::Leader(leader) => led.leader == *leader,
-            Goal::Split(version) => led.descriptor.epoch.version > *version,
+            Goal::Bounds(version) => led.descriptor.epoch.version > *version,
         }
     }
 }
@@ -183,6 +186,7 @@ impl<T: Instant> Manager<T> {
                 saved: true,
                 report: None,
                 ordered: None,
+                rest: Rest::new(record.descriptor.epoch.version, now),
                 record,
             };
             self.ranges.insert(known.record.descriptor.range, known);
@@ -277,6 +281,11 @@ impl<T: Instant> Manager<T> {
             self.take_range(led, now);
         }
         let held = report.held.iter().filter(|held| {
+            if let Some((start, version)) = &held.frozen
+                && self.is_merged(held.range, (start, *version))
+            {
+                return true;
+            }
             self.ranges.get(&held.range).is_some_and(|known| {
                 let descriptor = &known.record.descriptor;
                 let listed = descriptor.location(held.replica).is_some();
@@ -379,7 +388,12 @@ impl<T: Instant> Manager<T> {
             saved: false,
             report: None,
             ordered: None,
+            rest: Rest::new(record.descriptor.epoch.version, now),
         });
+        let version = record.descriptor.epoch.version;
+        known
+            .rest
+            .take(version, led.stats.cpu_millis_per_second, now);
         if known.record != record {
             known.record = record;
             known.saved = false;
@@ -412,7 +426,12 @@ impl<T: Instant> Manager<T> {
             let key = record::key(record::RANGE, range.descriptor.range.0);
             (key, record::encode(range))
         });
-        nodes.chain(ranges).chain(emptied).collect()
+        // Last: a range must be written down before the one that it has taken over is deleted.
+        nodes
+            .chain(ranges)
+            .chain(emptied)
+            .chain(self.gone_rows())
+            .collect()
     }
 
     /// Notes that rows are durable.
@@ -422,6 +441,7 @@ impl<T: Instant> Manager<T> {
                 self.decided(decided);
             }
         }
+        self.deleted(rows);
         let rows = rows.iter();
         let rows: BTreeMap<&[u8], &[u8]> = rows.map(|(key, value)| (&**key, &**value)).collect();
         let is_in = |key: Vec<u8>, value: Vec<u8>| rows.get(&*key) == Some(&&*value);
@@ -450,8 +470,7 @@ impl<T: Instant> Manager<T> {
     /// Whether no change of a range's members or bounds is under way, or was a short while ago.
     pub(super) fn is_quiet(&self, known: &KnownRange<T>, now: T) -> bool {
         let report = self.fresh(known, now);
-        !self.is_ordered(known, now)
-            && report.is_some_and(|report| !report.changing && !report.splitting)
+        !self.is_ordered(known, now) && report.is_some_and(|report| !report.is_changing())
     }
 
     /// The next steps to order.
@@ -497,7 +516,7 @@ impl<T: Instant> Manager<T> {
         let report = self.fresh(known, now);
         let descriptor = &known.record.descriptor;
         let votes = |place: &&ReplicaPlace| known.record.voters.contains(&place.replica);
-        let busy = |report: &LedRange| report.changing || report.splitting || !report.has_quorum;
+        let busy = |report: &LedRange| report.is_changing() || !report.has_quorum;
         let given_up = self.given_up(known, now);
         Range {
             id: descriptor.range,
@@ -559,7 +578,8 @@ impl<T: Instant> Manager<T> {
                 (range, Goal::Members(all, voters))
             }
             ClusterRequest::TransferLeadership { range, to } => (range, Goal::Leader(*to)),
-            ClusterRequest::Split { range, version, .. } => (range, Goal::Split(*version)),
+            ClusterRequest::Split { range, version, .. }
+            | ClusterRequest::Merge { range, version, .. } => (range, Goal::Bounds(*version)),
             _ => return,
         };
         if let Some(known) = self.ranges.get_mut(range) {

@@ -91,7 +91,7 @@ impl Case {
             },
             voters: self.members.iter().copied().map(ReplicaId).collect(),
             changing: false,
-            splitting: false,
+            phase: crate::cluster::BoundsPhase::None,
             is_joint: false,
             has_quorum: true,
             leader: ReplicaId(1),
@@ -112,6 +112,7 @@ impl Case {
             conf: 1,
             left: false,
             is_empty: false,
+            frozen: None,
         });
         let others = self.nodes.iter().filter(|other| **other != node);
         let peer = |other: &u64| Peer {

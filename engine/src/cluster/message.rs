@@ -12,10 +12,10 @@ use crate::codec;
 use crate::error::OrderError;
 use crate::range::digest::Digest;
 use crate::range::{Descriptor, ReplicaPlace};
-use crate::types::{KeyRange, Location, NodeId, RangeId, ReplicaId, ShardId};
+use crate::types::{Epoch, KeyRange, Location, MergeId, NodeId, RangeId, ReplicaId, ShardId};
 
 /// The version of all messages.
-const VERSION: u8 = 5;
+const VERSION: u8 = 6;
 
 /// The bytes of a request.
 pub fn encode_request(request: &ClusterRequest) -> Vec<u8> {
@@ -131,13 +131,40 @@ pub enum ClusterRequest {
     },
     /// To a shard: its replica must serve nothing, because the range's replicas differ.
     Halt { range: RangeId, replica: ReplicaId },
+    /// To the manager: merges a range with its right neighbour. An operator's order.
+    MergeRange { range: RangeId },
+    /// To the leader of a range: it takes over its right neighbour, if both have these versions.
+    Merge {
+        range: RangeId,
+        version: u32,
+        right: RangeId,
+        right_version: u32,
+    },
+    /// To the leader of a range: freezes it for a merge, if it has this epoch.
+    Freeze {
+        range: RangeId,
+        epoch: Epoch,
+        merge: MergeId,
+    },
+    /// To a shard: asks whether its replicas of two neighbours could be merged, and has it flush what they
+    /// have, so that little is left to be flushed once the right one is frozen.
+    PrepareMerge { left: RangeId, right: RangeId },
+    /// To a shard: asks whether its replica of the range is frozen for this merge, and durably so. It
+    /// waits a moment for that.
+    Frozen { range: RangeId, merge: MergeId },
+    /// To the leader of the left range: cancels the merge, if it can still be cancelled. `border` is the
+    /// first key of the right range. The response is [`ClusterResponse::MergeEnded`].
+    CancelMerge { merge: MergeId, border: Vec<u8> },
+    /// To the leader of a range that is frozen for this merge, which is cancelled.
+    Unfreeze { range: RangeId, merge: MergeId },
 }
 
 impl ClusterRequest {
-    /// The range whose leader must change its members, split it or transfer its leadership.
+    /// The range whose leader must change its members or its bounds, or transfer its leadership.
     pub fn range(&self) -> Option<RangeId> {
         match self {
             ClusterRequest::Change { range, .. }
+            | ClusterRequest::Merge { range, .. }
             | ClusterRequest::Split { range, .. }
             | ClusterRequest::TransferLeadership { range, .. } => Some(*range),
             _ => None,
@@ -154,6 +181,7 @@ impl ClusterRequest {
                 | ClusterRequest::SetMembership { .. }
                 | ClusterRequest::SplitRange { .. }
                 | ClusterRequest::ReleaseRange { .. }
+                | ClusterRequest::MergeRange { .. }
         )
     }
 }
@@ -203,6 +231,11 @@ pub enum ClusterResponse {
     SplitKeys(Vec<Vec<u8>>),
     /// The digest, if it has been made.
     Digest(Option<Digest>),
+    /// A merge can no longer take place.
+    MergeEnded {
+        /// Whether it has taken place.
+        merged: bool,
+    },
 }
 
 /// Why a range is split.
@@ -335,8 +368,8 @@ pub struct LedRange {
     pub voters: Vec<ReplicaId>,
     /// Whether a change of members is under way.
     pub changing: bool,
-    /// Whether a split of it is under way.
-    pub splitting: bool,
+    /// Which change of its bounds is under way.
+    pub phase: BoundsPhase,
     /// Whether a joint change was left half done: the voters are those before and after it.
     pub is_joint: bool,
     /// Whether a majority of the voters answers.
@@ -351,6 +384,31 @@ pub struct LedRange {
     pub followers: Vec<Follower>,
     /// Its load and its size.
     pub stats: RangeStats,
+}
+
+impl LedRange {
+    /// Whether a change of its members or its bounds is under way.
+    pub fn is_changing(&self) -> bool {
+        self.changing || self.phase != BoundsPhase::None
+    }
+}
+
+/// Which change of a range's bounds is under way.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize,
+)]
+pub enum BoundsPhase {
+    /// None.
+    #[default]
+    None,
+    /// It is being split.
+    Splitting,
+    /// It is being frozen, to become a part of its left neighbour.
+    Freezing,
+    /// It is frozen for that.
+    Frozen,
+    /// It takes over its right neighbour.
+    Merging,
 }
 
 /// A replica as the leader of its range sees it.
@@ -371,7 +429,7 @@ pub struct Follower {
 }
 
 /// A replica that does not lead.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub struct HeldReplica {
     /// Its range.
     pub range: RangeId,
@@ -383,6 +441,9 @@ pub struct HeldReplica {
     pub left: bool,
     /// Whether it has no data yet.
     pub is_empty: bool,
+    /// If it is frozen, its first key and the version of its bounds: its range may be a part of another
+    /// one by now.
+    pub frozen: Option<(Vec<u8>, u32)>,
 }
 
 /// The state of the whole cluster.
@@ -517,8 +578,8 @@ pub struct RangeView {
     pub under_replicated: bool,
     /// Whether it has no leader, or its leader reaches no majority.
     pub unavailable: bool,
-    /// Whether a split of it is under way.
-    pub splitting: bool,
+    /// Which change of its bounds is under way.
+    pub phase: BoundsPhase,
     /// Until when it must not be merged; see [`HeldRecord::until_ms`](super::record::HeldRecord).
     pub held_until_ms: u64,
     /// Its load and its size, if its leader has reported. Not in the views that shards get; see

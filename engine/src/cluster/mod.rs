@@ -16,6 +16,7 @@ mod health;
 mod ids;
 mod leaving;
 pub mod manager;
+pub mod merge;
 pub mod message;
 pub mod moves;
 mod orders;
@@ -27,8 +28,8 @@ pub mod split;
 mod view;
 
 pub use message::{
-    ClusterRequest, ClusterResponse, HighestIds, Leaving, NodeHealth, NodeView, RangeStats,
-    RangeView, ShardStats, SplitPart, SplitReason, Trouble, View,
+    BoundsPhase, ClusterRequest, ClusterResponse, HighestIds, Leaving, NodeHealth, NodeView,
+    RangeStats, RangeView, ShardStats, SplitPart, SplitReason, Trouble, View,
 };
 pub use orders::voter_on;
 pub use record::{MembershipStatus, NodeRecord, Setting};

@@ -75,6 +75,7 @@ impl<T: Instant> Manager<T> {
             self.bounds.have_changed = true;
             self.forget_start(new.range, &before.start);
         }
+        self.bounds.gone.remove(&new.range);
         if new.keyspace == Keyspace::User {
             self.bounds
                 .by_start
@@ -131,6 +132,7 @@ impl<T: Instant> Manager<T> {
             known.saved = false;
         } else {
             self.ranges.remove(&range);
+            self.bounds.gone.insert(range);
         }
         self.bounds.have_changed = true;
         self.forget_start(range, &before.start);

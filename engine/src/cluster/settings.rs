@@ -18,7 +18,7 @@ pub struct Rule {
 }
 
 /// The settings.
-pub const SETTINGS: [Rule; 4] = [
+pub const SETTINGS: [Rule; 6] = [
     Rule {
         name: "replication-factor",
         default: "3",
@@ -39,6 +39,16 @@ pub const SETTINGS: [Rule; 4] = [
         default: "256MiB",
         may_be: "a size from 16MiB to 4GiB",
     },
+    Rule {
+        name: "merge",
+        default: "on",
+        may_be: "on or off",
+    },
+    Rule {
+        name: "merge-after",
+        default: "10m",
+        may_be: "a time from 1s to 24h, such as 90s or 10m",
+    },
 ];
 
 /// The rule of a setting.
@@ -57,6 +67,8 @@ pub fn rule(name: &str) -> Result<&'static Rule, OrderError> {
 
 /// The shortest `dead-after`.
 const DEAD_AFTER_MIN: Duration = Duration::from_secs(1);
+/// What `merge-after` may be.
+const MERGE_AFTER: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_hours(24);
 /// What `range-size-max` may be, in bytes.
 const RANGE_SIZE_MAX: RangeInclusive<u64> = 16 << 20..=4 << 30;
 
@@ -73,6 +85,11 @@ pub fn check(name: &str, value: &str) -> Result<(), OrderError> {
             let time = rangedb_duration::parse(value);
             let time = time.map_err(|bad| OrderError::Invalid(format!("{name}: {bad}")))?;
             time >= DEAD_AFTER_MIN
+        }
+        "merge-after" => {
+            let time = rangedb_duration::parse(value);
+            let time = time.map_err(|bad| OrderError::Invalid(format!("{name}: {bad}")))?;
+            MERGE_AFTER.contains(&time)
         }
         "range-size-max" => {
             let invalid = |bad| OrderError::Invalid(format!("{name} is {value:?}: {bad}"));
@@ -109,6 +126,9 @@ mod tests {
             ("dead-after", "2500ms"),
             ("dead-after", "0.5m"),
             ("balance", "off"),
+            ("merge", "off"),
+            ("merge-after", "1s"),
+            ("merge-after", "24h"),
             ("range-size-max", "16MiB"),
             ("range-size-max", "4GiB"),
             ("range-size-max", "100000000"),
@@ -126,6 +146,9 @@ mod tests {
             ("dead-after", "5"),
             ("dead-after", "99999999999h"),
             ("balance", "maybe"),
+            ("merge", "maybe"),
+            ("merge-after", "999ms"),
+            ("merge-after", "25h"),
             ("range-size-max", "15MiB"),
             ("range-size-max", "4097MiB"),
             ("range-size-max", "1TB"),

@@ -274,7 +274,7 @@ impl<T: Instant> Manager<T> {
         large.collect()
     }
 
-    fn range_size_max(&self) -> Option<u64> {
+    pub(super) fn range_size_max(&self) -> Option<u64> {
         let name = "range-size-max";
         let default = || settings::rule(name).map(|rule| rule.default).ok();
         parse_size(self.setting(name).or_else(default)?).ok()
@@ -286,7 +286,7 @@ impl<T: Instant> Manager<T> {
     }
 
     /// A range of users' keys.
-    fn users_range(&self, range: RangeId) -> Result<&KnownRange<T>, OrderError> {
+    pub(super) fn users_range(&self, range: RangeId) -> Result<&KnownRange<T>, OrderError> {
         let Some(known) = self.ranges.get(&range) else {
             let why =
                 format!("there is no range {range}; `rangedb range ls` shows those there are");
@@ -296,16 +296,20 @@ impl<T: Instant> Manager<T> {
             Keyspace::User => Ok(known),
             Keyspace::System => {
                 let why = format!(
-                    "range {range} has the cluster's own records: only a range of users' keys is split \
-                     or held"
+                    "range {range} has the cluster's own records: only a range of users' keys is split, \
+                     merged or held"
                 );
                 Err(OrderError::Invalid(why))
             }
         }
     }
 
-    /// The leader of a range of users' keys, and its report, if the range can be split now.
-    fn splittable(&self, range: RangeId, now: T) -> Result<(Location, &LedRange), OrderError> {
+    /// The leader of a range of users' keys, and its report, if its bounds can be changed now.
+    pub(super) fn splittable(
+        &self,
+        range: RangeId,
+        now: T,
+    ) -> Result<(Location, &LedRange), OrderError> {
         let known = self.users_range(range)?;
         let descriptor = &known.record.descriptor;
         let report = self.fresh(known, now);
@@ -318,7 +322,7 @@ impl<T: Instant> Manager<T> {
             let why = format!("the leader of range {range} reaches no majority now");
             return Err(OrderError::busy(why));
         }
-        let is_changing = report.changing || report.is_joint || report.splitting;
+        let is_changing = report.is_changing() || report.is_joint;
         if is_changing || self.is_ordered(known, now) || report.descriptor != *descriptor {
             let why = format!(
                 "a change of range {range} is under way; give the order again when that has ended"

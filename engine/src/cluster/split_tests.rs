@@ -14,6 +14,9 @@ use crate::cluster::{RangeView, View};
 use crate::range::ReplicaPlace;
 use crate::types::{Epoch, NodeId, SYSTEM_RANGE, ShardId};
 
+#[path = "merge_tests.rs"]
+mod merges;
+
 const REPORT: Duration = Duration::from_millis(500);
 const USERS: RangeId = RangeId(2);
 
@@ -112,7 +115,7 @@ impl Case {
             descriptor: descriptor.clone(),
             voters,
             changing: self.changing.contains(&descriptor.range),
-            splitting: false,
+            phase: crate::cluster::BoundsPhase::None,
             is_joint: false,
             has_quorum: true,
             leader,
@@ -137,6 +140,7 @@ impl Case {
                     conf: descriptor.epoch.conf,
                     left: false,
                     is_empty: false,
+                    frozen: None,
                 });
             }
         }

@@ -81,7 +81,7 @@ impl<T: Instant> Manager<T> {
             RangeView {
                 under_replicated: live.count() < wanted,
                 unavailable: report.is_none_or(|report| !report.has_quorum),
-                splitting: report.is_some_and(|report| report.splitting),
+                phase: report.map_or_else(Default::default, |report| report.phase),
                 held_until_ms: self.held_until_ms(descriptor.range),
                 leader: report.and_then(|report| descriptor.location(report.leader)),
                 term: report.map_or(0, |report| report.term),

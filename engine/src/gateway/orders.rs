@@ -42,6 +42,11 @@ pub enum Order {
         /// The range.
         range: RangeId,
     },
+    /// A range takes over its right neighbour.
+    MergeRange {
+        /// The range.
+        range: RangeId,
+    },
     /// A node drains, is decommissioned, is active again or is removed.
     SetMembership {
         /// The node.
@@ -68,6 +73,7 @@ impl From<Order> for ClusterRequest {
                 shard,
             },
             Order::ReleaseRange { range } => ClusterRequest::ReleaseRange { range },
+            Order::MergeRange { range } => ClusterRequest::MergeRange { range },
             Order::SetMembership { node, status } => ClusterRequest::SetMembership { node, status },
         }
     }

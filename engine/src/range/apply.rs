@@ -17,13 +17,14 @@ use crate::mutant::{self, Mutant};
 use crate::raft::{self, AppliedMembership};
 use crate::range::command::{self, ArchivedAction, ArchivedEntry, ArchivedRangeOrder};
 use crate::range::format;
+use crate::range::merge;
 use crate::range::sessions::Verdict;
 use crate::range::split;
 use crate::range::state::RangeState;
 use crate::request::{
     ArchivedBatch, ArchivedChange, ArchivedExpected, ArchivedMutation, Outcome, RequestId,
 };
-use crate::types::{Blob, Epoch, Timestamp};
+use crate::types::{Blob, Epoch, MergeId, RangeId, Timestamp};
 use crate::wal::{LogEntry, LogId, Payload};
 
 /// The rows of one range, as apply sees them.
@@ -59,6 +60,10 @@ pub enum Effect {
     BeginTerm(LogId),
     /// A digest of what the replica holds now, under this number.
     Digest(u64),
+    /// The replica of this range on the same shard, which is frozen for this merge, is taken over.
+    Absorb(RangeId, MergeId),
+    /// The range serves its keys again.
+    Thawed,
 }
 
 /// What applying one entry gave.
@@ -124,6 +129,10 @@ fn apply_commands(
             step.results.push(Applied::Repropose);
             continue;
         }
+        if merge::is_held_back(state, command) {
+            step.results.push(Applied::Outcome(Outcome::Moved));
+            continue;
+        }
         state.last_ts = timestamp;
         let outcome = match &command.action {
             ArchivedAction::Order(order) => {
@@ -146,7 +155,10 @@ fn apply_commands(
     if entry.commands.is_empty() {
         pass(state);
     }
-    state.ceiling = state.ceiling.max(Timestamp(entry.ceiling.to_native()));
+    // A frozen range serves nothing: its ceiling stays what was served.
+    if state.frozen.is_none() {
+        state.ceiling = state.ceiling.max(Timestamp(entry.ceiling.to_native()));
+    }
     Ok(step)
 }
 
@@ -156,8 +168,12 @@ fn is_stale(proposed: Epoch, now: Epoch) -> bool {
     proposed.version != now.version || (proposed.conf != 0 && proposed.conf != now.conf)
 }
 
-/// An entry without commands (blank, membership) passes: it, too, raises `last_ts`.
+/// An entry without commands (blank, membership) passes: it, too, raises `last_ts`, but not that of a
+/// frozen range.
 fn pass(state: &mut RangeState) {
+    if state.frozen.is_some() {
+        return;
+    }
     state.last_ts = state.last_ts.next();
 }
 
@@ -181,6 +197,30 @@ fn follow(
             let child = split::apply(state, order, proposed, timestamp)?;
             step.child = child.map(Box::new);
             if step.child.is_none() {
+                return Ok(Outcome::Moved);
+            }
+        }
+        ArchivedRangeOrder::Freeze(order) => {
+            if !merge::freeze(state, order, proposed)? {
+                return Ok(Outcome::Moved);
+            }
+        }
+        ArchivedRangeOrder::Unfreeze { merge } => {
+            if !merge::thaw(state, merge) {
+                return Ok(Outcome::Moved);
+            }
+            step.effects.push(Effect::Thawed);
+        }
+        ArchivedRangeOrder::Merge(order) => {
+            if !merge::merge(state, order, proposed)? {
+                return Ok(Outcome::Moved);
+            }
+            let right = RangeId(order.right.0.to_native());
+            let absorb = Effect::Absorb(right, order.merge.to_native());
+            step.effects.push(absorb);
+        }
+        ArchivedRangeOrder::CancelMerge { merge } => {
+            if !merge::cancel(state, merge) {
                 return Ok(Outcome::Moved);
             }
         }

@@ -69,12 +69,17 @@ impl<E: Env> Replica<E> {
     /// [`Error::NotLeader`].
     pub fn check_open(&self, key: &[u8]) -> Result<(), Error> {
         match self.is_closed(key) {
-            true => Err(Error::NotLeader(Some(Box::new(Route {
-                leader: None,
-                ..self.route()
-            })))),
+            true => Err(self.closed()),
             false => Ok(()),
         }
+    }
+
+    /// The refusal of a key that nobody serves for a moment.
+    pub(super) fn closed(&self) -> Error {
+        Error::NotLeader(Some(Box::new(Route {
+            leader: None,
+            ..self.route()
+        })))
     }
 
     /// The keys that it serves: without those of a range that is being split off.
@@ -140,7 +145,7 @@ impl<E: Env> Replica<E> {
                 range: descriptor.range,
                 replica,
             },
-            data_id: self.data_id(),
+            data_id: self.data_id_of(&order.key),
             descriptor: encoded.into(),
             membership: membership.into(),
             first: Some(FIRST),
@@ -150,6 +155,8 @@ impl<E: Env> Replica<E> {
 
     /// Gives birth to the child's replica beside this one, in the turn in which this one loses its keys.
     pub(super) fn bear(&self, child: RangeState, split: LogId) {
+        let (left, right) = self.parts.borrow().split_at(&child.descriptor.keys.start);
+        self.parts.replace(left);
         // A digest of the keys before the split can no longer be made.
         self.digesting.set(None);
         let prepared = self.splitting.take_prepared();
@@ -169,7 +176,7 @@ impl<E: Env> Replica<E> {
             };
             let mut replica = Replica::new(ReplicaParts {
                 group,
-                data_id: self.data_id(),
+                parts: right,
                 state: child,
                 term_before: log.state().vote.map_or(0, |vote| vote.term),
                 last_before: log.state().last.map_or(0, |id| id.index),
@@ -178,6 +185,7 @@ impl<E: Env> Replica<E> {
             replica.usage = self.usage.split();
             let replica = Rc::new(replica);
             replica.was_born();
+            self.home.absorption.add(group.range, &replica);
             self.store.add(replica.clone());
             self.home.nursery.add(Newborn {
                 replica,
@@ -192,7 +200,7 @@ impl<E: Env> Replica<E> {
 
     /// Checks the writes that wait against the new bounds: they were checked against the old ones. A
     /// sender that named the old version learns the new one.
-    fn recheck_waiting(&self) {
+    pub(super) fn recheck_waiting(&self) {
         let keys = self.with_state(|state| state.descriptor.clone());
         let moved = Error::Moved(vec![self.route()]);
         self.proposer.recheck(

@@ -18,7 +18,7 @@ use rkyv::with::Inline;
 
 use crate::error::Fatal;
 use crate::request::{ArchivedChange, ArchivedRequestId, Batch, RequestId};
-use crate::types::{Epoch, RangeId, ReplicaId, Timestamp};
+use crate::types::{Epoch, MergeId, RangeId, ReplicaId, Timestamp};
 use crate::wal::Body;
 
 /// The last byte of an entry's payload: the format of what is before it. An entry of the first
@@ -28,6 +28,8 @@ pub const FORMAT: u8 = 2;
 /// the byte a replica knows before it applies the entry that it may give birth to a range, without
 /// reading each entry twice; and a release that cannot split refuses the entry.
 pub const FORMAT_SPLIT: u8 = 3;
+/// The same for one order of a merge: to freeze, to thaw, to merge or to cancel.
+pub const FORMAT_MERGE: u8 = 4;
 
 /// The payload of one log entry.
 #[derive(Default, rkyv::Archive, rkyv::Serialize)]
@@ -84,6 +86,78 @@ pub enum RangeOrder {
     },
     /// The range is split: see [`crate::range::split`]. Such a command is alone in its entry.
     Split(SplitOrder),
+    /// The range is frozen, to become a part of its left neighbour: see [`crate::range::merge`]. This and
+    /// the orders after it are alone in their entries, too.
+    Freeze(FreezeOrder),
+    /// The range is no longer frozen for this merge.
+    Unfreeze {
+        /// The merge.
+        merge: MergeId,
+    },
+    /// The range takes over its right neighbour.
+    Merge(MergeOrder),
+    /// The range does not take over its right neighbour, whatever comes later in its log.
+    CancelMerge {
+        /// The merge.
+        merge: MergeId,
+    },
+}
+
+impl RangeOrder {
+    /// Whether the order changes the bounds of a range, or prepares that. Then it is alone in its entry,
+    /// and nothing is proposed after it until it is applied.
+    pub fn is_alone(&self) -> bool {
+        self.format() != FORMAT
+    }
+
+    /// The format of an entry with this order alone.
+    fn format(&self) -> u8 {
+        match self {
+            RangeOrder::Split(_) => FORMAT_SPLIT,
+            RangeOrder::Freeze(_)
+            | RangeOrder::Unfreeze { .. }
+            | RangeOrder::Merge(_)
+            | RangeOrder::CancelMerge { .. } => FORMAT_MERGE,
+            RangeOrder::SetGcThreshold { .. } | RangeOrder::NoOp | RangeOrder::Digest { .. } => {
+                FORMAT
+            }
+        }
+    }
+}
+
+/// How a range is frozen.
+#[derive(Clone, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize)]
+pub struct FreezeOrder {
+    /// The merge for which it is frozen.
+    pub merge: MergeId,
+    /// Which members it has: the descriptor's `conf`.
+    pub conf: u32,
+    /// The highest timestamp at which the leader has served a read; it serves no more of them once the
+    /// order is queued.
+    pub served: u64,
+}
+
+/// How a range takes over its right neighbour, as that was frozen.
+#[derive(Clone, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize)]
+pub struct MergeOrder {
+    /// The merge.
+    pub merge: MergeId,
+    /// Which members the range has: the descriptor's `conf`.
+    pub conf: u32,
+    /// The right neighbour.
+    pub right: RangeId,
+    /// The version of its bounds.
+    pub right_version: u32,
+    /// Its first key.
+    pub border: Vec<u8>,
+    /// The end of its keys.
+    pub end: Option<Vec<u8>>,
+    /// The timestamp of its last command.
+    pub last_ts: Timestamp,
+    /// The highest timestamp at which one of its leaders has served a read.
+    pub ceiling: Timestamp,
+    /// Its threshold of collection.
+    pub gc_threshold: Timestamp,
 }
 
 /// How a range is split: it keeps the keys before `key`, and a new range, its child, gets the others.
@@ -118,10 +192,10 @@ pub fn encode(entry: &Entry<'_>, len: usize) -> Result<Body, Fatal> {
     let format = match entry.commands.as_slice() {
         [
             Command {
-                action: Action::Order(RangeOrder::Split(_)),
+                action: Action::Order(order),
                 ..
             },
-        ] => FORMAT_SPLIT,
+        ] => order.format(),
         _ => FORMAT,
     };
     archive(entry, len, format).map(|bytes| Body::seal(Bytes::from_owner(bytes)))
@@ -174,7 +248,7 @@ fn archive(entry: &Entry<'_>, len: usize, format: u8) -> Result<AlignedVec, Fata
 /// The bytes are no entry.
 pub fn access(current: &[u8]) -> Result<&ArchivedEntry<'_>, Fatal> {
     let archive = match current.split_last() {
-        Some((&(FORMAT | FORMAT_SPLIT), archive)) => archive,
+        Some((&(FORMAT | FORMAT_SPLIT | FORMAT_MERGE), archive)) => archive,
         _ => &[],
     };
     rkyv::access::<ArchivedEntry<'_>, rancor::Error>(archive)

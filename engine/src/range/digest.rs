@@ -24,7 +24,7 @@ use xxhash_rust::xxh3::Xxh3;
 use crate::error::Fatal;
 use crate::lsm::{Bounds, LsmError, Part, TableStore, keys};
 use crate::range::state::RangeState;
-use crate::types::{DataId, Timestamp};
+use crate::types::Timestamp;
 
 /// The digest of what a replica held.
 #[derive(
@@ -54,8 +54,6 @@ pub struct Digest {
 pub struct Digesting {
     /// The number under which the leader asked for it.
     pub number: u64,
-    /// The data id of the rows.
-    pub data_id: DataId,
     /// The timestamp of the entry that asked for it.
     pub at: Timestamp,
     /// Versions at or below this may be gone already. No others may go until the digest is made.
@@ -69,11 +67,11 @@ pub struct Digesting {
 }
 
 impl Digesting {
-    /// Begins a digest of a replica with rows under `data_id` that has just reached `state`.
+    /// Begins a digest of a replica that has just reached `state`.
     ///
     /// # Errors
     /// The state cannot be encoded.
-    pub fn of(number: u64, data_id: DataId, state: &RangeState) -> Result<Digesting, Fatal> {
+    pub fn of(number: u64, state: &RangeState) -> Result<Digesting, Fatal> {
         let failed = |e: rkyv::rancor::Error| {
             Fatal::Inconsistent(format!("state of range {}: {e}", state.range()))
         };
@@ -87,7 +85,6 @@ impl Digesting {
         hash.update(&state.ceiling.0.to_le_bytes());
         Ok(Digesting {
             number,
-            data_id,
             at: state.last_ts,
             threshold: state.gc_threshold,
             state: hash.digest128(),

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use crate::error::Fatal;
-use crate::range::command::{FORMAT, FORMAT_SPLIT};
+use crate::range::command::{FORMAT, FORMAT_MERGE, FORMAT_SPLIT};
 use crate::range::command_v1;
 
 /// The bytes of an entry in today's format: those given, or those of an older entry written anew.
@@ -12,10 +12,10 @@ use crate::range::command_v1;
 /// The bytes are no entry of any known format.
 pub fn current(bytes: &[u8]) -> Result<Cow<'_, [u8]>, Fatal> {
     match bytes.last() {
-        Some(&(FORMAT | FORMAT_SPLIT)) => Ok(Cow::Borrowed(bytes)),
+        Some(&(FORMAT | FORMAT_SPLIT | FORMAT_MERGE)) => Ok(Cow::Borrowed(bytes)),
         Some(0) => command_v1::convert(bytes).map(Cow::Owned),
         Some(other) => Err(Fatal::Inconsistent(format!(
-            "a log entry has format {other}; this release reads formats 1 to {FORMAT_SPLIT}"
+            "a log entry has format {other}; this release reads formats 1 to {FORMAT_MERGE}"
         ))),
         None => Err(Fatal::Inconsistent("a log entry is empty".to_owned())),
     }

@@ -10,7 +10,8 @@ use crate::range::state::RangeState;
 use crate::range::{Descriptor, Keyspace, ReplicaPlace};
 use crate::request::{Batch, Condition, Expected, Outcome, RequestId};
 use crate::types::{
-    ClientId, Epoch, KeyRange, Location, NodeId, RangeId, ReplicaId, ShardId, Timestamp,
+    ClientId, DataId, Epoch, KeyRange, Location, MergeId, NodeId, RangeId, ReplicaId, ShardId,
+    Timestamp,
 };
 use crate::wal::LogId;
 
@@ -180,19 +181,27 @@ fn descriptors_and_states() {
     let state = |first| {
         let membership = Bytes::from_static(b"membership");
         RangeState::created(descriptor(), membership, first)
-            .encode()
-            .expect("bytes")
     };
+    let plain = |first| state(first).encode(&[]).expect("bytes");
+    let mut frozen = state(Some(first));
+    frozen.frozen = Some(MergeId {
+        left: RangeId(2),
+        version: 7,
+    });
+    let parts = [(b"m".to_vec(), DataId(3))];
+    let frozen = frozen.encode(&parts).expect("bytes");
     fuzz(
         "states",
-        &[state(None), state(Some(first))],
+        &[plain(None), plain(Some(first)), frozen],
         |bytes, meter| {
             let Ok(found) = meter.decode(|| RangeState::decode(bytes)) else {
                 return false;
             };
-            let again = found.encode().expect("bytes");
-            let second = RangeState::decode(&again).expect("a state");
-            assert_eq!(second.encode().expect("bytes"), again);
+            let (found, parts) = found;
+            let again = found.encode(&parts).expect("bytes");
+            let (second, other_parts) = RangeState::decode(&again).expect("a state");
+            assert_eq!(second.encode(&other_parts).expect("bytes"), again);
+            assert_eq!((other_parts, second.frozen), (parts, found.frozen));
             assert_eq!(second.descriptor, found.descriptor);
             assert_eq!(
                 (second.applied, second.last_ts),

@@ -80,7 +80,7 @@ impl<E: Env> Machine for Replica<E> {
         let StagedSnapshot { data_id, mut state } = staged;
         let without_state = || Fatal::Inconsistent("a snapshot without a state".to_owned());
         let last = state.applied.ok_or_else(without_state)?;
-        let row = state.encode().map_err(|_| without_state())?;
+        let row = state.encode(&[]).map_err(|_| without_state())?;
         recovery::load_snapshot_sessions(&self.store, data_id, &mut state).await?;
         let mut from = Some(0);
         while let Some(place) = from {
@@ -100,6 +100,7 @@ impl<E: Env> Machine for Replica<E> {
         let replica = self.group.replica;
         saved::save_snapshot_sessions(&self.store, replica, data_id, &mut state).await?;
         self.become_snapshot(data_id, *state);
+        self.absorb_covered();
         Ok(())
     }
 

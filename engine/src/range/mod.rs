@@ -1,10 +1,12 @@
 //! A range: an interval of keys that one Raft group replicates. Its state, the commands that change
 //! it, and what a leader does with writes before Raft.
 
+pub mod absorption;
 pub mod apply;
 mod birth;
 pub mod command;
 mod command_v1;
+pub mod data_parts;
 mod descriptor;
 pub mod digest;
 mod digesting;
@@ -13,6 +15,7 @@ pub mod format;
 mod fuzz;
 pub mod leadership;
 pub mod machine;
+pub mod merge;
 pub mod nursery;
 pub mod observer;
 pub mod propose;

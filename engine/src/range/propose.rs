@@ -60,11 +60,14 @@ pub async fn run<E: Env>(replica: Rc<Replica<E>>, raft: RaftGroup<E>) -> Result<
         if proposals.is_empty() {
             continue;
         }
-        if let [split] = proposals.as_mut_slice()
-            && let ProposalKind::Order(RangeOrder::Split(split)) = &mut split.kind
-        {
-            // Nothing more is served right of its key, so this is final.
-            split.served = replica.timestamps.served().0;
+        // Nothing more is served of the keys that a split or a freeze closes, so this is final.
+        if let [only] = proposals.as_mut_slice() {
+            let served = replica.timestamps.served().0;
+            match &mut only.kind {
+                ProposalKind::Order(RangeOrder::Split(split)) => split.served = served,
+                ProposalKind::Order(RangeOrder::Freeze(freeze)) => freeze.served = served,
+                _ => {}
+            }
         }
         let bytes = encode(&replica, &proposals)?;
         let number = proposer.depart(proposals);

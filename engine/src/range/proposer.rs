@@ -113,7 +113,7 @@ impl ProposalKind {
     /// Whether it is proposed in an entry of its own, after which nothing is proposed until that is
     /// applied.
     fn is_alone(&self) -> bool {
-        matches!(self, ProposalKind::Order(RangeOrder::Split(_)))
+        matches!(self, ProposalKind::Order(order) if order.is_alone())
     }
 
     /// Keys that are read when it is applied.

@@ -7,13 +7,15 @@ use crate::error::Fatal;
 use crate::limits::SESSION_ROWS_PER_TURN;
 use crate::lsm::keys;
 use crate::range::Descriptor;
+use crate::range::data_parts::DataParts;
 use crate::range::sessions::{ClientMarks, SavedRequest, SessionRow};
 use crate::range::state::RangeState;
 use crate::tree::Store;
 use crate::types::{Blob, ClientId, DataId, ReplicaId, Timestamp};
 use crate::wal::{Created, Switched};
 
-/// The state of a replica as of its last flush; if there was none, as it was created.
+/// The state of a replica as of its last flush, and the data ids of its rows; if there was no flush, as it
+/// was created.
 ///
 /// # Errors
 /// The tree cannot be read.
@@ -21,7 +23,7 @@ pub async fn recover_state<E: Env>(
     store: &Store<E>,
     created: &Created,
     switched: Option<&Switched>,
-) -> Result<RangeState, Fatal> {
+) -> Result<(RangeState, DataParts), Fatal> {
     let (range, replica) = (created.group.range, created.group.replica);
     let damaged = |what: &str| {
         Fatal::Inconsistent(format!(
@@ -31,12 +33,13 @@ pub async fn recover_state<E: Env>(
     let mut key = Vec::new();
     keys::state_key(replica, &mut key);
     let row = store.newest_row(&key, |row| row.map(RangeState::decode))?;
-    let mut state = match row {
-        Some(state) => state.map_err(|_| damaged("state row"))?,
+    let (mut state, others) = match row {
+        Some(saved) => saved.map_err(|_| damaged("state row"))?,
         None => {
             let descriptor = Descriptor::decode(&created.descriptor)
                 .map_err(|_| Fatal::Inconsistent(format!("range {range}: bad descriptor")))?;
-            RangeState::created(descriptor, created.membership.clone(), created.first)
+            let (members, first) = (created.membership.clone(), created.first);
+            (RangeState::created(descriptor, members, first), Vec::new())
         }
     };
     if let Some(switched) = switched
@@ -46,19 +49,20 @@ pub async fn recover_state<E: Env>(
     {
         // Nothing was flushed since the snapshot was installed: its state is in the log.
         let snapshot = RangeState::decode(&switched.state);
-        let mut snapshot = snapshot.map_err(|_| damaged("snapshot's state"))?;
+        let (mut snapshot, _) = snapshot.map_err(|_| damaged("snapshot's state"))?;
         load_snapshot_sessions(store, switched.data_id, &mut snapshot).await?;
         read_clients(store, replica, |client, _| {
             snapshot.sessions.was_there(client)
         })?;
-        return Ok(snapshot);
+        return Ok((snapshot, DataParts::one(switched.data_id)));
     }
     let data_id = switched.map_or(created.data_id, |switched| switched.data_id);
     read_clients(store, replica, |client, marks| {
         state.sessions.load(SessionRow::Client(client, Some(marks)));
     })?;
-    load_requests(store, data_id, &mut state)?;
-    Ok(state)
+    let parts = DataParts::new(data_id, others);
+    load_requests(store, &parts, &mut state)?;
+    Ok((state, parts))
 }
 
 /// Loads the session table of a snapshot with rows under `data_id`, a few rows at a time.
@@ -138,19 +142,16 @@ fn read_clients<E: Env>(
 /// Loads the requests of all clients that are loaded.
 fn load_requests<E: Env>(
     store: &Store<E>,
-    data_id: DataId,
+    parts: &DataParts,
     state: &mut RangeState,
 ) -> Result<(), Fatal> {
     let (mut low, mut high) = (Vec::new(), Vec::new());
-    keys::requests_of(
-        data_id,
-        state.descriptor.keys.interval(),
-        &mut low,
-        &mut high,
-    );
-    read_rows(store, (&low, &high), usize::MAX, |key, value| {
-        load_request(state, key, value)
-    })?;
+    for (data_id, keys) in parts.within(&state.descriptor.keys) {
+        keys::requests_of(data_id, keys.interval(), &mut low, &mut high);
+        read_rows(store, (&low, &high), usize::MAX, |key, value| {
+            load_request(state, key, value)
+        })?;
+    }
     Ok(())
 }
 

@@ -12,7 +12,9 @@ use crate::hlc::Hlc;
 use crate::lsm::{LsmError, Size};
 use crate::mutant::{self, Mutant};
 use crate::raft::AppliedState;
+use crate::range::absorption::Absorption;
 use crate::range::apply::{self, Applied, Effect, Rows};
+use crate::range::data_parts::DataParts;
 use crate::range::digest::Digesting;
 use crate::range::leadership::{Leadership, Leading};
 use crate::range::nursery::Nursery;
@@ -25,15 +27,15 @@ use crate::range::usage::{RangeLoad, Usage};
 use crate::range::{Keyspace, Route};
 use crate::request::Target;
 use crate::tree::Store;
-use crate::types::{DataId, Location, ReplicaId, Timestamp};
+use crate::types::{DataId, KeyRange, Location, ReplicaId, Timestamp};
 use crate::wal::{Group, LogEntry, LogId};
 
 /// What a replica is made from.
 pub struct ReplicaParts<E: Env> {
     /// The range and the replica's id.
     pub group: Group,
-    /// The data id of its rows.
-    pub data_id: DataId,
+    /// The data ids of its rows.
+    pub parts: DataParts,
     /// Its state, as read from the tree.
     pub state: RangeState,
     /// The term of its vote when the process started.
@@ -58,6 +60,8 @@ pub struct Home<E: Env> {
     pub observers: ApplyObservers,
     /// Where the replicas go that are born when a range is split.
     pub nursery: Rc<Nursery<E, Replica<E>>>,
+    /// Where they find each other when ranges are merged.
+    pub absorption: Rc<Absorption<Replica<E>>>,
 }
 
 impl<E: Env> Clone for Home<E> {
@@ -69,6 +73,7 @@ impl<E: Env> Clone for Home<E> {
             clock: self.clock.clone(),
             observers: self.observers.clone(),
             nursery: self.nursery.clone(),
+            absorption: self.absorption.clone(),
         }
     }
 }
@@ -90,8 +95,8 @@ pub(super) struct Saved {
 pub struct Replica<E: Env> {
     /// The range and the replica's id.
     pub group: Group,
-    /// The data id of its rows.
-    data_id: Cell<DataId>,
+    /// The data ids of its rows.
+    pub(super) parts: RefCell<DataParts>,
     /// What it shares with the other replicas of its shard.
     pub(super) home: Home<E>,
     /// The queue of writes; only a leader's has any.
@@ -115,6 +120,8 @@ pub struct Replica<E: Env> {
     pub(super) splitting: Splitting<E>,
     /// Whether its rows differ from other replicas', and no one knows which are right.
     pub(super) halted: Cell<bool>,
+    /// Whether the replica of its left neighbour has taken it over.
+    pub(super) absorbed: Cell<bool>,
 }
 
 impl<E: Env> Replica<E> {
@@ -125,7 +132,7 @@ impl<E: Env> Replica<E> {
         let store = parts.home.store.clone();
         let replica = Replica {
             group: parts.group,
-            data_id: Cell::new(parts.data_id),
+            parts: RefCell::new(parts.parts),
             proposer: Proposer::new(store.writes.clone(), store.departures.clone()),
             store,
             timestamps: Timestamps::new(parts.home.hlc.clone(), parts.home.clock.clone()),
@@ -144,15 +151,33 @@ impl<E: Env> Replica<E> {
             digesting: Cell::new(None),
             splitting: Splitting::default(),
             halted: Cell::new(false),
+            absorbed: Cell::new(false),
         };
         // A start may have found session rows that are to be deleted.
         replica.count_unsaved(&replica.state.borrow());
         replica
     }
 
-    /// The data id of its rows.
+    /// The data id of the first part of its rows. It changes when the replica takes over a snapshot, and
+    /// at no other time.
     pub fn data_id(&self) -> DataId {
-        self.data_id.get()
+        self.parts.borrow().first()
+    }
+
+    /// The data id of a key's rows.
+    pub fn data_id_of(&self, key: &[u8]) -> DataId {
+        self.parts.borrow().of(key)
+    }
+
+    /// The data ids of its rows.
+    pub fn parts(&self) -> DataParts {
+        self.parts.borrow().clone()
+    }
+
+    /// Its keys, cut into the intervals that lie under one data id each, in order.
+    pub fn intervals(&self) -> Vec<(DataId, KeyRange)> {
+        let state = self.state.borrow();
+        self.parts.borrow().within(&state.descriptor.keys)
     }
 
     /// Becomes the snapshot with rows under `data_id`: they and the switch in the log are durable.
@@ -165,7 +190,7 @@ impl<E: Env> Replica<E> {
         );
         self.timestamps.observe(state.last_ts);
         self.usage.last_write.set(state.last_ts);
-        self.data_id.set(data_id);
+        self.parts.replace(DataParts::one(data_id));
         self.digesting.set(None);
         self.halted.set(false);
         *self.state.borrow_mut() = state;
@@ -242,7 +267,11 @@ impl<E: Env> Replica<E> {
     /// # Errors
     /// [`Error::Moved`], [`Error::NotLeader`], [`Error::NoQuorum`], [`Error::Diverged`].
     pub fn check(&self, target: Option<Target>) -> Result<(), Error> {
-        let version = self.state.borrow().descriptor.epoch.version;
+        let (version, is_closed) = {
+            let state = self.state.borrow();
+            let is_closed = state.frozen.is_some() || self.absorbed.get();
+            (state.descriptor.epoch.version, is_closed)
+        };
         if let Some(target) = target
             && (target.range != self.group.range || target.epoch.version != version)
         {
@@ -254,7 +283,10 @@ impl<E: Env> Replica<E> {
         if self.halted.get() {
             return Err(Error::Diverged(self.group.range));
         }
-        Ok(())
+        match is_closed {
+            true => Err(self.closed()),
+            false => Ok(()),
+        }
     }
 
     fn not_leading(&self) -> Error {
@@ -287,9 +319,10 @@ impl<E: Env> Replica<E> {
         let began = Now::<E>::now();
         let mut state = self.state.borrow_mut();
         self.refuse_other_entry(state.applied, entry)?;
+        let parts = self.parts();
         let mut rows = RangeRows {
             store: &self.store,
-            data_id: self.data_id.get(),
+            parts: &parts,
             has_written: false,
         };
         let step = apply::apply(&mut state, &mut rows, entry)?;
@@ -325,10 +358,15 @@ impl<E: Env> Replica<E> {
             // already.
             Effect::Digest(number) if of.index > self.last_before => {
                 let state = self.state.borrow();
-                let digesting = Digesting::of(number, self.data_id.get(), &state)?;
+                let digesting = Digesting::of(number, &state)?;
                 self.digesting.set(Some(digesting));
             }
             Effect::Digest(_) => {}
+            Effect::Absorb(right, merge) => self.absorb(right, merge, of),
+            Effect::Thawed => {
+                self.splitting.end();
+                self.home.nursery.bounds_changed();
+            }
         }
         Ok(())
     }
@@ -425,12 +463,9 @@ impl<E: Env> Replica<E> {
 
     /// About how many bytes its rows have; see [`Usage::size`].
     pub fn size(&self, is_due: bool) -> Size {
-        let data_id = self.data_id.get();
-        self.with_state(|state| {
-            let of = (data_id, state.descriptor.epoch.version);
-            let measure = || self.store.size_of(data_id, &state.descriptor.keys);
-            self.usage.size(of, is_due, measure)
-        })
+        let version = self.with_state(|state| state.descriptor.epoch.version);
+        let measure = || self.store.size_of(&self.intervals());
+        self.usage.size((self.data_id(), version), is_due, measure)
     }
 
     /// How busy it is.
@@ -454,7 +489,7 @@ impl<E: Env> Drop for Replica<E> {
 /// The rows of one range in the shard's tree, as apply sees them.
 struct RangeRows<'a, E: Env> {
     store: &'a Store<E>,
-    data_id: DataId,
+    parts: &'a DataParts,
     /// Whether apply has written a version.
     has_written: bool,
 }
@@ -465,11 +500,11 @@ impl<E: Env> Rows for RangeRows<'_, E> {
         key: &[u8],
         look: impl FnOnce(Option<(Timestamp, Option<&[u8]>)>) -> R,
     ) -> Result<R, LsmError> {
-        self.store.newest(self.data_id, key, look)
+        self.store.newest(self.parts.of(key), key, look)
     }
 
     fn insert(&mut self, key: &[u8], version: Timestamp, value: Option<&[u8]>) {
         self.has_written = true;
-        self.store.insert(self.data_id, key, version, value);
+        self.store.insert(self.parts.of(key), key, version, value);
     }
 }

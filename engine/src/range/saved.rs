@@ -8,6 +8,7 @@ use crate::env::{Env, yield_now};
 use crate::error::Fatal;
 use crate::limits::SESSION_ROWS_PER_TURN;
 use crate::lsm::keys;
+use crate::range::data_parts::DataParts;
 use crate::range::replica::Replica;
 use crate::range::sessions::SessionRow;
 use crate::range::state::RangeState;
@@ -20,14 +21,16 @@ impl<E: Env> Participant for Replica<E> {
     }
 
     fn save(self: Rc<Self>, put: &mut PutRow<'_>) -> Result<Option<WhenDurable>, Fatal> {
-        if !self.saved.changed.replace(false) {
+        if !self.saved.changed.replace(false) || self.is_absorbed() {
             return Ok(None);
         }
         let mut state = self.state.borrow_mut();
         let encoding = |e: rancor::Error| {
             Fatal::Inconsistent(format!("state of range {}: {e}", self.group.range))
         };
-        let row = state.encode().map_err(encoding)?;
+        let row = state
+            .encode(self.parts.borrow().others())
+            .map_err(encoding)?;
         let mut key = Vec::new();
         keys::state_key(self.group.replica, &mut key);
         put(&key, state.last_ts, Some(&row));
@@ -70,7 +73,7 @@ pub async fn save_snapshot_sessions<E: Env>(
 ) -> Result<(), Fatal> {
     let sessions = SessionRows {
         replica,
-        data_id,
+        parts: DataParts::one(data_id),
         version: state.last_ts,
     };
     loop {
@@ -89,7 +92,7 @@ pub async fn save_snapshot_sessions<E: Env>(
 /// Where the rows of a session table go.
 struct SessionRows {
     replica: ReplicaId,
-    data_id: DataId,
+    parts: DataParts,
     /// The version that they get.
     version: Timestamp,
 }
@@ -98,7 +101,7 @@ impl SessionRows {
     fn of<E: Env>(replica: &Replica<E>, state: &RangeState) -> SessionRows {
         SessionRows {
             replica: replica.group.replica,
-            data_id: replica.data_id(),
+            parts: replica.parts(),
             version: state.last_ts,
         }
     }
@@ -118,7 +121,8 @@ impl SessionRows {
                     sequence,
                     saved,
                 } => {
-                    keys::request_key(self.data_id, first_key, *client, *sequence, &mut key);
+                    let data_id = self.parts.of(first_key);
+                    keys::request_key(data_id, first_key, *client, *sequence, &mut key);
                     let row = saved.as_ref().map(|saved| saved.encode()).transpose();
                     let encoding = |e: rancor::Error| {
                         Fatal::Inconsistent(format!("a request of a session: {e}"))

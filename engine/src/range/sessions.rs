@@ -15,6 +15,7 @@
 //! the same clients at the same entry. No turn goes through the whole table: forgetting, saving,
 //! exporting ([`super::session_export`]) and loading take a few clients at a time.
 
+mod absorb;
 mod split;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};

@@ -35,6 +35,7 @@ const PART_LEN: usize = 256 << 10;
 /// A snapshot that is being read and sent.
 pub struct Export<E: Env> {
     replica: Rc<Replica<E>>,
+    /// The data id of the first part of the rows.
     data_id: DataId,
     /// The version of the range's bounds.
     version: u32,
@@ -50,9 +51,15 @@ pub struct Export<E: Env> {
     read: VecDeque<SnapshotRow>,
     /// If the time was up before a part was read: the bytes of it that were.
     cut: Option<usize>,
-    /// The key from which users' rows are still to be read; `None` after the last.
-    next: Option<Vec<u8>>,
-    /// The first key after the users' rows of the range.
+    /// The users' rows that are still to be read: those of each part of the range.
+    left: VecDeque<RowInterval>,
+}
+
+/// Rows of users under one data id.
+struct RowInterval {
+    data_id: DataId,
+    first: Vec<u8>,
+    /// The first key after them.
     end: Vec<u8>,
 }
 
@@ -70,18 +77,24 @@ impl<E: Env> Export<E> {
             let last = state
                 .applied
                 .ok_or_else(|| failed("nothing is applied".to_owned()))?;
-            let row = state.encode().map_err(|e| failed(e.to_string()))?;
+            let row = state.encode(&[]).map_err(|e| failed(e.to_string()))?;
             Ok::<_, Fatal>((last, state.last_ts, row, state.sessions.export()))
         })?;
-        let (mut first, mut end) = (Vec::new(), Vec::new());
-        let version = replica.with_state(|state| {
+        let version = replica.with_state(|state| state.descriptor.epoch.version);
+        let left = replica.intervals().into_iter().map(|(data_id, keys)| {
             let keys = match mutant::is(Mutant::ExportOfWholeDataId) {
                 true => (&[][..], None),
-                false => state.descriptor.keys.interval(),
+                false => keys.interval(),
             };
+            let (mut first, mut end) = (Vec::new(), Vec::new());
             keys::users_of(data_id, keys, &mut first, &mut end);
-            state.descriptor.epoch.version
+            RowInterval {
+                data_id,
+                first,
+                end,
+            }
         });
+        let left = left.collect();
         replica.keep_versions(at);
         Ok(Export {
             replica,
@@ -93,8 +106,7 @@ impl<E: Env> Export<E> {
             sessions: Some(sessions),
             read: VecDeque::new(),
             cut: None,
-            next: Some(first),
-            end,
+            left,
         })
     }
 
@@ -113,9 +125,12 @@ impl<E: Env> Export<E> {
             self.sessions = self.read_sessions(sessions)?;
         }
         while (self.read.is_empty() || self.cut.is_some())
-            && let Some(from) = self.next.take()
+            && let Some(mut from) = self.left.pop_front()
         {
-            self.next = self.read_users(&from)?;
+            if let Some(first) = self.read_users(&from)? {
+                from.first = first;
+                self.left.push_front(from);
+            }
             if self.cut.is_some() {
                 return Ok(false);
             }
@@ -157,9 +172,12 @@ impl<E: Env> Export<E> {
 
     /// Reads whole keys, about one part of them or for as long as there is time; gives the key at
     /// which to go on.
-    fn read_users(&mut self, from: &[u8]) -> Result<Option<Vec<u8>>, LsmError> {
-        let bounds = (Bound::Included(from), Bound::Excluded(self.end.as_slice()));
-        let (read, data_id) = (&mut self.read, self.data_id);
+    fn read_users(&mut self, from: &RowInterval) -> Result<Option<Vec<u8>>, LsmError> {
+        let bounds = (
+            Bound::Included(from.first.as_slice()),
+            Bound::Excluded(from.end.as_slice()),
+        );
+        let (read, data_id) = (&mut self.read, from.data_id);
         let (mut len, cut) = (self.cut.take().unwrap_or(0), &mut self.cut);
         let (mut slice, mut is_over) = (TimeSlice::<E>::begin(), false);
         self.replica.store.scan(bounds, self.at, |scan| {

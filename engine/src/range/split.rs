@@ -38,6 +38,7 @@ pub fn apply(
         ceiling: Timestamp(order.served.to_native()),
         gc_threshold: state.gc_threshold,
         sessions: state.sessions.split_off(&order.key),
+        frozen: None,
         descriptor,
     };
     state.descriptor.keys.end = Some(order.key.to_vec());

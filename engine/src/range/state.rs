@@ -4,7 +4,7 @@ use rkyv::rancor;
 
 use crate::raft::{AppliedMembership, AppliedState};
 use crate::range::{Descriptor, sessions::Sessions};
-use crate::types::{RangeId, ReplicaId, Timestamp};
+use crate::types::{DataId, MergeId, RangeId, ReplicaId, Timestamp};
 use crate::wal::LogId;
 
 /// The log of a range starts after this entry, whether the range was bootstrapped or split off.
@@ -31,6 +31,8 @@ pub struct RangeState {
     pub gc_threshold: Timestamp,
     /// The session table, by which a write is applied at most once.
     pub sessions: Sessions,
+    /// The merge for which the range is frozen, if it is: it applies no write; see [`super::merge`].
+    pub frozen: Option<MergeId>,
 }
 
 /// The state as a row: a flush writes it, and so records how far the range is applied.
@@ -44,6 +46,19 @@ pub struct StateRow {
     ceiling: Timestamp,
     gc_threshold: Timestamp,
     session_horizon: Timestamp,
+}
+
+/// The last byte of a row that has more than a [`StateRow`]. A plain row ends with the highest byte of a
+/// timestamp, which is lower for hundreds of years.
+const EXTENDED: u8 = 0xff;
+
+/// The row of a range that is frozen, or whose rows lie under several data ids. Older releases refuse it.
+#[derive(Clone, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+struct ExtendedRow {
+    state: StateRow,
+    frozen: Option<MergeId>,
+    /// See [`super::data_parts::DataParts::others`].
+    parts: Vec<(Vec<u8>, DataId)>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
@@ -89,6 +104,7 @@ impl RangeState {
             ceiling: Timestamp::ZERO,
             gc_threshold: Timestamp::ZERO,
             sessions: Sessions::default(),
+            frozen: None,
         }
     }
 
@@ -105,12 +121,13 @@ impl RangeState {
         }
     }
 
-    /// The bytes of the state's row. The session table has rows of its own.
+    /// The bytes of the state's row, with the parts of the replica's rows besides the first: none of them
+    /// is sent. The session table has rows of its own.
     ///
     /// # Errors
     /// The encoder failed, which no state in memory can cause.
-    pub fn encode(&self) -> Result<Vec<u8>, rancor::Error> {
-        let row = StateRow {
+    pub fn encode(&self, parts: &[(Vec<u8>, DataId)]) -> Result<Vec<u8>, rancor::Error> {
+        let state = StateRow {
             descriptor: self.descriptor.clone(),
             applied: self.applied.map(RowLogId::of),
             membership_set: self.membership.log_id.map(RowLogId::of),
@@ -120,16 +137,39 @@ impl RangeState {
             gc_threshold: self.gc_threshold,
             session_horizon: self.sessions.horizon(),
         };
-        rkyv::to_bytes::<rancor::Error>(&row).map(|bytes| bytes.to_vec())
+        if self.frozen.is_none() && parts.is_empty() {
+            return rkyv::to_bytes::<rancor::Error>(&state).map(|bytes| bytes.to_vec());
+        }
+        let row = ExtendedRow {
+            state,
+            frozen: self.frozen,
+            parts: parts.to_vec(),
+        };
+        let mut bytes = rkyv::to_bytes::<rancor::Error>(&row)?.to_vec();
+        bytes.push(EXTENDED);
+        Ok(bytes)
     }
 
-    /// Reads what [`RangeState::encode`] wrote, with an empty session table.
+    /// Reads what [`RangeState::encode`] wrote: the state, with an empty session table, and the parts.
     ///
     /// # Errors
     /// The bytes are not a state row.
-    pub fn decode(bytes: &[u8]) -> Result<RangeState, rancor::Error> {
-        let row = rkyv::from_bytes::<StateRow, rancor::Error>(bytes)?;
-        Ok(RangeState {
+    pub fn decode(bytes: &[u8]) -> Result<(RangeState, Vec<(Vec<u8>, DataId)>), rancor::Error> {
+        let ExtendedRow {
+            state: row,
+            frozen,
+            parts,
+        } = match bytes.split_last() {
+            Some((&EXTENDED, extended)) => {
+                rkyv::from_bytes::<ExtendedRow, rancor::Error>(extended)?
+            }
+            _ => ExtendedRow {
+                state: rkyv::from_bytes::<StateRow, rancor::Error>(bytes)?,
+                frozen: None,
+                parts: Vec::new(),
+            },
+        };
+        let state = RangeState {
             descriptor: row.descriptor,
             applied: row.applied.map(RowLogId::log_id),
             membership: AppliedMembership {
@@ -140,6 +180,8 @@ impl RangeState {
             ceiling: row.ceiling,
             gc_threshold: row.gc_threshold,
             sessions: Sessions::new(row.session_horizon),
-        })
+            frozen,
+        };
+        Ok((state, parts))
     }
 }

@@ -18,7 +18,7 @@ use crate::range::replica::Replica;
 use crate::range::sink::Once;
 use crate::shard::pinned::Fullness;
 use crate::shard::{Inner, liveness, management};
-use crate::types::Timestamp;
+use crate::types::{KeyRange, Timestamp};
 
 /// How often, at least, the background looks at everything.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
@@ -120,6 +120,7 @@ async fn look<E: Env>(inner: &Inner<E>, fullness: &mut Fullness<E>) -> Result<()
     // Tasks that wait for room must also notice when a full disk has room again.
     inner.store.wake_waiting();
     inner.bound_pinned().await;
+    inner.bury_absorbed().await?;
     let now = Now::<E>::now();
     let is_full = fullness.look(inner, now);
     for ((replica, raft), was) in before.iter().zip(durable) {
@@ -141,17 +142,29 @@ pub(super) fn gc_rules<E: Env>(inner: &Inner<E>) -> GcRules {
     let mut replicas = inner.ranges.replicas();
     let newborns = inner.home.nursery.all();
     replicas.extend(newborns.iter().map(|newborn| newborn.replica.clone()));
-    let live = replicas.into_iter().map(|replica| {
+    // Those that were taken over have no keys any more, but their own rows, until the log forgets them.
+    let absorbed = inner.home.absorption.absorbed();
+    let absorbed = absorbed.iter().map(|absorbed| LiveData {
+        replica: absorbed.replica.group.replica,
+        data_id: absorbed.replica.data_id(),
+        keys: KeyRange {
+            start: Vec::new(),
+            end: Some(Vec::new()),
+        },
+        threshold: Timestamp::ZERO,
+    });
+    let live = replicas.into_iter().flat_map(|replica| {
         let threshold = replica.droppable_below();
-        replica.with_state(|state| LiveData {
+        let intervals = replica.intervals().into_iter();
+        intervals.map(move |(data_id, keys)| LiveData {
             replica: replica.group.replica,
-            data_id: replica.data_id(),
-            keys: state.descriptor.keys.clone(),
+            data_id,
+            keys,
             threshold,
         })
     });
     GcRules {
-        live: live.chain(inner.staged()).collect(),
+        live: live.chain(absorbed).chain(inner.staged()).collect(),
     }
 }
 
@@ -236,6 +249,7 @@ pub(super) async fn close<E: Env>(inner: &Rc<Inner<E>>) -> Result<(), Fatal> {
             );
             inner.background.borrow().stop.set(true);
             inner.home.nursery.close();
+            inner.home.absorption.close();
             return Ok(());
         }
         // Writes that cannot reach a majority are left; their fate is unknown.
@@ -258,6 +272,7 @@ pub(super) async fn close<E: Env>(inner: &Rc<Inner<E>>) -> Result<(), Fatal> {
         background.fetched.wake();
     }
     inner.home.nursery.close();
+    inner.home.absorption.close();
     for (_, raft) in &groups {
         raft.note_durable().await?;
         raft.stop().await;

@@ -58,29 +58,28 @@ fn of<E: Env>(replica: &Replica<E>) -> Result<Contents, Fatal> {
     let encoding = |e: rkyv::rancor::Error| Fatal::Inconsistent(format!("a state: {e}"));
     let (state, sessions) = replica.with_state(|state| {
         let sessions: Vec<SessionRow> = state.sessions.rows().collect();
-        let row = state.encode().map_err(encoding)?;
-        Ok::<_, Fatal>((RangeState::decode(&row).map_err(encoding)?, sessions))
+        let row = state.encode(&[]).map_err(encoding)?;
+        Ok::<_, Fatal>((RangeState::decode(&row).map_err(encoding)?.0, sessions))
     })?;
-    let (mut low, mut high) = (Vec::new(), Vec::new());
-    replica.with_state(|state| {
-        let keys = state.descriptor.keys.interval();
-        keys::users_of(replica.data_id(), keys, &mut low, &mut high);
-    });
-    let bounds = (
-        Bound::Included(low.as_slice()),
-        Bound::Excluded(high.as_slice()),
-    );
-    let rows = replica.store.scan(bounds, Timestamp::MAX, |scan| {
-        let mut rows = Vec::new();
-        while let Some(row) = scan.next_version(|key, version, value| Version {
-            key: Blob::copy_from_slice(keys::user_part(key)),
-            version,
-            value: value.map(Blob::copy_from_slice),
-        })? {
-            rows.push(row);
-        }
-        Ok(rows)
-    })?;
+    let mut rows = Vec::new();
+    for (data_id, keys) in replica.intervals() {
+        let (mut low, mut high) = (Vec::new(), Vec::new());
+        keys::users_of(data_id, keys.interval(), &mut low, &mut high);
+        let bounds = (
+            Bound::Included(low.as_slice()),
+            Bound::Excluded(high.as_slice()),
+        );
+        replica.store.scan(bounds, Timestamp::MAX, |scan| {
+            while let Some(row) = scan.next_version(|key, version, value| Version {
+                key: Blob::copy_from_slice(keys::user_part(key)),
+                version,
+                value: value.map(Blob::copy_from_slice),
+            })? {
+                rows.push(row);
+            }
+            Ok(())
+        })?;
+    }
     Ok(Contents {
         group: replica.group,
         state,

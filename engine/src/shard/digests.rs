@@ -12,7 +12,7 @@
 //! one of the ranges that it leads at a time.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::ops::Bound;
 use std::rc::Rc;
 use std::time::Duration;
@@ -236,11 +236,16 @@ impl<E: Env> Inner<E> {
             return Ok(());
         };
         let mut rows = Rows::new(digesting.at, digesting.threshold);
+        let mut left: VecDeque<_> = replica.intervals().into();
         let (mut from, mut end) = (Vec::new(), Vec::new());
-        replica.with_state(|state| {
-            let keys = state.descriptor.keys.interval();
-            keys::users_of(digesting.data_id, keys, &mut from, &mut end);
-        });
+        let mut begin_next = |from: &mut Vec<u8>, end: &mut Vec<u8>| {
+            let next = left.pop_front();
+            if let Some((data_id, keys)) = &next {
+                keys::users_of(*data_id, keys.interval(), from, end);
+            }
+            next.is_some()
+        };
+        begin_next(&mut from, &mut end);
         while wanted() {
             let begun = Now::<E>::now();
             let bounds = (
@@ -266,6 +271,7 @@ impl<E: Env> Inner<E> {
             self.digests.count(|stats| stats.bytes += len as u64);
             match next {
                 Some(next) => from = next,
+                None if begin_next(&mut from, &mut end) => {}
                 None => {
                     replica.end_digest(number, digesting.end(&rows));
                     return Ok(());

@@ -18,6 +18,7 @@ use futures_util::future::join_all;
 
 use super::bounds_changes::BoundsChanges;
 use super::load::LoadMeter;
+use super::merge_orders::{self, Merges};
 use super::size_splits::Splits;
 use super::steering::{self, ORDER_TIMEOUT};
 use super::{Inner, IsAt, Running, Shard, report, split_orders};
@@ -79,6 +80,8 @@ pub(super) struct Management<E: Env> {
     reports_due: Rc<Count>,
     /// The splits that the manager here has under way, and those because of size.
     pub(super) splits: Splits<Now<E>>,
+    /// The merges that the manager here does by itself.
+    pub(super) merges: Merges<Now<E>>,
     /// The changes of bounds that were made here.
     pub(super) bounds_changes: BoundsChanges,
     /// What was logged of the last order to each range, and when.
@@ -107,6 +110,7 @@ impl<E: Env> Management<E> {
             unmet: Cell::new(0),
             reports_due: Rc::default(),
             splits: Splits::default(),
+            merges: Merges::default(),
             bounds_changes: BoundsChanges::new(),
             told_orders: RefCell::default(),
             load: LoadMeter::default(),
@@ -291,6 +295,7 @@ impl<E: Env> Inner<E> {
         let mut has_more = true;
         let timeout = match request {
             ClusterRequest::SplitRange { .. } => split_orders::ORDER_TIMEOUT + ASK_TIMEOUT,
+            ClusterRequest::MergeRange { .. } => merge_orders::ORDER_TIMEOUT + ASK_TIMEOUT,
             _ if request.is_order() => ORDER_TIMEOUT + ASK_TIMEOUT,
             _ => ASK_TIMEOUT,
         };
@@ -399,6 +404,26 @@ impl<E: Env> Inner<E> {
                 let child = (child, replicas);
                 return self.split_range(range, version, key, child, reason).await;
             }
+            ClusterRequest::Merge {
+                range,
+                version,
+                right,
+                right_version,
+            } => {
+                let right = (right, right_version);
+                return self.merge_range(range, version, right).await;
+            }
+            ClusterRequest::Freeze {
+                range,
+                epoch,
+                merge,
+            } => return self.freeze_range(range, epoch, merge).await,
+            ClusterRequest::PrepareMerge { left, right } => self.prepare_merge(left, right).await,
+            ClusterRequest::Frozen { range, merge } => self.frozen(range, merge).await,
+            ClusterRequest::CancelMerge { merge, border } => {
+                return self.cancel_merge(merge, &border).await;
+            }
+            ClusterRequest::Unfreeze { range, merge } => return self.unfreeze(range, merge).await,
             ClusterRequest::SplitKeys {
                 range,
                 version,
@@ -547,6 +572,7 @@ impl<E: Env> Inner<E> {
         });
         join_all(given).await;
         self.split_large();
+        self.merge_cold();
     }
 
     /// Makes sure that ids given to new ranges and replicas are never given again.

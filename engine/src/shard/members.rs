@@ -18,6 +18,7 @@ use crate::cluster::{ClusterRequest, ClusterResponse};
 use crate::env::{AsyncRuntime, Env, Instant, Now};
 use crate::error::{Error, Fatal, OrderError};
 use crate::raft::{Membership, StartMode};
+use crate::range::data_parts::DataParts;
 use crate::range::replica::Replica;
 use crate::range::state::RangeState;
 use crate::range::{Descriptor, Keyspace, RaftGroup, ReplicaPlace};
@@ -125,8 +126,9 @@ impl<E: Env> Inner<E> {
         let log = self.wal.create_replica(created.clone()).await?;
         let state = RangeState::created(descriptor, created.membership, None);
         let made = StartMode::Now { leads: false };
-        self.start_replica(group, (created.data_id, state), log, made)
-            .await?;
+        let parts = DataParts::one(created.data_id);
+        let replica = self.add_replica(group, (parts, state), &log);
+        self.start_replica(replica, log, made).await?;
         tracing::info!(range = %group.range, replica = %group.replica, "a replica was made");
         self.replicas_changed();
         Ok(())
@@ -143,6 +145,11 @@ impl<E: Env> Inner<E> {
         let Some(Running { replica, raft }) = found.filter(|found| !found.raft.is_retired()) else {
             return Ok(ClusterResponse::Done);
         };
+        if !self.may_remove(&replica) {
+            return Ok(ClusterResponse::Refused(OrderError::busy(format!(
+                "range {range} is frozen, and its left neighbour may still need its replica here"
+            ))));
+        }
         replica.follow(None, raft.term());
         replica.proposer.refuse_all(&Error::Moved(Vec::new()));
         raft.retire();
@@ -194,7 +201,7 @@ impl<E: Env> Inner<E> {
             let why = format!("range {range} needs at least one voter");
             return ClusterResponse::Refused(OrderError::Invalid(why));
         }
-        if !running.raft.begin_change() {
+        if running.replica.frozen().is_some() || !running.raft.begin_change() {
             let why = format!("a change of range {range} is under way");
             return ClusterResponse::Refused(OrderError::busy(why));
         }

@@ -21,6 +21,8 @@ mod liveness;
 mod load;
 mod management;
 mod members;
+mod merge;
+mod merge_orders;
 mod multi_get;
 mod open;
 mod peers;
@@ -347,7 +349,8 @@ impl<E: Env> Shard<E> {
     fn decide_now(&self, replica: &Replica<E>, mut write: Batch) -> Batch {
         let hold = write.conditions.iter().all(|condition| {
             let look = |found: Option<(&[u8], Timestamp)>| holds(&condition.expected, found);
-            let read = self.look(replica.data_id(), &condition.key, Timestamp::MAX, look);
+            let data_id = replica.data_id_of(&condition.key);
+            let read = self.look(data_id, &condition.key, Timestamp::MAX, look);
             matches!(read, Ok(Read::Done(true)))
         });
         if hold {

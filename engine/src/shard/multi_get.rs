@@ -39,6 +39,7 @@ const RETRY_AFTER_MS: u32 = 1;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Moment {
     group: Group,
+    /// The first data id of the replica: another one after a snapshot.
     data_id: DataId,
     at: Timestamp,
 }
@@ -108,7 +109,7 @@ impl<E: Env> Shard<E> {
                         bytes += found.map_or(0, |(value, _)| value.len());
                         take(key, KeyTurn::Found(found));
                     };
-                    match self.look(moment.data_id, key, moment.at, look) {
+                    match self.look(replica.data_id_of(key), key, moment.at, look) {
                         Ok(Read::Done(())) => replica.usage.has_read(bytes, began),
                         Ok(Read::Wait(_)) => take(key, KeyTurn::Left(moment)),
                         Err(error) => take(key, KeyTurn::Refused(&error)),
@@ -204,7 +205,7 @@ impl<E: Env> Shard<E> {
             bytes += found.map_or(0, |(value, _)| value.len());
             look(found)
         };
-        let read = self.look(moment.data_id, key, at, look)?;
+        let read = self.look(replica.data_id_of(key), key, at, look)?;
         if matches!(read, Read::Done(_)) {
             replica.usage.has_read(bytes, began);
         }

@@ -12,6 +12,7 @@ use crate::error::Fatal;
 use crate::hlc::Hlc;
 use crate::lsm::{Lsm, keys};
 use crate::raft::{GroupDeps, StartMode, encode_membership, members};
+use crate::range::data_parts::DataParts;
 use crate::range::nursery::Nursery;
 use crate::range::observer::ApplyObservers;
 use crate::range::propose;
@@ -24,6 +25,7 @@ use crate::shard::digests::Digests;
 use crate::shard::folder;
 use crate::shard::liveness::Liveness;
 use crate::shard::management::Management;
+use crate::shard::merge;
 use crate::shard::range_map::{RangeMap, Running};
 use crate::shard::snapshot_receiver::{DATA_ID_BLOCK, ReceivedSnapshots};
 use crate::shard::split;
@@ -72,6 +74,7 @@ impl<E: Env> Shard<E> {
             clock: around.clock.clone(),
             observers,
             nursery: Rc::new(Nursery::new(wal.clone())),
+            absorption: Rc::default(),
         };
         let inner = Rc::new(Inner {
             location: options.location,
@@ -100,6 +103,7 @@ impl<E: Env> Shard<E> {
             .await?;
         background::start(&inner);
         split::start(&inner);
+        merge::start(&inner);
         // With other voters, the leader may be elsewhere, or late; requests then wait for it.
         for (replica, raft) in inner.ranges.groups() {
             if raft.is_alone() {
@@ -126,6 +130,8 @@ impl<E: Env> Inner<E> {
                 false => replicas.push((created, log)),
             }
         }
+        let mut frozen = Vec::new();
+        let mut others = Vec::new();
         for (created, log) in replicas {
             let mut initial = initial.iter();
             let initial = initial.find(|initial| initial.range == created.group.range);
@@ -133,9 +139,21 @@ impl<E: Env> Inner<E> {
             let made = initial.map_or(StartMode::Before, |initial| StartMode::Now {
                 leads: initial.leads,
             });
-            self.recover(&created, log, made).await?;
+            let replica = self.recover(&created, &log).await?;
+            match replica.frozen() {
+                Some(_) => frozen.push((replica, log, made)),
+                None => others.push((replica, log, made)),
+            }
+        }
+        // Those that are frozen come last: their left neighbours may take them over when they apply their
+        // logs again.
+        for (replica, log, made) in others {
+            self.start_replica(replica, log, made).await?;
         }
         self.raise_newborns().await?;
+        for (replica, log, made) in frozen {
+            self.start_frozen(replica, log, made).await?;
+        }
         match self.home.nursery.unborn() {
             None => Ok(()),
             Some(group) => Err(Fatal::Inconsistent(format!(
@@ -147,19 +165,35 @@ impl<E: Env> Inner<E> {
         }
     }
 
-    /// Starts a replica that the log names, from its state in the tree.
-    async fn recover(
+    /// A replica that the log names, from its state in the tree.
+    async fn recover(&self, created: &Created, log: &GroupLog<E>) -> Result<Rc<Replica<E>>, Fatal> {
+        let switched = log.switched();
+        let (state, parts) =
+            recovery::recover_state(&self.store, created, switched.as_ref()).await?;
+        folder::check_replica(created.group, log.state().purged, state.applied)?;
+        Ok(self.add_replica(created.group, (parts, state), log))
+    }
+
+    /// Starts a replica that is frozen, unless its left neighbour has taken it over by now. A flush covers
+    /// that if the neighbour had its keys before it applied its log again; then the log forgets it.
+    async fn start_frozen(
         &self,
-        created: &Created,
+        replica: Rc<Replica<E>>,
         log: GroupLog<E>,
         made: StartMode,
     ) -> Result<(), Fatal> {
-        let switched = log.switched();
-        let data_id = switched.as_ref().map_or(created.data_id, |s| s.data_id);
-        let state = recovery::recover_state(&self.store, created, switched.as_ref()).await?;
-        folder::check_replica(created.group, log.state().purged, state.applied)?;
-        self.start_replica(created.group, (data_id, state), log, made)
-            .await
+        let left = replica.frozen().and_then(|merge| self.of_range(merge.left));
+        let is_covered = left.is_some_and(|left| {
+            let (range, keys) = (left.replica.group.range, &left.replica);
+            keys.with_state(|state| replica.is_covered(range, &state.descriptor.keys))
+        });
+        if is_covered {
+            return Ok(self.wal.remove_replica(replica.group).await?);
+        }
+        match replica.is_absorbed() {
+            true => Ok(()),
+            false => self.start_replica(replica, log, made).await,
+        }
     }
 
     /// Whether a replica was born when its range was split off, and neither a flush nor a snapshot has
@@ -171,27 +205,43 @@ impl<E: Env> Inner<E> {
         Ok(was_born && self.store.newest_row(&key, |row| row.is_none())?)
     }
 
-    /// Starts a replica with its group and its proposer, and adds it to the ranges of the shard.
-    pub(super) async fn start_replica(
+    /// Makes a replica, which is a part of the tree from now on.
+    pub(super) fn add_replica(
         &self,
         group: Group,
-        (data_id, state): (DataId, RangeState),
-        log: GroupLog<E>,
-        made: StartMode,
-    ) -> Result<(), Fatal> {
+        (parts, state): (DataParts, RangeState),
+        log: &GroupLog<E>,
+    ) -> Rc<Replica<E>> {
         // The clock must not be behind what was written, even if the wall clock was set back. The
         // range's ceiling counts only when this replica leads: see [`Replica::apply`].
         self.hlc.observe(state.last_ts);
         let replica = Rc::new(Replica::new(ReplicaParts {
             group,
-            data_id,
+            parts,
             state,
             term_before: log.state().vote.map_or(0, |vote| vote.term),
             last_before: log.state().last.map_or(0, |id| id.index),
             home: self.home.clone(),
         }));
         self.store.add(replica.clone());
+        self.home.absorption.add(group.range, &replica);
+        replica
+    }
+
+    /// Starts the group and the proposer of a replica, and adds it to the ranges of the shard.
+    pub(super) async fn start_replica(
+        &self,
+        replica: Rc<Replica<E>>,
+        log: GroupLog<E>,
+        made: StartMode,
+    ) -> Result<(), Fatal> {
         let running = self.start_group(replica, log, made).await?;
+        if running.replica.is_absorbed() {
+            running.raft.retire();
+            running.replica.proposer.close();
+            running.raft.stop().await;
+            return Ok(());
+        }
         self.ranges.insert(running)
     }
 

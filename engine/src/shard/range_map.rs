@@ -89,7 +89,7 @@ impl<E: Env> RangeMap<E> {
     }
 
     /// An initialised replica of the users' key space, other than this one, that holds some of these
-    /// keys.
+    /// keys. One that is frozen to become a part of this one's range does not count.
     pub(super) fn holder_of_any(&self, keys: &KeyRange, than: Group) -> Option<Group> {
         let users = self.users.borrow();
         let (before, after) = users.split_at(users.partition_point(|running| {
@@ -97,8 +97,13 @@ impl<E: Env> RangeMap<E> {
                 .replica
                 .with_state(|state| state.descriptor.keys.start < keys.start)
         }));
-        let is_other =
-            |running: &&Running<E>| running.replica.group != than && is_initialised(running);
+        let is_other = |running: &&Running<E>| {
+            let replica = &running.replica;
+            let merge = replica.frozen();
+            replica.group != than
+                && is_initialised(running)
+                && merge.is_none_or(|merge| merge.left != than.range)
+        };
         let neighbours = before.iter().rfind(is_other).into_iter();
         let mut neighbours = neighbours.chain(after.iter().find(is_other));
         let overlaps = |running: &&Running<E>| {

@@ -100,7 +100,7 @@ impl<E: Env> Shard<E> {
             bytes += found.map_or(0, |(value, _)| value.len());
             look(found)
         };
-        let read = self.look(replica.data_id(), key, Timestamp::MAX, look)?;
+        let read = self.look(replica.data_id_of(key), key, Timestamp::MAX, look)?;
         if matches!(read, Read::Done(_)) {
             replica.usage.has_read(bytes, began);
         }

@@ -119,7 +119,7 @@ fn led<E: Env>(
         LedRange {
             followers: others.map(follower).collect(),
             changing: raft.is_changing(),
-            splitting: replica.is_splitting(),
+            phase: inner.phase(replica),
             is_joint,
             has_quorum: !replica.is_halted()
                 && (raft.has_lease()
@@ -143,6 +143,10 @@ fn held<E: Env>(replica: &Replica<E>, raft: &RaftGroup<E>, now: Now<E>) -> HeldR
         replica: group.replica,
         conf: state.descriptor.epoch.conf,
         is_empty: state.applied.is_none(),
+        frozen: state.frozen.map(|_| {
+            let descriptor = &state.descriptor;
+            (descriptor.keys.start.clone(), descriptor.epoch.version)
+        }),
         left: state.applied.is_some()
             && state.descriptor.location(group.replica).is_none()
             && !is_led,
@@ -151,6 +155,7 @@ fn held<E: Env>(replica: &Replica<E>, raft: &RaftGroup<E>, now: Now<E>) -> HeldR
 
 /// All rows of the system range, as far as they are applied here.
 pub(super) fn system_rows<E: Env>(replica: &Replica<E>) -> Result<Vec<Row>, LsmError> {
+    // The system range is never merged: it has one part.
     let data_id = replica.data_id();
     let (mut first, mut end) = (Vec::new(), Vec::new());
     replica.with_state(|state| {
@@ -181,7 +186,8 @@ pub(super) async fn write_rows<E: Env>(
     for part in rows.chunks(ROWS_OF_WRITE) {
         let changes = part.iter().map(|(key, value)| {
             let (key, value) = (key.clone(), value.clone());
-            (key.into(), Some(value.into()))
+            // A record is never empty: this one is to be deleted.
+            (key.into(), (!value.is_empty()).then(|| value.into()))
         });
         let write = Batch::set_all(changes);
         write_one(replica, write).await?;

@@ -19,6 +19,7 @@
 #[cfg(test)]
 mod tests;
 
+use std::borrow::Cow;
 use std::ops::Bound;
 use std::rc::Rc;
 
@@ -39,7 +40,7 @@ use crate::range::proposer::{Proposal, ProposalKind};
 use crate::range::replica::Replica;
 use crate::range::sink::Once;
 use crate::request::{Row, RowsBuilder, ScanReply, ScanRequest, Target};
-use crate::types::{Blob, KeyRange, Timestamp};
+use crate::types::{Blob, DataId, KeyRange, Timestamp};
 
 /// Rows for which a page has room at once.
 const ROWS_EXPECTED: usize = 64;
@@ -138,8 +139,8 @@ impl<E: Env> Shard<E> {
         page: &mut Page,
     ) -> Result<Turn, Error> {
         let (mut low, mut high) = (Vec::new(), Vec::new());
-        let keys = (&*interval.start, interval.end.as_deref());
-        keys::users_of(replica.data_id(), keys, &mut low, &mut high);
+        let (data_id, keys, border) = part_of(replica, interval, page.direction);
+        keys::users_of(data_id, (&keys.0, keys.1.as_deref()), &mut low, &mut high);
         let bounds = (
             Bound::Included(low.as_slice()),
             Bound::Excluded(high.as_slice()),
@@ -151,8 +152,44 @@ impl<E: Env> Shard<E> {
         let visit = |scan: &mut Scan<'_, E::Tables>| page.fill(scan, &mut work);
         let result = (self.inner.store).scan_in(direction, bounds, at, visit);
         replica.usage.has_scanned_for(work.read, began);
-        result.map_err(|error| self.lost(error.into()))
+        let turn = result.map_err(|error| self.lost(error.into()))?;
+        Ok(match (turn, border) {
+            // The next turn goes on in the next part of the replica's rows.
+            (Turn::Exhausted, Some(border)) => Turn::GoOn(border),
+            (turn, _) => turn,
+        })
     }
+}
+
+/// The data id and the keys of the first rows of an interval that lie together, or in reverse of the last
+/// ones; and the key at which the others begin or end, if there are others.
+fn part_of<'a, E: Env>(
+    replica: &Replica<E>,
+    interval: &'a Interval,
+    direction: Direction,
+) -> (DataId, (Cow<'a, [u8]>, Option<Cow<'a, [u8]>>), Option<Blob>) {
+    let parts = replica.parts();
+    let (start, end) = (&*interval.start, interval.end.as_deref());
+    if parts.count() == 1 {
+        let keys = (Cow::Borrowed(start), end.map(Cow::Borrowed));
+        return (parts.first(), keys, None);
+    }
+    let mut pieces = parts.within(&KeyRange {
+        start: start.to_vec(),
+        end: end.map(<[u8]>::to_vec),
+    });
+    let is_last = pieces.len() == 1;
+    let (data_id, keys) = match direction {
+        Direction::Forward => pieces.swap_remove(0),
+        Direction::Reverse => pieces.swap_remove(pieces.len() - 1),
+    };
+    let border = match direction {
+        Direction::Forward => keys.end.clone().unwrap_or_default(),
+        Direction::Reverse => keys.start.clone(),
+    };
+    let border = (!is_last).then(|| border.into());
+    let keys = (Cow::Owned(keys.start), keys.end.map(Cow::Owned));
+    (data_id, keys, border)
 }
 
 /// Why a turn ended. The border is where the scan goes on: the first key that is left, or in reverse

@@ -174,7 +174,7 @@ impl<E: Env> Shard<E> {
                     _ => return Ok(RaftResponse::Refused),
                 };
                 let response = match RangeState::decode(&state) {
-                    Ok(mut state)
+                    Ok((mut state, _))
                         if state.range() == envelope.range
                             && state.applied == Some(last)
                             && self.claim_keys(envelope, &state.descriptor) =>

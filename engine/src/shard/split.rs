@@ -48,7 +48,8 @@ const CHILD_LEADS_TIMEOUT: Duration = Duration::from_secs(5);
 /// After each of these the newborn beside the leader campaigns again, until it leads.
 const CAMPAIGNS_AFTER_MS: [u64; 7] = [1, 2, 5, 10, 20, 50, 100];
 
-/// Starts the task that starts the groups of newborn replicas.
+/// Has the shard called when bounds change, and starts the task that starts the groups of newborn
+/// replicas.
 pub(super) fn start<E: Env>(inner: &Rc<Inner<E>>) {
     let shard = Rc::downgrade(inner);
     let nursery = inner.home.nursery.clone();
@@ -67,12 +68,15 @@ pub(super) fn start<E: Env>(inner: &Rc<Inner<E>>) {
             let Some(inner) = changed.upgrade() else {
                 return;
             };
+            inner.take_out_absorbed();
             if !mutant::is(Mutant::NewbornUnknownToCollector) {
                 inner.store.set_gc(background::gc_rules(&inner));
             }
             inner.ranges.version().add(1);
         })),
     });
+    // What changed while the shard was opened.
+    inner.take_out_absorbed();
     drop(E::Runtime::spawn(async move {
         while nursery.born().await {
             let Some(inner) = shard.upgrade() else { return };
@@ -154,8 +158,10 @@ impl<E: Env> Inner<E> {
             let why = format!("range {range} has other bounds by now");
             return ClusterResponse::Refused(OrderError::busy(why));
         }
-        let (data_id, parts) = (replica.data_id(), usize::from(parts));
-        ClusterResponse::SplitKeys(self.store.split_keys(data_id, &descriptor.keys, parts))
+        let keys = self
+            .store
+            .split_keys(&replica.intervals(), usize::from(parts));
+        ClusterResponse::SplitKeys(keys)
     }
 
     /// Splits a range; gives when its leader closed the keys of the child.

@@ -247,7 +247,7 @@ impl<E: Env> Inner<E> {
     }
 
     /// Calls `look` with the manager; `None` if it is no longer here.
-    fn of_manager<T>(&self, look: impl FnOnce(&mut Manager<Now<E>>) -> T) -> Option<T> {
+    pub(super) fn of_manager<T>(&self, look: impl FnOnce(&mut Manager<Now<E>>) -> T) -> Option<T> {
         self.management.manager.borrow_mut().as_mut().map(look)
     }
 }

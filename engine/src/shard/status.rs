@@ -14,7 +14,7 @@ use crate::shard::availability::{Availability, availability};
 use crate::shard::slow_disk::SlowDiskStatus;
 use crate::shard::{BoundsChangeStats, DigestStats, Inner, Running};
 use crate::tree::cold_reads::ColdReadStats;
-use crate::types::{DataId, KeyRange, Location, ReplicaId, Timestamp};
+use crate::types::{DataId, KeyRange, Location, MergeId, ReplicaId, Timestamp};
 use crate::wal::WalStats;
 
 /// The status of a range on this shard.
@@ -32,6 +32,10 @@ pub struct RangeStatus {
     pub leads: bool,
     /// The keys that the replica here may read alone now; `None` if it does not lead or has no lease.
     pub leased: Option<KeyRange>,
+    /// The merge for which the range is frozen here, if it is.
+    pub frozen: Option<MergeId>,
+    /// Under how many data ids its rows lie in the tree.
+    pub parts: usize,
     /// Its term if it leads, otherwise 0.
     pub term: u64,
     /// The index of the last applied entry.
@@ -166,7 +170,10 @@ pub(super) fn ranges<E: Env>(inner: &Inner<E>) -> Vec<RangeStatus> {
             replica: replica.group.replica,
             data_id: replica.data_id(),
             leads: leading.is_some(),
-            leased: (leading.is_some() && raft.has_lease()).then(|| replica.open_keys()),
+            leased: (leading.is_some() && raft.has_lease() && state.frozen.is_none())
+                .then(|| replica.open_keys()),
+            frozen: state.frozen,
+            parts: replica.parts().count(),
             term: leading.map_or(0, |leading| leading.term),
             applied: index(state.applied),
             durable: index(replica.durable().applied),

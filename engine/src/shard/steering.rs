@@ -8,7 +8,7 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::{Inner, split_orders};
+use super::{Inner, merge_orders, split_orders};
 use crate::cluster::manager::Manager;
 use crate::cluster::message::Report;
 use crate::cluster::placement::{Range, Step};
@@ -68,6 +68,7 @@ impl<E: Env> Inner<E> {
                     .await
             }
             ClusterRequest::ReleaseRange { range } => self.release(range).await,
+            ClusterRequest::MergeRange { range } => self.merge_by_order(range).await,
             ClusterRequest::TransferLeader { range, to } => self.transfer(range, to).await,
             ClusterRequest::MoveReplica {
                 range,
@@ -245,6 +246,7 @@ impl<E: Env> Inner<E> {
     ) -> ClusterResponse {
         let timeout = match request {
             ClusterRequest::Split { .. } => split_orders::SPLIT_TIMEOUT,
+            ClusterRequest::Merge { .. } => merge_orders::MERGE_TIMEOUT,
             _ => ORDER_TIMEOUT,
         };
         let response = self.try_ask(at, request, timeout).await;
@@ -278,7 +280,9 @@ impl<E: Env> Inner<E> {
         let outcome = match response {
             ClusterResponse::Refused(why) => format!("it refuses: {why}"),
             _ => match request {
-                ClusterRequest::Split { .. } => "it has done so".to_owned(),
+                ClusterRequest::Split { .. } | ClusterRequest::Merge { .. } => {
+                    "it has done so".to_owned()
+                }
                 _ => "it begins".to_owned(),
             },
         };
@@ -318,6 +322,9 @@ fn in_words(request: &ClusterRequest) -> String {
         ClusterRequest::Split { key, child, .. } => {
             let key = split::shown(key);
             format!("to split it at {key}, where range {child} begins")
+        }
+        ClusterRequest::Merge { right, .. } => {
+            format!("to take over range {right}, its right neighbour")
         }
         _ => "what no leader is ordered".to_owned(),
     }

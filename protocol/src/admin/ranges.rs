@@ -43,6 +43,13 @@ pub struct SplitFailure {
     pub unknown: bool,
 }
 
+/// The answer to [`Command::MergeRange`](super::Command::MergeRange).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Merged {
+    /// The range that has taken over its right neighbour.
+    pub range: u64,
+}
+
 /// What a range's bounds are doing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -52,6 +59,12 @@ pub enum BoundsState {
     Serving,
     /// The range is being split: keys on the right wait for a moment.
     Splitting,
+    /// The range is about to become a part of its left neighbour: its keys wait for a moment.
+    Freezing,
+    /// The same, and all its replicas know that by and by.
+    Frozen,
+    /// The range takes over its right neighbour.
+    Merging,
     /// A word that this release does not know.
     #[default]
     #[serde(other)]

@@ -13,7 +13,7 @@ use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 use rangedb_client::admin::Admin;
 use rangedb_client::{BatchOutcome, Client, ClientOptions, Error};
-use rangedb_protocol::admin::{self, ClusterStatus, Done, Nodes, Range, Ranges, Settings};
+use rangedb_protocol::admin::{self, ClusterStatus, Done, Merged, Nodes, Range, Ranges, Settings};
 use rangedb_protocol::limits::{
     ADMIN_COMMAND_LEN_MAX, BATCH_LEN_MAX, MULTI_GET_KEYS_LEN_MAX, VALUE_LEN_MAX,
 };
@@ -67,6 +67,7 @@ enum Resource {
     TransferLeader(u64),
     MoveReplica(u64),
     SplitRange(u64),
+    MergeRange(u64),
     ReleaseRange(u64),
     DrainNode(u64),
     UndrainNode(u64),
@@ -112,6 +113,7 @@ impl Resource {
             ["ranges", range, "transfer-leader"] => Resource::TransferLeader(id(range)?),
             ["ranges", range, "move-replica"] => Resource::MoveReplica(id(range)?),
             ["ranges", range, "split"] => Resource::SplitRange(id(range)?),
+            ["ranges", range, "merge"] => Resource::MergeRange(id(range)?),
             ["ranges", range, "release"] => Resource::ReleaseRange(id(range)?),
             ["nodes", node, "drain"] => Resource::DrainNode(id(node)?),
             ["nodes", node, "undrain"] => Resource::UndrainNode(id(node)?),
@@ -132,6 +134,7 @@ impl Resource {
             | Resource::TransferLeader(_)
             | Resource::MoveReplica(_)
             | Resource::SplitRange(_)
+            | Resource::MergeRange(_)
             | Resource::ReleaseRange(_)
             | Resource::DrainNode(_)
             | Resource::UndrainNode(_)
@@ -210,6 +213,7 @@ impl Api {
             Resource::Batch => return self.batch(request.into_body()).await,
             Resource::MultiGet => return self.multi_get(request.into_body()).await,
             Resource::SplitRange(range) => return self.split(range, request.into_body()).await,
+            Resource::MergeRange(range) => return self.merge(range, request.into_body()).await,
             _ => {}
         }
         let body = if matches!(method, Method::GET | Method::HEAD) {
@@ -268,6 +272,16 @@ impl Api {
             Some(_) => StatusCode::CONFLICT,
         };
         Ok(json_response(status, of_state(answer)?.to_string()))
+    }
+
+    /// Merges a range with its right neighbour.
+    async fn merge(&self, range: u64, body: Incoming) -> Result<Response<Text>, Failure> {
+        let body = whole_body(body, BODY_LEN_MAX).await?;
+        let NoFields {} = fields_or_none(&body)?;
+        let admin = self.client().await?.with_timeout(SPLIT_TIMEOUT).admin();
+        admin.merge_range(range).await?;
+        let merged = of_state(Merged { range })?;
+        Ok(json_response(StatusCode::OK, merged.to_string()))
     }
 
     async fn key(

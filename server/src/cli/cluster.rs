@@ -6,7 +6,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rangedb_client::Client;
 use rangedb_client::admin::{Admin, BoundsState, HealthReason, Node, Range, Replica, ReplicaState};
-use rangedb_protocol::admin::{Done, History, Nodes, Ranges, Started};
+use rangedb_protocol::admin::{Done, History, Merged, Nodes, Ranges, Started};
 use rangedb_server::admin::json::of_state;
 
 use super::output::{Printer, border, columns, size};
@@ -73,6 +73,11 @@ pub(super) async fn order(
         Order::Set { name, value } => {
             admin.config_set(name, value).await?;
             return printer.applied(out, of_state(Done { done: true })?, "done");
+        }
+        Order::Merge { range } => {
+            admin.merge_range(*range).await?;
+            let merged = Merged { range: *range };
+            return printer.applied(out, of_state(merged)?, "done");
         }
         Order::Release { range } => {
             admin.release_range(*range).await?;
@@ -313,8 +318,13 @@ pub(super) fn trouble(range: &Range) -> &'static str {
     match (range.unavailable, range.under_replicated) {
         (true, _) => "UNAVAILABLE",
         (_, true) => "under-replicated",
-        _ if range.state == BoundsState::Splitting => "splitting",
-        _ => "",
+        _ => match range.state {
+            BoundsState::Splitting => "splitting",
+            BoundsState::Freezing => "freezing",
+            BoundsState::Frozen => "frozen",
+            BoundsState::Merging => "merging",
+            _ => "",
+        },
     }
 }
 

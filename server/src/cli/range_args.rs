@@ -51,6 +51,14 @@ pub enum RangeCommand {
         #[command(flatten)]
         connection: ConnectionArgs,
     },
+    /// Merges a range with its right neighbour: it gets the neighbour's keys, and the neighbour is no more.
+    Merge {
+        /// The range's id.
+        range: u64,
+        /// The node to connect to, and the format of results.
+        #[command(flatten)]
+        connection: ConnectionArgs,
+    },
     /// Lets a range be merged again that `split` holds against merging.
     Release {
         /// The range's id.
@@ -100,6 +108,7 @@ impl RangeCommand {
             RangeCommand::Ls { connection }
             | RangeCommand::Show { connection, .. }
             | RangeCommand::Split { connection, .. }
+            | RangeCommand::Merge { connection, .. }
             | RangeCommand::Release { connection, .. }
             | RangeCommand::TransferLeader { connection, .. }
             | RangeCommand::MoveReplica { connection, .. } => connection,

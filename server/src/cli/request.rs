@@ -102,6 +102,9 @@ pub(super) enum Order {
         from: u64,
         to: (u64, Option<u16>),
     },
+    Merge {
+        range: u64,
+    },
     Release {
         range: u64,
     },
@@ -196,6 +199,7 @@ fn of_cluster(command: &CliCommand) -> Request {
         },
         CliCommand::Range { command } => match command {
             &RangeCommand::Show { range, .. } => Request::Show(Show::Range(range)),
+            &RangeCommand::Merge { range, .. } => Request::Order(Order::Merge { range }, false),
             &RangeCommand::Release { range, .. } => Request::Order(Order::Release { range }, false),
             RangeCommand::Ls { .. } | RangeCommand::Split { .. } => Request::Show(Show::Ranges),
             &RangeCommand::TransferLeader {

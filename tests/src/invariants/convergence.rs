@@ -17,6 +17,10 @@ pub fn missing(looks: &[Look]) -> Option<String> {
             .push(look);
     }
     for (range, replicas) in ranges {
+        if let Some(frozen) = replicas.iter().find(|look| look.status.frozen.is_some()) {
+            let replica = frozen.status.replica;
+            return Some(format!("replica {replica} of range {range} is frozen"));
+        }
         let leaders = replicas.iter().filter(|look| look.status.leads).count();
         if leaders != 1 {
             return Some(format!("range {range} has {leaders} leaders"));

@@ -57,8 +57,11 @@ impl Machine {
             ));
         }
         let before = self.0.range((range, 0)..(range, index)).next_back();
-        let later = before
-            .filter(|(_, before)| before.last_ts > this.last_ts || before.ceiling > this.ceiling);
+        // The ceiling of a range that is frozen is what was served.
+        let later = before.filter(|(_, before)| {
+            let is_lower = before.ceiling > this.ceiling && state.frozen.is_none();
+            before.last_ts > this.last_ts || is_lower
+        });
         if let Some((_, before)) = later {
             return Err(format!(
                 "range {range}: time goes back at entry {index}: {before:?}, then {this:?}"

@@ -1,6 +1,7 @@
 //! Descriptors tile the key space: the newest descriptors of all ranges, over all running replicas,
 //! do not overlap, but for a range whose running replicas have all not come to its split yet: then what
-//! was split off has a higher version. If every range has a running replica, they leave no gap either. The replicas of one
+//! was split off has a higher version, and for a range that is frozen: it may be a part of another one by
+//! now, which has a higher version. If every range has a running replica, they leave no gap either. The replicas of one
 //! shard do not overlap at all, except those that have neither a snapshot nor an entry yet.
 
 use std::collections::BTreeMap;
@@ -29,7 +30,16 @@ fn check_shards(seen: &Seen, looks: &[Look]) {
 pub fn check(seen: &Seen, looks: &[Look]) {
     check_shards(seen, looks);
     let mut newest: BTreeMap<RangeId, &Route> = BTreeMap::new();
-    for Look { status, .. } in looks.iter().filter(|look| !look.status.system) {
+    let is_merged = |look: &Look| {
+        let (keys, version) = (&look.status.route.keys, look.status.route.epoch.version);
+        look.status.frozen.is_some()
+            && looks.iter().any(|other| {
+                let route = &other.status.route;
+                route.keys.overlaps(keys) && route.epoch.version > version && !other.status.system
+            })
+    };
+    let users = looks.iter().filter(|look| !look.status.system);
+    for Look { status, .. } in users.filter(|look| !is_merged(look)) {
         let route = newest.entry(status.route.range).or_insert(&status.route);
         let epoch = |route: &Route| (route.epoch.version, route.epoch.conf);
         if epoch(&status.route) > epoch(route) {

@@ -77,7 +77,7 @@ impl Story {
         let now = self.cluster.on(node.machine);
         if let Some(node) = now.filter(|node| node.shards().is_none()) {
             node.crash();
-            self.start(&node, false).await;
+            self.start(&node, None).await;
         }
     }
 
@@ -126,7 +126,7 @@ impl Story {
         let nodes = self.cluster.nodes();
         nodes.iter().for_each(|node| node.crash());
         for node in &nodes {
-            self.start(node, false).await;
+            self.start(node, None).await;
         }
         self.read_back().await;
         self.check_convergence().await;

@@ -85,6 +85,8 @@ pub enum Fault {
     Install { crash: Option<(u16, u64)> },
     /// See [`split`](super::split): as [`Fault::Install`].
     Split { crash: Option<(u16, u64)> },
+    /// See [`merge`](super::merge): as [`Fault::Install`].
+    Merge { crash: Option<(u16, u64)> },
     /// A person gives the cluster's manager an order, through a node.
     Order { by: u16, order: Order },
 }
@@ -133,6 +135,8 @@ pub enum Order {
     },
     /// Split the range that holds a key, at the key.
     Split { at: [u8; 3] },
+    /// Merge the range that holds a key with its right neighbour.
+    Merge { at: [u8; 3] },
     /// Count nodes as dead after this silence, so that their replicas are replaced.
     DeadAfter { seconds: u64 },
     /// Have others lead what a node leads.
@@ -292,6 +296,29 @@ impl Faults {
             let at = random.below(self.steps.len() as u64 + 1) as usize;
             let after = Duration::from_millis(random.between(0, 600));
             self.steps.insert(at, Step { after, fault });
+        }
+    }
+
+    /// Adds merges of ranges that hold keys which clients use.
+    pub fn add_merges(&mut self, random: &Random, nodes: u16) {
+        if random.once_in(3) {
+            return;
+        }
+        for _ in 0..random.between(1, 5) {
+            let place = [b'c', b'c', b'g', b'a'][random.below(4) as usize];
+            let kind = [b'a', b'q', b'r', b'r'][random.below(4) as usize];
+            let number = b'0' + random.below(8) as u8;
+            let fault = Fault::Order {
+                by: node(random, nodes),
+                order: Order::Merge {
+                    at: [place, kind, number],
+                },
+            };
+            // Most come late, when there is something to merge.
+            let half = self.steps.len() as u64 / 2;
+            let at = half * u64::from(!random.once_in(4)) + random.below(half + 1);
+            let after = Duration::from_millis(random.between(0, 900));
+            self.steps.insert(at as usize, Step { after, fault });
         }
     }
 

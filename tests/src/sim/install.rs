@@ -100,7 +100,7 @@ impl Story {
         let executor = executor::current();
         executor.count_polls(crash);
         self.while_busy(&taker, |story, node| async move {
-            story.start(&node, false).await;
+            story.start(&node, None).await;
         });
         let until = executor.now() + TIMEOUT;
         while executor.now() < until {
@@ -129,6 +129,6 @@ impl Story {
         node.crash();
         SimRuntime::sleep(DARK).await;
         // A start that was in progress has ended with the crash.
-        self.start(&node, false).await;
+        self.start(&node, None).await;
     }
 }

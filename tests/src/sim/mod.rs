@@ -29,6 +29,7 @@ pub mod ending;
 pub mod executor;
 pub mod faults;
 pub mod install;
+pub mod merge;
 pub mod network;
 pub mod node;
 pub mod operator;

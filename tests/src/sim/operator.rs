@@ -43,6 +43,9 @@ pub async fn order(cluster: &Cluster, order: Order, by: u16) -> bool {
             keys: vec![at.to_vec()],
             held_until_ms: None,
         },
+        Order::Merge { at } => ClusterRequest::MergeRange {
+            range: range_of(cluster, &at),
+        },
         Order::Lead { range, to } => ClusterRequest::TransferLeader {
             range: RangeId(range),
             to: to.map(id),

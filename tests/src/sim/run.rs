@@ -19,6 +19,7 @@ use super::random::Random;
 use super::runtime::SimRuntime;
 use super::seen::Seen;
 use super::world;
+use crate::invariants::replay::{self, Applied};
 use crate::invariants::{self, Watch};
 
 /// A node that has not started after this time may be waiting for room on its disk.
@@ -50,7 +51,7 @@ pub struct Report {
     /// Replicas that have installed a snapshot by the end.
     pub snapshots: u64,
     /// The polls of each machine's tasks during an [`install`](super::install) or a
-    /// [`split`](super::split) that was not interrupted.
+    /// [`split`](super::split) or a [`merge`](super::merge) that was not interrupted.
     pub polls: BTreeMap<u16, u64>,
     /// The violated invariants.
     pub violations: Vec<String>,
@@ -90,6 +91,7 @@ fn draw(seed: u64) -> Drawn {
     // A stream of its own: the other faults do not depend on who leaves.
     faults.add_leaving(&Random::new(seed, 6), sizes.nodes);
     faults.add_splits(&Random::new(seed, 7), sizes.nodes);
+    faults.add_merges(&Random::new(seed, 8), sizes.nodes);
     Drawn {
         sizes,
         clients,
@@ -198,7 +200,7 @@ impl Story {
             }
         }
         for node in self.cluster.nodes() {
-            self.start(&node, false).await;
+            self.start(&node, None).await;
         }
         for number in 0..self.clients {
             self.seen.clients.set(self.seen.clients.get() + 1);
@@ -273,8 +275,9 @@ impl Story {
         });
     }
 
-    /// Starts a node, or the one that replaces it if its disk is lost.
-    pub(super) async fn start(&self, node: &Rc<SimNode>, after_clean_stop: bool) {
+    /// Starts a node, or the one that replaces it if its disk is lost. After a clean stop, `before` is what
+    /// it had applied before that.
+    pub(super) async fn start(&self, node: &Rc<SimNode>, before: Option<Applied>) {
         self.restarts.set(self.restarts.get() + 1);
         let mut node = node.clone();
         if node.is_lost() {
@@ -299,10 +302,10 @@ impl Story {
             return;
         };
         // Only a node that is alone: others may have sent it entries already.
-        if after_clean_stop && self.cluster.machines() == 1 {
+        if let Some(before) = before.filter(|_| self.cluster.machines() == 1) {
             for shard in shards.iter() {
                 let ranges = executor::current().on_host(node.host(), || shard.ranges());
-                invariants::replay::check_after_clean_stop(&self.seen, &ranges);
+                replay::check_after_clean_stop(&self.seen, &before, &ranges);
             }
         }
     }
@@ -328,6 +331,7 @@ impl Story {
             Fault::Drift { .. } => {}
             Fault::Install { crash } => self.install(*crash).await,
             Fault::Split { crash } => self.split(*crash).await,
+            Fault::Merge { crash } => self.merge(*crash).await,
             Fault::Order { by, order } => {
                 let (story, by, order) = (self.clone(), *by, *order);
                 executor::current().spawn_on(OUTSIDE, async move {
@@ -386,7 +390,7 @@ impl Story {
                     story.part(asker);
                 }
                 SimRuntime::sleep(Duration::from_millis(down_ms)).await;
-                story.start(&node, false).await;
+                story.start(&node, None).await;
             });
         });
     }
@@ -413,11 +417,11 @@ impl Story {
                 node.crash();
                 SimRuntime::sleep(Duration::from_millis(down_ms)).await;
                 if let Some(micros) = again_after_us {
-                    let start = story.start(&node, false);
+                    let start = story.start(&node, None);
                     let _ = SimRuntime::timeout(Duration::from_micros(micros), start).await;
                     node.crash();
                 }
-                story.start(&node, false).await;
+                story.start(&node, None).await;
             }),
             Fault::LoseDisk { down_ms, .. } => {
                 self.while_busy(node, move |story, node| async move {
@@ -425,7 +429,7 @@ impl Story {
                         node.lose_disk();
                         story.disks_lost.set(story.disks_lost.get() + 1);
                         SimRuntime::sleep(Duration::from_millis(down_ms)).await;
-                        story.start(&node, false).await;
+                        story.start(&node, None).await;
                     }
                 })
             }
@@ -507,7 +511,7 @@ impl Story {
         }
         node.lose_disk();
         self.disks_lost.set(self.disks_lost.get() + 1);
-        self.start(node, false).await;
+        self.start(node, None).await;
     }
 
     /// Waits until every range can lose a disk without losing data; `false` if that takes too long.
@@ -532,6 +536,11 @@ impl Story {
     }
 
     async fn stop_and_start(&self, node: &Rc<SimNode>) {
+        let mut before = Applied::new();
+        for shard in node.shards().iter().flat_map(|shards| shards.iter()) {
+            let ranges = executor::current().on_host(node.host(), || shard.ranges());
+            before.extend(replay::applied(&ranges));
+        }
         let stopped = SimRuntime::timeout(START_TIMEOUT, node.stop()).await;
         if node.fatal().is_some() {
             return self.after_fatal(node).await;
@@ -542,7 +551,7 @@ impl Story {
         // If a disk is full, the last flush is left out, so that a start replays some entries.
         let full = node.table_disks().any(|disk| disk.full.get())
             || node.platters().any(|platter| platter.full.get());
-        self.start(node, !full).await;
+        self.start(node, (!full).then_some(before)).await;
     }
 
     /// Restarts a node that stopped by itself. It must have had a reason for that: a failed disk.
@@ -554,6 +563,6 @@ impl Story {
         }
         node.crash();
         node.mend_disks();
-        self.start(node, false).await;
+        self.start(node, None).await;
     }
 }

@@ -110,6 +110,17 @@ pub(super) const METRICS: &[Metric] = &[
             }
         }),
     ),
+    counter_by(
+        "rangedb_merges_total",
+        &["outcome"],
+        "Merges of ranges with their right neighbours that leaders of the shard have begun, by whether they \
+         took place.",
+        Source::ShardBy(|report, samples| {
+            let changes = &report.status.replication.bounds_changes;
+            samples.value(&["done"], changes.merges_done as f64);
+            samples.value(&["failed"], changes.merges_failed as f64);
+        }),
+    ),
     histogram(
         "rangedb_range_bounds_change_seconds",
         BOUNDS_CHANGES,

@@ -106,6 +106,8 @@ fn range(id: u64) -> RangeStatus {
         data_id: DataId(id),
         leads: id.is_multiple_of(3),
         leased: Some(KeyRange::all()),
+        frozen: None,
+        parts: 1,
         term: 1,
         applied: 1,
         durable: 1,

@@ -17,7 +17,7 @@ use rangedb_engine::gateway::Order;
 use rangedb_engine::gateway::responder::Responder;
 use rangedb_engine::types::{NodeId, RangeId, ShardId};
 use rangedb_protocol::Reply;
-use rangedb_protocol::admin::{Command, Done, HOLD_MS_DEFAULT};
+use rangedb_protocol::admin::{Command, Done, HOLD_MS_DEFAULT, Merged};
 use rangedb_protocol::limits::ADMIN_JSON_LEN_MAX;
 use serde::Serialize;
 
@@ -144,6 +144,13 @@ async fn perform(context: &Context, command: Command, until: Now) -> Result<Stri
         }
         Command::SplitRange { range, at, hold_ms } => {
             return split(context, RangeId(range), (at, hold_ms), until).await;
+        }
+        Command::MergeRange { range } => {
+            let order = Order::MergeRange {
+                range: RangeId(range),
+            };
+            gateway.order(order, until).await?;
+            return text(&Merged { range });
         }
         Command::ReleaseRange { range } => Order::ReleaseRange {
             range: RangeId(range),

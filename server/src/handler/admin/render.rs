@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use rangedb_engine::cluster::settings::{self, Rule, SETTINGS};
 use rangedb_engine::cluster::{
-    self, MembershipStatus, NodeHealth, NodeView, RangeView, Trouble, View,
+    self, BoundsPhase, MembershipStatus, NodeHealth, NodeView, RangeView, Trouble, View,
 };
 use rangedb_engine::error::OrderError;
 use rangedb_engine::range::{Keyspace, ReplicaPlace};
@@ -210,9 +210,12 @@ fn range(view: &View, shown: &RangeView) -> Range {
     range.applied = shown.applied;
     range.under_replicated = shown.under_replicated;
     range.unavailable = shown.unavailable;
-    range.state = match shown.splitting {
-        true => BoundsState::Splitting,
-        false => BoundsState::Serving,
+    range.state = match shown.phase {
+        BoundsPhase::None => BoundsState::Serving,
+        BoundsPhase::Splitting => BoundsState::Splitting,
+        BoundsPhase::Freezing => BoundsState::Freezing,
+        BoundsPhase::Frozen => BoundsState::Frozen,
+        BoundsPhase::Merging => BoundsState::Merging,
     };
     range.held_until_ms = shown.held_until_ms;
     range.stats.bytes = shown.stats.bytes;

@@ -1,8 +1,8 @@
 //! What is shown, without a cluster.
 
 use rangedb_engine::cluster::{
-    MembershipStatus, NodeHealth, NodeRecord, NodeView, RangeStats, RangeView, Setting, ShardStats,
-    SplitPart, Trouble, View,
+    BoundsPhase, MembershipStatus, NodeHealth, NodeRecord, NodeView, RangeStats, RangeView,
+    Setting, ShardStats, SplitPart, Trouble, View,
 };
 use rangedb_engine::error::OrderError;
 use rangedb_engine::range::{Descriptor, Keyspace, ReplicaPlace};
@@ -55,7 +55,7 @@ fn range(id: u64, keys: KeyRange, places: &[(u64, u64, u16)]) -> RangeView {
         troubles: Vec::new(),
         under_replicated: false,
         unavailable: false,
-        splitting: false,
+        phase: BoundsPhase::None,
         held_until_ms: 0,
         stats: RangeStats {
             bytes: 7000,
@@ -109,7 +109,7 @@ fn ranges_are_shown_as_tools_expect_them() {
     let mut view = view();
     view.nodes[2].state = NodeHealth::Unreachable;
     view.ranges[1].troubles = vec![(ReplicaId(102), Trouble::Lost)];
-    (view.ranges[1].splitting, view.ranges[1].held_until_ms) = (true, u64::MAX);
+    (view.ranges[1].phase, view.ranges[1].held_until_ms) = (BoundsPhase::Splitting, u64::MAX);
     let shown = in_json(render::ranges(&view));
     assert_eq!(shown["ranges"][0]["system"], true);
     assert_eq!(shown["ranges"][0]["state"], "serving");

@@ -1,0 +1,736 @@
+//! Merges of ranges that are led here with their right neighbours, as the leaders carry them out.
+//!
+//! The protocol, step by step. The replicas of both ranges are on the same shards.
+//!
+//! 1. The manager asks the leader of the left range. It takes the flag of changes, and asks every shard
+//!    whether it has both replicas; each flushes what they have. Then it asks the leader of the right range
+//!    to freeze that.
+//! 2. The right leader takes its own flag, serves no key any more, and proposes the freeze. Once that is
+//!    applied, no replica of the range applies a write, also under a later leader.
+//! 3. The left leader asks every shard whether its replica of the right range is frozen for this merge,
+//!    and flushed. All must answer: a replica that is not there could not be taken over.
+//! 4. It proposes the merge. Each replica of the left range takes over the one beside it when it applies
+//!    that ([`crate::range::absorption`]), and the left leader serves the keys.
+//!
+//! If a step fails, the merge is cancelled in the left log before the right range thaws: a proposal that
+//! seems to be lost may still be committed. A right leader that hears nothing asks the left one, and never
+//! decides alone. A replica that is frozen is not removed by an order while the one beside it may still
+//! take it over.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use openraft::async_runtime::{Oneshot, OneshotSender};
+
+use super::{Inner, Running, background};
+use crate::cluster::{BoundsPhase, ClusterRequest, ClusterResponse};
+use crate::env::{AsyncRuntime, Env, Instant, Now};
+use crate::error::{Error, Fatal, Fate, OrderError};
+use crate::mutant::{self, Mutant};
+use crate::range::absorption::Absorbed;
+use crate::range::command::{FreezeOrder, MergeOrder, RangeOrder};
+use crate::range::data_parts::PARTS_MAX;
+use crate::range::proposer::{Proposal, ProposalKind};
+use crate::range::replica::Replica;
+use crate::range::sink::Once;
+use crate::range::{Descriptor, Keyspace};
+use crate::types::{Epoch, Location, MergeId, RangeId};
+
+/// How long the right leader may take to freeze its range.
+const FREEZE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long the shards may take to flush before that.
+const PREPARE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a shard waits for its replica to be frozen before it says no: the keys are not served
+/// meanwhile.
+const FROZEN_WAIT: Duration = Duration::from_millis(1500);
+/// Time limit of that question; a shard may have to flush.
+const FROZEN_TIMEOUT: Duration = Duration::from_secs(4);
+/// The right range is not frozen while a replica lacks more entries than this.
+const LAG_MAX: u64 = 100;
+/// How often a replica is looked at.
+const POLL_INTERVAL: Duration = Duration::from_millis(5);
+/// Time limit of a request that ends a merge.
+const END_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a range stays frozen before its leader asks what has become of the merge.
+const FROZEN_PATIENCE: Duration = Duration::from_secs(10);
+/// How often leaders of frozen ranges are looked for.
+const WATCH_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Starts the task that looks after ranges which stay frozen.
+pub(super) fn start<E: Env>(inner: &Rc<Inner<E>>) {
+    let shard = Rc::downgrade(inner);
+    drop(E::Runtime::spawn(async move {
+        let mut since = BTreeMap::new();
+        loop {
+            E::Runtime::sleep(WATCH_INTERVAL).await;
+            let Some(inner) = shard.upgrade() else { return };
+            if inner.closing.get() {
+                return;
+            }
+            inner.look_after_frozen(&mut since).await;
+        }
+    }));
+}
+
+impl<E: Env> Inner<E> {
+    /// Which change of a range's bounds is under way, as far as its leader here knows.
+    pub(super) fn phase(&self, replica: &Replica<E>) -> BoundsPhase {
+        let range = replica.group.range;
+        let under_way = || self.management.bounds_changes.phase(range);
+        match replica.frozen() {
+            Some(_) => BoundsPhase::Frozen,
+            None if replica.is_splitting() => under_way().unwrap_or(BoundsPhase::Splitting),
+            None => under_way().unwrap_or_default(),
+        }
+    }
+
+    /// Merges a range that is led here with its right neighbour; gives the end of it.
+    pub(super) async fn merge_range(
+        self: &Rc<Self>,
+        range: RangeId,
+        version: u32,
+        right: (RangeId, u32),
+    ) -> ClusterResponse {
+        let Some(running) = self.led(range) else {
+            return ClusterResponse::Refused(self.leads_no_more(range));
+        };
+        if let Err(why) = self.check_neighbours(&running.replica, version, right) {
+            return ClusterResponse::Refused(why);
+        }
+        if !running.raft.begin_change() {
+            return ClusterResponse::Refused(is_changing(range));
+        }
+        let changes = &self.management.bounds_changes;
+        changes.begin(range, BoundsPhase::Merging);
+        // A task of its own: the one that asks may give up, and the merge goes on all the same.
+        let (sender, receiver) = <E::Runtime as AsyncRuntime>::Oneshot::channel();
+        let inner = self.clone();
+        drop(E::Runtime::spawn(async move {
+            let begun = Now::<E>::now();
+            let merged = inner.merge(&running, version, right).await;
+            let changes = &inner.management.bounds_changes;
+            match &merged {
+                Ok(()) => {
+                    changes.merge_done(begun.elapsed());
+                    let right = right.0;
+                    tracing::info!(
+                        event = "range_merged",
+                        "range {range} has taken over range {right}, its right neighbour"
+                    );
+                }
+                Err(why) => {
+                    changes.merge_failed();
+                    tracing::warn!(%range, right = %right.0, %why, "the ranges were not merged");
+                }
+            }
+            drop(sender.send(merged));
+            inner.report_soon();
+            // An entry whose end is not known must be decided before the members may change.
+            inner.decided(&running, version).await;
+            inner.management.bounds_changes.end(range);
+            running.raft.end_change();
+        }));
+        match receiver.await {
+            Ok(Ok(())) => ClusterResponse::Done,
+            Ok(Err(why)) => ClusterResponse::Refused(why),
+            Err(_) => {
+                let why = format!("shard {} stops", self.location);
+                ClusterResponse::Refused(OrderError::Unknown(why))
+            }
+        }
+    }
+
+    async fn merge(
+        self: &Rc<Self>,
+        running: &Running<E>,
+        version: u32,
+        (right, right_version): (RangeId, u32),
+    ) -> Result<(), OrderError> {
+        let Running { replica, raft } = running;
+        let range = replica.group.range;
+        let members = raft.membership().await?;
+        if members.is_joint || members.places.len() != members.voters.len() {
+            let why = format!("range {range} has members that do not vote yet");
+            return Err(OrderError::busy(why));
+        }
+        self.check_neighbours(replica, version, (right, right_version))?;
+        let merge = MergeId {
+            left: range,
+            version,
+        };
+        let prepare = ClusterRequest::PrepareMerge { left: range, right };
+        self.ask_all(replica, &prepare, PREPARE_TIMEOUT).await?;
+        if let Err(why) = self.freeze_neighbour(right, right_version, merge).await {
+            // It may be frozen all the same, or will be.
+            if matches!(why, OrderError::Unknown(_)) {
+                self.cancel(running, merge, right).await;
+            }
+            return Err(why);
+        }
+        let question = ClusterRequest::Frozen {
+            range: right,
+            merge,
+        };
+        let merged = match self.ask_all(replica, &question, FROZEN_TIMEOUT).await {
+            Ok(()) => self.propose_merge(running, right, merge).await,
+            Err(why) => Err(why),
+        };
+        match merged {
+            Ok(()) => {
+                // The followers apply it at once, not with the next heartbeat.
+                raft.wake().await.ok();
+                Ok(())
+            }
+            Err(why) if self.cancel(running, merge, right).await => Err(why),
+            Err(_) => match self.has_merged(replica, right) {
+                true => Ok(()),
+                false => Err(OrderError::Unknown(format!(
+                    "whether range {range} takes over range {right} is not known yet"
+                ))),
+            },
+        }
+    }
+
+    /// Checks that a range and its right neighbour can be merged, as far as this shard knows both.
+    fn check_neighbours(
+        &self,
+        replica: &Replica<E>,
+        version: u32,
+        (right, right_version): (RangeId, u32),
+    ) -> Result<(), OrderError> {
+        let range = replica.group.range;
+        let not_led = |error: Error| OrderError::busy(error.to_string());
+        replica.check(None).map_err(not_led)?;
+        let Some(neighbour) = self.of_range(right) else {
+            let why = format!(
+                "shard {} has no replica of range {right}: ranges can be merged when their replicas are \
+                 on the same shards",
+                self.location
+            );
+            return Err(OrderError::busy(why));
+        };
+        let left = replica.with_state(|state| state.descriptor.clone());
+        let (right_one, frozen) = neighbour
+            .replica
+            .with_state(|state| (state.descriptor.clone(), state.frozen));
+        if left.epoch.version != version || right_one.epoch.version != right_version {
+            let why = format!("range {range} or {right} has other bounds by now");
+            return Err(OrderError::busy(why));
+        }
+        if left.keyspace != Keyspace::User || left.keys.end.as_ref() != Some(&right_one.keys.start)
+        {
+            let why = format!("range {right} is not the right neighbour of range {range}");
+            return Err(OrderError::Invalid(why));
+        }
+        if !are_together(&left, &right_one) {
+            let why =
+                format!("the replicas of ranges {range} and {right} are not on the same shards");
+            return Err(OrderError::busy(why));
+        }
+        match frozen {
+            Some(merge) if merge.left != range => Err(is_changing(right)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Has the right neighbour frozen.
+    async fn freeze_neighbour(
+        self: &Rc<Self>,
+        right: RangeId,
+        version: u32,
+        merge: MergeId,
+    ) -> Result<(), OrderError> {
+        let (leader, conf) = self.leader_beside(right)?;
+        let epoch = Epoch { version, conf };
+        let freeze = ClusterRequest::Freeze {
+            range: right,
+            epoch,
+            merge,
+        };
+        match self.ask(leader, &freeze, FREEZE_TIMEOUT).await {
+            Some(ClusterResponse::Done) => Ok(()),
+            Some(ClusterResponse::Refused(why)) => Err(why),
+            _ => {
+                let why = format!("shard {leader}, which leads range {right}, does not answer");
+                Err(OrderError::Unknown(why))
+            }
+        }
+    }
+
+    /// The leader of a range that has a replica here, and which members it has.
+    fn leader_beside(&self, range: RangeId) -> Result<(Location, u32), OrderError> {
+        let no_leader = || OrderError::busy(format!("range {range} has no leader now"));
+        let beside = self.of_range(range).ok_or_else(no_leader)?.replica;
+        let leader = beside.leadership.leader().ok_or_else(no_leader)?;
+        let found = beside.with_state(|state| {
+            let conf = state.descriptor.epoch.conf;
+            state.descriptor.location(leader).map(|at| (at, conf))
+        });
+        found.ok_or_else(no_leader)
+    }
+
+    /// Asks every shard that has a replica of a range; all must say that it is so.
+    async fn ask_all(
+        self: &Rc<Self>,
+        replica: &Replica<E>,
+        question: &ClusterRequest,
+        timeout: Duration,
+    ) -> Result<(), OrderError> {
+        let places: Vec<Location> =
+            replica.with_state(|state| state.descriptor.locations().collect());
+        let asked = places.into_iter().map(|at| async move {
+            match self.ask(at, question, timeout).await {
+                Some(ClusterResponse::Done) => Ok(()),
+                Some(ClusterResponse::Refused(why)) => Err(why),
+                _ => Err(OrderError::busy(format!("shard {at} does not answer"))),
+            }
+        });
+        join_all(asked).await.into_iter().collect()
+    }
+
+    /// Proposes the merge, and waits for the end of it.
+    async fn propose_merge(
+        &self,
+        Running { replica, raft }: &Running<E>,
+        right: RangeId,
+        merge: MergeId,
+    ) -> Result<(), OrderError> {
+        let gone = || OrderError::busy(format!("shard {} has no range {right}", self.location));
+        let beside = self.of_range(right).ok_or_else(gone)?.replica;
+        let conf = replica.with_state(|state| state.descriptor.epoch.conf);
+        let order = beside.with_state(|state| MergeOrder {
+            merge,
+            conf,
+            right,
+            right_version: state.descriptor.epoch.version,
+            border: state.descriptor.keys.start.clone(),
+            end: state.descriptor.keys.end.clone(),
+            last_ts: state.last_ts,
+            ceiling: state.ceiling,
+            gc_threshold: state.gc_threshold,
+        });
+        replica.timestamps.observe(order.last_ts);
+        raft.stay_awake();
+        self.propose_order(replica, merge.version, RangeOrder::Merge(order))
+            .await
+    }
+
+    /// Proposes an order of a merge, and waits until it is applied.
+    async fn propose_order(
+        &self,
+        replica: &Replica<E>,
+        version: u32,
+        order: RangeOrder,
+    ) -> Result<(), OrderError> {
+        let (sender, receiver) = <E::Runtime as AsyncRuntime>::Oneshot::channel();
+        let sink = Rc::new(Once::new(|result| drop(sender.send(result))));
+        let kind = ProposalKind::Order(order);
+        replica
+            .proposer
+            .push(Proposal::new(kind, version, None, (sink, 0)));
+        let range = replica.group.range;
+        match receiver.await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(Error::Moved(_))) => Err(OrderError::busy(format!(
+                "range {range} has changed meanwhile"
+            ))),
+            Ok(Err(error)) if error.fate() == Fate::NotApplied => {
+                Err(OrderError::busy(error.to_string()))
+            }
+            Ok(Err(error)) => Err(OrderError::Unknown(error.to_string())),
+            Err(_) => Err(OrderError::Unknown("the shard stops".to_owned())),
+        }
+    }
+
+    /// Cancels a merge, and then has the right range thaw. `false` if it is not known whether it is
+    /// cancelled, or if it has taken place.
+    async fn cancel(self: &Rc<Self>, running: &Running<E>, merge: MergeId, right: RangeId) -> bool {
+        let thaw = ClusterRequest::Unfreeze {
+            range: right,
+            merge,
+        };
+        if mutant::is(Mutant::ThawBeforeCancel)
+            && let Ok((leader, _)) = self.leader_beside(right)
+        {
+            self.ask(leader, &thaw, END_TIMEOUT).await;
+        }
+        let order = RangeOrder::CancelMerge { merge };
+        let replica = &running.replica;
+        let cancelled = self.propose_order(replica, merge.version, order).await;
+        let is_cancelled = match cancelled {
+            Ok(()) => true,
+            // Its version has been raised: by the merge itself, or by something else.
+            Err(_) => {
+                let version = replica.with_state(|state| state.descriptor.epoch.version);
+                version > merge.version && !self.has_merged(replica, right)
+            }
+        };
+        if is_cancelled && let Ok((leader, _)) = self.leader_beside(right) {
+            // If it is not reached, it asks.
+            self.ask(leader, &thaw, END_TIMEOUT).await;
+        }
+        is_cancelled
+    }
+
+    /// Whether a range has taken over a neighbour that had a replica here.
+    fn has_merged(&self, replica: &Replica<E>, right: RangeId) -> bool {
+        let beside = self.of_range(right);
+        let border = beside.map(|beside| {
+            beside
+                .replica
+                .with_state(|state| state.descriptor.keys.start.clone())
+        });
+        border.is_none_or(|border| {
+            replica.with_state(|state| state.descriptor.keys.contains(&border))
+        })
+    }
+
+    /// Waits until what was proposed under a version is decided: the version is another one, or this
+    /// replica leads no more.
+    async fn decided(&self, Running { replica, raft }: &Running<E>, version: u32) {
+        let led = replica.leading();
+        let is_pending = || {
+            let now = replica.with_state(|state| state.descriptor.epoch.version);
+            now == version && led.is_some() && replica.leading() == led && !raft.is_retired()
+        };
+        while is_pending() && !replica.proposer.is_idle() && !self.closing.get() {
+            E::Runtime::sleep(POLL_INTERVAL).await;
+        }
+    }
+
+    /// Freezes a range that is led here.
+    pub(super) async fn freeze_range(
+        self: &Rc<Self>,
+        range: RangeId,
+        epoch: Epoch,
+        merge: MergeId,
+    ) -> ClusterResponse {
+        let Some(running) = self.led(range) else {
+            return ClusterResponse::Refused(self.leads_no_more(range));
+        };
+        match running.replica.frozen() {
+            Some(before) if before == merge => return ClusterResponse::Done,
+            Some(_) => return ClusterResponse::Refused(is_changing(range)),
+            None => {}
+        }
+        let now = (running.replica).with_state(|state| state.descriptor.epoch);
+        if now != epoch {
+            let why = format!("range {range} has other bounds or members by now");
+            return ClusterResponse::Refused(OrderError::busy(why));
+        }
+        if let Err(error) = running.replica.check(None) {
+            return ClusterResponse::Refused(OrderError::busy(error.to_string()));
+        }
+        if !running.raft.begin_change() {
+            return ClusterResponse::Refused(is_changing(range));
+        }
+        let changes = &self.management.bounds_changes;
+        changes.begin(range, BoundsPhase::Freezing);
+        let (sender, receiver) = <E::Runtime as AsyncRuntime>::Oneshot::channel();
+        let inner = self.clone();
+        drop(E::Runtime::spawn(async move {
+            let frozen = inner.freeze(&running, epoch, merge).await;
+            drop(sender.send(frozen));
+            inner.decided(&running, epoch.version).await;
+            inner.management.bounds_changes.end(range);
+            running.raft.end_change();
+        }));
+        match receiver.await {
+            Ok(Ok(())) => ClusterResponse::Done,
+            Ok(Err(why)) => ClusterResponse::Refused(why),
+            Err(_) => {
+                let why = format!("shard {} stops", self.location);
+                ClusterResponse::Refused(OrderError::Unknown(why))
+            }
+        }
+    }
+
+    async fn freeze(
+        &self,
+        Running { replica, raft }: &Running<E>,
+        epoch: Epoch,
+        merge: MergeId,
+    ) -> Result<(), OrderError> {
+        let range = replica.group.range;
+        let members = raft.membership().await?;
+        if members.is_joint || members.places.len() != members.voters.len() {
+            let why = format!("range {range} has members that do not vote yet");
+            return Err(OrderError::busy(why));
+        }
+        let lags = replica.with_state(|state| {
+            let mut others = state.descriptor.replicas.iter();
+            others.any(|place| {
+                place.replica != replica.group.replica && raft.lag(place.replica) > LAG_MAX
+            })
+        });
+        if lags {
+            let why = format!("a replica of range {range} lags");
+            return Err(OrderError::busy(why));
+        }
+        // From here to the push there is no await. Nothing is served before the order is queued, so what
+        // it says was served is final.
+        let start = replica.with_state(|state| state.descriptor.keys.start.clone());
+        replica.close_from(&start);
+        raft.stay_awake();
+        let order = RangeOrder::Freeze(FreezeOrder {
+            merge,
+            conf: epoch.conf,
+            served: 0,
+        });
+        let frozen = self.propose_order(replica, epoch.version, order).await;
+        if frozen
+            .as_ref()
+            .is_err_and(|why| !matches!(why, OrderError::Unknown(_)))
+        {
+            replica.open_again();
+        }
+        frozen
+    }
+
+    /// Checks that the replicas here of two neighbours could be merged, and flushes what they have.
+    pub(super) async fn prepare_merge(
+        &self,
+        left: RangeId,
+        right: RangeId,
+    ) -> Result<ClusterResponse, Fatal> {
+        let refused = |why: String| Ok(ClusterResponse::Refused(OrderError::busy(why)));
+        let at = self.location;
+        let mut parts = 0;
+        for range in [left, right] {
+            let found = self.of_range(range);
+            let found = found.filter(|found| {
+                let applied = found.replica.with_state(|state| state.applied);
+                applied.is_some() && !found.replica.is_halted()
+            });
+            let Some(Running { replica, .. }) = found else {
+                return refused(format!("shard {at} has no replica of range {range} now"));
+            };
+            parts += replica.parts().count();
+        }
+        if parts > PARTS_MAX {
+            return refused(format!(
+                "the replica on shard {at} would have its rows in {parts} parts, and may have {PARTS_MAX}"
+            ));
+        }
+        self.store.flush().await?;
+        Ok(ClusterResponse::Done)
+    }
+
+    /// Waits a moment until the replica of a range here is frozen for a merge and flushed.
+    pub(super) async fn frozen(
+        &self,
+        range: RangeId,
+        merge: MergeId,
+    ) -> Result<ClusterResponse, Fatal> {
+        let refused = |why: String| Ok(ClusterResponse::Refused(OrderError::busy(why)));
+        let until = Now::<E>::now() + FROZEN_WAIT;
+        let frozen = loop {
+            let frozen = self.of_range(range).filter(|found| {
+                let frozen = found.replica.frozen();
+                frozen == Some(merge)
+                    || (frozen.is_some() && mutant::is(Mutant::FreezeOfAnotherAttempt))
+            });
+            if let Some(frozen) = frozen {
+                break frozen.replica;
+            }
+            if Now::<E>::now() > until {
+                let at = self.location;
+                return refused(format!("the replica of range {range} on shard {at} lags"));
+            }
+            E::Runtime::sleep(POLL_INTERVAL).await;
+        };
+        let applied = frozen.with_state(|state| state.applied);
+        if frozen.durable_up_to() < applied {
+            self.store.flush().await?;
+        }
+        Ok(ClusterResponse::Done)
+    }
+
+    /// Cancels a merge whose left range is led here, or tells how it has ended.
+    pub(super) async fn cancel_merge(
+        self: &Rc<Self>,
+        merge: MergeId,
+        border: &[u8],
+    ) -> ClusterResponse {
+        let Some(running) = self.led(merge.left) else {
+            return ClusterResponse::Refused(self.leads_no_more(merge.left));
+        };
+        let replica = &running.replica;
+        let (version, has_border) = replica.with_state(|state| {
+            let descriptor = &state.descriptor;
+            let has_border = descriptor.keys.contains(border);
+            (descriptor.epoch.version, has_border)
+        });
+        if version > merge.version {
+            let merged = has_border;
+            return ClusterResponse::MergeEnded { merged };
+        }
+        if version < merge.version || !running.raft.begin_change() {
+            return ClusterResponse::Refused(is_changing(merge.left));
+        }
+        let order = RangeOrder::CancelMerge { merge };
+        let cancelled = self.propose_order(replica, version, order).await;
+        self.decided(&running, version).await;
+        running.raft.end_change();
+        match cancelled {
+            Ok(()) => ClusterResponse::MergeEnded { merged: false },
+            Err(why) => ClusterResponse::Refused(why),
+        }
+    }
+
+    /// Lets a range that is led here, and whose merge is cancelled, serve again.
+    pub(super) async fn unfreeze(&self, range: RangeId, merge: MergeId) -> ClusterResponse {
+        let Some(Running { replica, raft }) = self.led(range) else {
+            return ClusterResponse::Refused(self.leads_no_more(range));
+        };
+        if replica.frozen() != Some(merge) {
+            return ClusterResponse::Done;
+        }
+        raft.stay_awake();
+        let version = replica.with_state(|state| state.descriptor.epoch.version);
+        let order = RangeOrder::Unfreeze { merge };
+        match self.propose_order(&replica, version, order).await {
+            Ok(()) => ClusterResponse::Done,
+            Err(why) => ClusterResponse::Refused(why),
+        }
+    }
+
+    /// Asks what has become of the merges for which ranges that are led here have been frozen for long.
+    async fn look_after_frozen(self: &Rc<Self>, since: &mut BTreeMap<RangeId, (MergeId, Now<E>)>) {
+        let now = Now::<E>::now();
+        let mut frozen = Vec::new();
+        self.ranges.for_each(|Running { replica, .. }| {
+            if let Some(merge) = replica.frozen().filter(|_| replica.leading().is_some()) {
+                frozen.push((replica.clone(), merge));
+            }
+        });
+        since.retain(|range, (merge, _)| {
+            let is_it = |(replica, now): &(Rc<Replica<E>>, MergeId)| {
+                replica.group.range == *range && now == merge
+            };
+            frozen.iter().any(is_it)
+        });
+        for (replica, merge) in frozen {
+            let (_, begun) = *since.entry(replica.group.range).or_insert((merge, now));
+            if now >= begun + FROZEN_PATIENCE && self.is_cancelled(&replica, merge).await {
+                self.unfreeze(replica.group.range, merge).await;
+            }
+        }
+    }
+
+    /// Whether a merge for which a range is frozen is cancelled, and stays so.
+    async fn is_cancelled(self: &Rc<Self>, replica: &Replica<E>, merge: MergeId) -> bool {
+        let (border, places) = replica.with_state(|state| {
+            let descriptor = &state.descriptor;
+            let places: Vec<Location> = descriptor.locations().collect();
+            (descriptor.keys.start.clone(), places)
+        });
+        let known = self.management.view();
+        let left = known.ranges.iter();
+        let left = left.filter(|range| range.descriptor.range == merge.left);
+        let mut places: Vec<Location> = left
+            .filter_map(|range| range.leader)
+            .chain(places)
+            .collect();
+        places.dedup();
+        for at in places {
+            let border = border.clone();
+            let question = ClusterRequest::CancelMerge { merge, border };
+            let answer = self.ask(at, &question, END_TIMEOUT).await;
+            if let Some(ClusterResponse::MergeEnded { merged }) = answer {
+                return !merged;
+            }
+        }
+        // The left range may have become a part of another one. That one ends at the border still if the
+        // merge has not taken place, and then it never will.
+        let mut all = known.ranges.iter().map(|range| &range.descriptor);
+        all.any(|range| {
+            range.range != merge.left
+                && range.keyspace == Keyspace::User
+                && range.keys.end.as_ref() == Some(&border)
+                && range.epoch.version > merge.version
+        })
+    }
+
+    /// Whether a frozen replica may be removed by an order: no replica beside it may take it over any
+    /// more.
+    pub(super) fn may_remove(&self, replica: &Replica<E>) -> bool {
+        let Some(merge) = replica.frozen() else {
+            return true;
+        };
+        let passed = self.of_range(merge.left).is_none_or(|left| {
+            let version = (left.replica).with_state(|state| state.descriptor.epoch.version);
+            version > merge.version
+        });
+        passed || mutant::is(Mutant::FrozenReplicaRemoved)
+    }
+
+    /// Takes replicas that were taken over out of the list of ranges, in the turn in which that happened.
+    pub(super) fn take_out_absorbed(self: &Rc<Self>) {
+        let absorbed = self.home.absorption.absorbed();
+        let absorbed = absorbed.iter().map(|absorbed| absorbed.replica.group);
+        let running: Vec<Running<E>> = absorbed.filter_map(|group| self.running(group)).collect();
+        for running in running {
+            self.ranges.remove(running.replica.group);
+            running.raft.retire();
+            drop(E::Runtime::spawn(async move {
+                let Running { replica, raft } = running;
+                replica.proposer.close();
+                raft.stop().await;
+                replica.proposer.abandon();
+            }));
+        }
+    }
+
+    /// Removes the replicas that did not find the one that they had to take over.
+    async fn remove_incomplete(&self) -> Result<(), Fatal> {
+        for replica in self.home.absorption.take_incomplete() {
+            let group = replica.group;
+            match self.running(group) {
+                Some(_) => drop(self.remove_replica(group.range, group.replica).await?),
+                None => self.wal.remove_replica(group).await?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes the replicas that were taken over from the log, as soon as a flush covers the replica that
+    /// took them over.
+    pub(super) async fn bury_absorbed(&self) -> Result<(), Fatal> {
+        self.remove_incomplete().await?;
+        let due: Vec<Rc<Replica<E>>> = {
+            let absorbed = self.home.absorption.absorbed();
+            let due = absorbed.iter().filter(|absorbed| self.is_covered(absorbed));
+            due.map(|absorbed| absorbed.replica.clone()).collect()
+        };
+        for replica in due {
+            self.wal.remove_replica(replica.group).await?;
+            self.home.absorption.forget(&replica);
+            self.store.set_gc(background::gc_rules(self));
+        }
+        Ok(())
+    }
+
+    fn is_covered(&self, absorbed: &Absorbed<Replica<E>>) -> bool {
+        let Some(at) = absorbed.at else { return true };
+        // Without the replica that took it over nothing needs it.
+        self.of_range(absorbed.by)
+            .is_none_or(|left| left.replica.durable_up_to() >= Some(at))
+    }
+}
+
+/// Whether two ranges have their replicas on the same shards.
+fn are_together(one: &Descriptor, other: &Descriptor) -> bool {
+    let places = |of: &Descriptor| {
+        let mut places: Vec<Location> = of.locations().collect();
+        places.sort_unstable();
+        places
+    };
+    places(one) == places(other)
+}
+
+fn is_changing(range: RangeId) -> OrderError {
+    OrderError::busy(format!("a change of range {range} is under way"))
+}

@@ -1,0 +1,166 @@
+//! Orders to merge ranges, of operators and of the manager itself, as the manager carries them out: it
+//! moves replicas of the right range to the shards of the left one, and then has the left leader merge
+//! ([`super::merge`]). Runs on the shard that hosts the manager.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+
+use super::Inner;
+use crate::cluster::ClusterResponse;
+use crate::cluster::merge::MergeStep;
+use crate::env::{AsyncRuntime, Clock, Env, Instant, Now};
+use crate::error::OrderError;
+use crate::types::RangeId;
+
+/// Time limit of one merge at its leader: it waits for all replicas to be frozen.
+pub(super) const MERGE_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long an order may take with the moves that it needs.
+pub(super) const ORDER_TIMEOUT: Duration = Duration::from_mins(2);
+/// How long nothing may go on before an order is given up: a leader is elected, a replica moves.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Pause before the next look.
+const RETRY_INTERVAL: Duration = Duration::from_millis(20);
+/// How long a merge whose end is not known may take until a report tells that it was made.
+const UNKNOWN_PATIENCE: Duration = Duration::from_secs(2);
+/// Pause before the manager tries a merge of its own again; it doubles each time.
+const PAUSE: Duration = Duration::from_mins(1);
+/// The longest pause.
+const PAUSE_MAX: Duration = Duration::from_hours(1);
+
+/// The merges of the manager's own.
+pub(super) struct Merges<T> {
+    is_running: Cell<bool>,
+    /// Ranges that are not tried again before a time, and the pause that led to it.
+    paused: RefCell<BTreeMap<RangeId, (T, Duration)>>,
+}
+
+impl<T> Default for Merges<T> {
+    fn default() -> Merges<T> {
+        Merges {
+            is_running: Cell::new(false),
+            paused: RefCell::default(),
+        }
+    }
+}
+
+impl<E: Env> Inner<E> {
+    /// Merges a range with its right neighbour.
+    pub(super) async fn merge_by_order(self: &Rc<Self>, range: RangeId) -> ClusterResponse {
+        let begun = Now::<E>::now();
+        let right = match self.of_manager(|manager| manager.right_neighbour(range)) {
+            None => return self.not_here(),
+            Some(Err(why)) => return ClusterResponse::Refused(why),
+            Some(Ok(right)) => right,
+        };
+        let mut last_progress = begun;
+        loop {
+            let now = Now::<E>::now();
+            let step = match self.of_manager(|manager| manager.merge_step(range, now)) {
+                None => return self.not_here(),
+                Some(step) => step,
+            };
+            let done = match step {
+                Ok(MergeStep::Move { range, from, to }) => {
+                    let to = (to.node, Some(to.shard));
+                    match self.move_replica(range, from, to).await {
+                        ClusterResponse::Done => {
+                            last_progress = Now::<E>::now();
+                            Err(OrderError::busy("a replica moves"))
+                        }
+                        ClusterResponse::Refused(why) => Err(why),
+                        other => return other,
+                    }
+                }
+                Ok(MergeStep::Merge(at, request)) => {
+                    match self.give_order(at, range, &request).await {
+                        ClusterResponse::Done => Ok(()),
+                        ClusterResponse::Refused(why @ OrderError::Unknown(_)) => {
+                            match self.is_gone(right).await {
+                                true => Ok(()),
+                                false => return ClusterResponse::Refused(why),
+                            }
+                        }
+                        ClusterResponse::Refused(why) => Err(why),
+                        other => return other,
+                    }
+                }
+                Err(why) => Err(why),
+            };
+            match done {
+                Ok(()) => {
+                    // Whoever looks after the answer does not find the right range any more.
+                    self.is_gone(right).await;
+                    return ClusterResponse::Done;
+                }
+                // A move takes a while, and reports come after it.
+                Err(OrderError::Busy { .. } | OrderError::Conflict(_))
+                    if now < last_progress + PATIENCE && now < begun + ORDER_TIMEOUT => {}
+                Err(why) => return ClusterResponse::Refused(why),
+            }
+            E::Runtime::sleep(RETRY_INTERVAL).await;
+        }
+    }
+
+    /// Waits a moment until a range is known to be no more.
+    async fn is_gone(&self, range: RangeId) -> bool {
+        let until = Now::<E>::now() + UNKNOWN_PATIENCE;
+        loop {
+            match self.of_manager(|manager| manager.knows(range)) {
+                Some(true) if Now::<E>::now() < until => {}
+                known => return known == Some(false),
+            }
+            E::Runtime::sleep(RETRY_INTERVAL).await;
+        }
+    }
+
+    /// Begins to merge ranges that are small and cold, unless that is under way.
+    pub(super) fn merge_cold(self: &Rc<Self>) {
+        let now = Now::<E>::now();
+        let wall_ms = self.around.clock.wall_ms();
+        let Merges { is_running, paused } = &self.management.merges;
+        if is_running.get() {
+            return;
+        }
+        let due = match self.management.manager.borrow().as_ref() {
+            Some(manager) => {
+                let paused = paused.borrow();
+                let is_paused =
+                    |range: RangeId| paused.get(&range).is_some_and(|(until, _)| now < *until);
+                manager.mergeable(now, wall_ms, is_paused)
+            }
+            None => return,
+        };
+        if due.is_empty() {
+            return;
+        }
+        is_running.set(true);
+        let inner = self.clone();
+        drop(E::Runtime::spawn(async move {
+            join_all(due.iter().map(|range| inner.merge_one(*range))).await;
+            inner.management.merges.is_running.set(false);
+        }));
+    }
+
+    async fn merge_one(self: &Rc<Self>, range: RangeId) {
+        let response = self.merge_by_order(range).await;
+        let mut paused = self.management.merges.paused.borrow_mut();
+        match response {
+            ClusterResponse::Refused(why) => {
+                let pause = paused.get(&range).map_or(PAUSE, |(_, pause)| *pause * 2);
+                let pause = pause.min(PAUSE_MAX);
+                paused.insert(range, (Now::<E>::now() + pause, pause));
+                tracing::warn!(
+                    %range,
+                    "a range that is small and cold was not merged with its right neighbour, and is tried \
+                     again after {} s: {why}",
+                    pause.as_secs()
+                );
+            }
+            _ => drop(paused.remove(&range)),
+        }
+    }
+}
