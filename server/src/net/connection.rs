@@ -50,9 +50,10 @@ const FRAMES_PER_TURN: usize = 256;
 const PASS_MAX: Duration = Duration::from_micros(250);
 /// How many frames a connection handles in a pass that is cut short.
 const FRAMES_LATE: usize = 4;
-/// A frame that is longer than this, such as a multi-get of many keys, waits for the next pass if this one
-/// is cut short. It comes first in that one.
+/// A frame that is longer than this, such as a multi-get of many keys, waits for a later pass if this one
+/// is cut short, but only until this long after it has arrived.
 const SHORT_FRAME_LEN: usize = 2 << 10;
+const LONG_FRAME_WAIT_MAX: Duration = Duration::from_millis(50);
 /// How long, and how much, is read and discarded after a last reply, so that it arrives.
 const LINGER_TIMEOUT: Duration = Duration::from_secs(1);
 const LINGER_LEN_MAX: usize = 1 << 20;
@@ -361,6 +362,7 @@ impl Connection {
         };
         let mut rest = bytes;
         let is_late = || reactor::pass_has_taken(Now::now()) > PASS_MAX;
+        let may_wait = times.now.saturating_duration_since(received) < LONG_FRAME_WAIT_MAX;
         for number in 1..=FRAMES_PER_TURN {
             if !self.may_take() {
                 break;
@@ -372,7 +374,9 @@ impl Connection {
                         more: false,
                     };
                 }
-                Ok(Some(found)) if found.len > SHORT_FRAME_LEN && is_late() => break,
+                Ok(Some(found)) if found.len > SHORT_FRAME_LEN && may_wait && is_late() => {
+                    break;
+                }
                 Ok(Some(found)) => {
                     rest = rest.get(found.len..).unwrap_or_default();
                     if handler::handle(&self.context, self, found, times).is_err() {
