@@ -46,11 +46,16 @@ pub trait Env: Copy + std::fmt::Debug + Default + Eq + Ord + 'static {
         future
     }
 
-    /// How long a task works before it lets others run, where it can stop. In the simulator, where work
-    /// takes no time, on some machines none at all, so that tasks are cut there, too.
+    /// How long a task that can stop works now before it lets others run: what is left of
+    /// [`TIME_SLICE`], which all such tasks share in one pass over the tasks that are ready. In the
+    /// simulator, where work takes no time, on some machines none at all, so that tasks are cut there,
+    /// too.
     fn time_slice() -> Duration {
         TIME_SLICE
     }
+
+    /// Takes this much time off what is left of the slice of the present pass.
+    fn has_worked(_time: Duration) {}
 
     /// The CPU time that this thread has used since it began; `None` where that is not known, as in the
     /// simulator, where work takes no time.
@@ -85,8 +90,11 @@ pub type Now<E> = <<E as Env>::Runtime as AsyncRuntime>::Instant;
 /// Steps of work between two looks at the clock.
 const STEPS_OF_LOOK: usize = 8;
 
-/// The time for which a task may work before it lets others run: [`Env::time_slice`].
+/// The time for which a task may work before it lets others run: [`Env::time_slice`]. Tasks that begin
+/// one in the same pass share the time, so a hundred scans keep others waiting no longer than one does.
 pub(crate) struct TimeSlice<E: Env> {
+    /// The time up to which the work is counted.
+    looked: Now<E>,
     ends: Now<E>,
     /// Steps since the last look.
     steps: usize,
@@ -95,8 +103,10 @@ pub(crate) struct TimeSlice<E: Env> {
 impl<E: Env> TimeSlice<E> {
     /// A slice that begins now.
     pub(crate) fn begin() -> TimeSlice<E> {
+        let now = Now::<E>::now();
         TimeSlice {
-            ends: Now::<E>::now() + E::time_slice(),
+            looked: now,
+            ends: now + E::time_slice(),
             steps: 0,
         }
     }
@@ -113,7 +123,10 @@ impl<E: Env> TimeSlice<E> {
             return false;
         }
         self.steps = 0;
-        Now::<E>::now() >= self.ends
+        let now = Now::<E>::now();
+        E::has_worked(now.saturating_duration_since(self.looked));
+        self.looked = now;
+        now >= self.ends
     }
 }
 

@@ -112,7 +112,7 @@ pub enum Error {
          see the nodes' logs, and restore the range or start the nodes whose replicas are right"
     )]
     Diverged(RangeId),
-    /// The disk has no room for more writes.
+    /// The disk has no room for more writes; deletes are taken as long as log and memtables have room.
     #[error("the disk is full")]
     DiskFull,
 }

@@ -47,6 +47,7 @@
 //! | [`frame`] | frames of messages between nodes |
 //! | [`codec`] | the encoding of those messages and of the cluster's records |
 //! | [`line_limit`] | a limit on log lines of one kind |
+//! | [`fair_share`] | the rule by which the ranges of a shard share what there is a limit on |
 //! | [`notify`] | events and counts that the tasks of a thread wait for |
 //! | [`wal`] | the log: segments, batches, records, recovery |
 //! | [`tree`] | the shard's tree as its ranges use it: freezes, room, what is durable |
@@ -73,6 +74,7 @@ pub mod disk_fault;
 pub mod distribution;
 pub mod env;
 pub mod error;
+pub mod fair_share;
 pub mod frame;
 pub mod gateway;
 pub mod hlc;

@@ -15,6 +15,12 @@ pub use rangedb_limits::{
 pub const ENTRY_LEN_MAX: usize = 4 << 20;
 /// Commands of one log entry.
 pub const ENTRY_COMMANDS_MAX: usize = 4096;
+/// Commands, and reads of conditional ones, that a leader gathers into one entry. An entry is applied in
+/// one turn of the shard's thread, in which no other range is served.
+pub const ENTRY_COMMANDS_GATHERED: usize = 512;
+/// Bytes that a leader gathers into one entry, unless a single write is longer: entries of other ranges
+/// wait while they are written to the log.
+pub const ENTRY_LEN_GATHERED: usize = 1 << 20;
 /// Entries of one range that its leader keeps in flight.
 pub const ENTRIES_IN_FLIGHT_MAX: usize = 8;
 /// Bytes of writes that wait or are in flight, of all ranges of a shard: see
@@ -38,8 +44,8 @@ pub const LEASE_MS: u64 = 500;
 /// earlier by this, and a restarted replica withholds its vote longer by it.
 pub const DRIFT_MARGIN: Duration = Duration::from_millis(LEASE_MS / 7);
 
-/// How long a task works before it lets others run, where it can stop: scans, multi-gets and
-/// snapshots.
+/// How long the tasks that can stop (scans, multi-gets and snapshots) work, all together, before others
+/// run.
 pub const TIME_SLICE: Duration = Duration::from_micros(500);
 
 /// Routes that one refusal names: those of the ranges that hold the keys which the caller has asked for
@@ -115,6 +121,8 @@ pub const REPLAY_LEN_FREEZE: u64 = 32 << 20;
 const _: () = {
     assert!(BATCH_LEN_MAX <= ENTRY_LEN_MAX);
     assert!(BATCH_OPS_MAX <= ENTRY_COMMANDS_MAX);
+    assert!(ENTRY_COMMANDS_GATHERED <= ENTRY_COMMANDS_MAX);
+    assert!(ENTRY_LEN_GATHERED <= ENTRY_LEN_MAX);
     assert!(
         PROPOSAL_BYTES_WAITING_MAX + ENTRIES_IN_FLIGHT_MAX * ENTRY_LEN_MAX
             <= SHARD_WRITES_LEN_MAX / 2

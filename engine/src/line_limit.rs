@@ -8,14 +8,16 @@ use std::time::Duration;
 
 use crate::env::Instant;
 
-/// Lines that pass in each interval.
+/// Lines that pass in each interval, if nothing else is said.
 const LINES_MAX: u32 = 5;
-/// The interval.
+/// The interval, if nothing else is said.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// Lets a few lines a second pass and counts the others.
+/// Lets a few lines pass in each interval, by default 5 a second, and counts the others.
 #[derive(Debug)]
 pub struct LineLimit<T: Instant> {
+    lines_max: u32,
+    interval: Duration,
     begun: Cell<Option<T>>,
     /// Lines that have passed since the interval has begun.
     passed: Cell<u32>,
@@ -25,23 +27,33 @@ pub struct LineLimit<T: Instant> {
 
 impl<T: Instant> Default for LineLimit<T> {
     fn default() -> LineLimit<T> {
+        LineLimit::new(LINES_MAX, INTERVAL)
+    }
+}
+
+impl<T: Instant> LineLimit<T> {
+    /// Lets this many lines pass in each interval.
+    pub fn new(lines_max: u32, interval: Duration) -> LineLimit<T> {
         LineLimit {
+            lines_max,
+            interval,
             begun: Cell::new(None),
             passed: Cell::new(0),
             unlogged: Cell::new(0),
         }
     }
-}
 
-impl<T: Instant> LineLimit<T> {
     /// Whether a line may be written now; if so, how many were left out before it.
     pub fn pass(&self, now: T) -> Option<u64> {
-        let goes_on = self.begun.get().is_some_and(|begun| now < begun + INTERVAL);
+        let goes_on = self
+            .begun
+            .get()
+            .is_some_and(|begun| now < begun + self.interval);
         if !goes_on {
             self.begun.set(Some(now));
             self.passed.set(0);
         }
-        if self.passed.get() == LINES_MAX {
+        if self.passed.get() == self.lines_max {
             self.unlogged.set(self.unlogged.get() + 1);
             return None;
         }
@@ -67,5 +79,14 @@ mod tests {
             Some(100 - u64::from(LINES_MAX))
         );
         assert_eq!(limit.pass(begun + INTERVAL), Some(0));
+    }
+
+    #[test]
+    fn a_line_a_minute_passes() {
+        let limit = LineLimit::<StdInstant>::new(1, Duration::from_mins(1));
+        let begun = StdInstant::now();
+        assert_eq!(limit.pass(begun), Some(0));
+        assert_eq!(limit.pass(begun + Duration::from_secs(59)), None);
+        assert_eq!(limit.pass(begun + Duration::from_mins(1)), Some(1));
     }
 }

@@ -208,6 +208,12 @@ impl Batch {
         self.conditions.len() + self.mutations.len()
     }
 
+    /// Whether all that it does is to delete.
+    pub fn only_deletes(&self) -> bool {
+        let deletes = |mutation: &Mutation| matches!(mutation.change, Change::Delete);
+        self.mutations.iter().all(deletes)
+    }
+
     /// Checks the batch against the limits.
     ///
     /// # Errors

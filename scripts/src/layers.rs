@@ -31,6 +31,7 @@ const ORDERS: [Order; 4] = [
             mutant - deliberate bugs that the simulator must find
             limits - every bound
             notify - an event that tasks of one thread wait for
+            fair_share - how ranges share what there is a limit on
             types - ids and small values
             codec - the bytes of messages between shards and of records
             memory - budgets of memory and what is used of them

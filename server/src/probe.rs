@@ -92,6 +92,8 @@ pub struct ShardReport {
     pub stalled: u64,
     /// The number of requests in flight.
     pub in_flight: usize,
+    /// Requests that were refused because their range fills its shard.
+    pub overloaded: u64,
     /// Frames from other nodes that were damaged on their way.
     pub damaged_frames: u64,
     /// Connections to other nodes that have broken.

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use rangedb_engine::env::Env;
+use rangedb_engine::limits::TIME_SLICE;
 use rangedb_engine::lsm::LsmTables;
 
 use crate::env::{GlommioRuntime, RingDisk, SystemClock, process, reactor};
@@ -19,6 +20,14 @@ impl Env for GlommioEnv {
     type Disk = RingDisk;
     type Tables = LsmTables;
     type Transport = Links;
+
+    fn time_slice() -> Duration {
+        TIME_SLICE.saturating_sub(reactor::worked_in_pass())
+    }
+
+    fn has_worked(time: Duration) {
+        reactor::has_worked(time);
+    }
 
     fn thread_cpu_time() -> Option<Duration> {
         Some(process::thread_cpu_time())

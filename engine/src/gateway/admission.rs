@@ -1,16 +1,19 @@
-//! Admission: whether the shard takes requests, and how many it works on. Lives on its shard's
-//! thread.
+//! Admission: whether the shard takes requests, and how many it works on. The places for scans are
+//! shared fairly by the ranges ([`crate::fair_share`]). Lives on its shard's thread.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
+use rustc_hash::FxHashMap;
+
 use crate::error::Error;
+use crate::fair_share::Use;
 use crate::limits::LEADER_WAIT_LEN_MAX;
 use crate::notify::Count;
-use crate::types::Timestamp;
+use crate::types::{RangeId, Timestamp};
 
-/// Most scans of one shard that run at the same time.
-const SCANS_MAX: usize = 64;
+/// Most scans of one shard that run at the same time; of one range alone, half of them.
+const SCANS_MAX: usize = 128;
 /// What a request that waits for a leader counts for besides its own bytes: its task, and its share of
 /// the tries that they all make.
 const LEADER_WAIT_LEN: usize = 8 << 10;
@@ -22,7 +25,7 @@ const RETRY_AFTER_MS: u32 = 20;
 pub(super) struct Admission {
     is_draining: Cell<bool>,
     in_flight: Count,
-    scans: Rc<Count>,
+    scans: Rc<Scans>,
     /// Bytes of the requests that wait for a leader.
     leader_waits: Rc<Count>,
     /// The newest timestamp in a caller's token that was accepted.
@@ -84,15 +87,18 @@ impl Admission {
         self.in_flight.until(|number| number == 0).await;
     }
 
-    /// Counts a scan as running until the returned value is dropped.
+    /// Counts a scan of a range as running until the returned value is dropped. `None`: the range is not
+    /// known, which the scan itself will find.
     ///
     /// # Errors
-    /// [`Error::Overloaded`]: too many scans are running.
-    pub fn begin_scan(&self) -> Result<Held, Error> {
-        if self.scans.get() >= SCANS_MAX {
-            return Err(Error::overloaded("too many scans run", RETRY_AFTER_MS));
-        }
-        Ok(Held::new(&self.scans))
+    /// [`Error::Overloaded`]: too many scans are running, and those of the range have their share.
+    pub fn begin_scan(&self, range: Option<RangeId>) -> Result<ScanPlace, Error> {
+        self.scans.begin(range)
+    }
+
+    /// How many scans were refused because those of their range have their share of the places.
+    pub fn scans_refused(&self) -> u64 {
+        self.scans.refused.get()
     }
 
     /// Counts a request of this many bytes as waiting for a leader until the returned value is dropped.
@@ -106,6 +112,56 @@ impl Admission {
             return Err(Error::overloaded(reason, RETRY_AFTER_MS));
         }
         Ok(Held::of(&self.leader_waits, len))
+    }
+}
+
+/// The scans that run.
+#[derive(Default)]
+struct Scans {
+    running: Cell<usize>,
+    /// How many there are of each range that has any.
+    of_range: RefCell<FxHashMap<Option<RangeId>, usize>>,
+    refused: Cell<u64>,
+}
+
+impl Scans {
+    fn begin(self: &Rc<Scans>, range: Option<RangeId>) -> Result<ScanPlace, Error> {
+        let mut of_range = self.of_range.borrow_mut();
+        let own = of_range.get(&range).copied().unwrap_or(0);
+        let all = Use {
+            max: SCANS_MAX,
+            used: self.running.get(),
+            holders: of_range.len(),
+        };
+        if !all.allows(own, 1) {
+            self.refused.set(self.refused.get() + 1);
+            let reason = "as many scans run as may, and those of the range have their share";
+            return Err(Error::overloaded(reason, RETRY_AFTER_MS));
+        }
+        of_range.insert(range, own + 1);
+        self.running.set(self.running.get() + 1);
+        Ok(ScanPlace {
+            scans: self.clone(),
+            range,
+        })
+    }
+}
+
+/// The place of a scan that runs.
+pub struct ScanPlace {
+    scans: Rc<Scans>,
+    range: Option<RangeId>,
+}
+
+impl Drop for ScanPlace {
+    fn drop(&mut self) {
+        let mut of_range = self.scans.of_range.borrow_mut();
+        let own = of_range.get(&self.range).map_or(0, |own| own - 1);
+        match own {
+            0 => of_range.remove(&self.range),
+            own => of_range.insert(self.range, own),
+        };
+        self.scans.running.set(self.scans.running.get() - 1);
     }
 }
 
@@ -171,16 +227,23 @@ mod tests {
     }
 
     #[test]
-    fn only_so_many_scans_run_at_a_time() {
+    fn only_so_many_scans_run_at_a_time_and_one_range_does_not_take_all_places() {
         let admission = Admission::default();
-        let begin = |_| admission.begin_scan().expect("room");
-        let mut running: Vec<Held> = (0..SCANS_MAX).map(begin).collect();
-        assert!(matches!(
-            admission.begin_scan(),
-            Err(Error::Overloaded { .. })
-        ));
+        let [one, other] = [Some(RangeId(1)), Some(RangeId(2))];
+        let fill = |range| -> Vec<ScanPlace> {
+            std::iter::from_fn(|| admission.begin_scan(range).ok()).collect()
+        };
+        let mut running = fill(one);
+        assert_eq!(running.len(), SCANS_MAX / 2);
+        assert_eq!(admission.scans_refused(), 1);
+        let others = fill(other);
+        assert_eq!(others.len(), SCANS_MAX / 4);
         running.pop();
-        assert!(admission.begin_scan().is_ok());
+        assert!(admission.begin_scan(one).is_err(), "it has its share");
+        assert!(admission.begin_scan(Some(RangeId(3))).is_ok());
+        drop((running, others));
+        assert!(admission.scans.of_range.borrow().is_empty());
+        assert_eq!(fill(one).len(), SCANS_MAX / 2);
     }
 
     #[test]

@@ -142,6 +142,11 @@ impl<E: Env> Gateway<E> {
         self.inner.admission.in_flight()
     }
 
+    /// How many requests were refused because their range fills the shard.
+    pub fn overloaded(&self) -> u64 {
+        self.inner.shard.overloaded() + self.inner.admission.scans_refused()
+    }
+
     /// Waits until no request is held.
     pub async fn idle(&self) {
         self.inner.admission.idle().await;
@@ -340,7 +345,7 @@ impl<E: Env> Gateway<E> {
         let Inner {
             admission, shard, ..
         } = self.inner.as_ref();
-        let _running = admission.begin_scan()?;
+        let _running = admission.begin_scan(shard.range_of(&scan.first_key()))?;
         shard.scan(scan, call.target, call.deadline).await
     }
 }

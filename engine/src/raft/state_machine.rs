@@ -8,13 +8,17 @@ use futures_util::{Stream, StreamExt};
 use openraft::alias::SnapshotOf;
 use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
 
+use crate::env::yield_now;
 use crate::error::Fatal;
 use crate::mutant::{self, Mutant};
 use crate::raft::convert;
 use crate::raft::machine::{AppliedState, Machine};
 use crate::raft::pins::{Pin, Pins};
 use crate::raft::type_config::{RaftLogId, RaftMembership, SnapshotMeta, TypeConfig};
-use crate::wal::GroupLog;
+use crate::wal::{GroupLog, LogEntry, Payload};
+
+/// After an entry this long others get a turn before the next one is applied.
+const LONG_ENTRY_LEN: usize = 16 << 10;
 
 /// A handle of a snapshot; its rows are read when it is sent.
 pub enum SnapshotHandle<M: Machine> {
@@ -63,6 +67,14 @@ impl<M: Machine> StateMachine<M> {
     }
 }
 
+/// Whether an entry takes so long to apply that other tasks run before the next one.
+fn is_long(entry: &LogEntry) -> bool {
+    match &entry.payload {
+        Payload::Commands(bytes) => bytes.len() >= LONG_ENTRY_LEN,
+        Payload::Blank | Payload::Membership(_) => false,
+    }
+}
+
 /// openraft's description of a snapshot that covers what is applied here.
 ///
 /// # Errors
@@ -108,6 +120,9 @@ impl<M: Machine> RaftStateMachine<TypeConfig<M>> for StateMachine<M> {
             }
             let saved = self.machine.save_ahead().await;
             saved.map_err(|fatal| self.fatal(fatal))?;
+            if is_long(&entry) {
+                yield_now().await;
+            }
         }
         Ok(())
     }

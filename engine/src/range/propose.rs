@@ -10,11 +10,12 @@ use openraft::errors::{ClientWriteError, ForwardReason};
 
 use crate::env::{AsyncRuntime, Env, Now};
 use crate::error::{Error, Fatal};
+use crate::fair_share::Weight;
 use crate::raft::ProposalResult;
 use crate::range::RaftGroup;
 use crate::range::apply::Applied;
 use crate::range::command::{self, Command, Entry, RangeOrder};
-use crate::range::proposer::{Proposal, ProposalKind, complete_all};
+use crate::range::proposer::{ENTRIES_TOGETHER_MAX, Proposal, ProposalKind, complete_all};
 use crate::range::replica::Replica;
 use crate::request::Outcome;
 use crate::types::{Epoch, Timestamp};
@@ -24,6 +25,10 @@ use crate::wal::Body;
 const LEASE_RETRY: Duration = Duration::from_millis(10);
 /// The pause before each entry when the tree is as far behind as it may be; shorter before that.
 const THROTTLE_MAX: Duration = Duration::from_millis(20);
+/// From this pressure on a range that writes much more than others makes no entry, for as long as this at
+/// most.
+const HELD_PRESSURE: f32 = 0.6;
+const HELD_MAX: Duration = Duration::from_secs(1);
 
 /// The proposer's task: runs until the queue is closed.
 ///
@@ -44,11 +49,7 @@ pub async fn run<E: Env>(replica: Rc<Replica<E>>, raft: RaftGroup<E>) -> Result<
         if proposer.paused.get() {
             continue;
         }
-        // The further the tree is behind with flushes and compactions, the longer the pause.
-        let pressure = replica.store.pressure();
-        if pressure > 0.0 {
-            E::Runtime::sleep(THROTTLE_MAX.mul_f32(pressure * pressure)).await;
-        }
+        await_tree(&replica).await;
         replica.store.room_in_log().await;
         // Checked after the waits above: another may have taken the lead meanwhile.
         if replica.leading().is_none() {
@@ -56,26 +57,62 @@ pub async fn run<E: Env>(replica: Rc<Replica<E>>, raft: RaftGroup<E>) -> Result<
             continue;
         }
         raft.renew_lease().await?;
-        let mut proposals = proposer.gather(len_max);
-        if proposals.is_empty() {
-            continue;
-        }
-        // Nothing more is served of the keys that a split or a freeze closes, so this is final.
-        if let [only] = proposals.as_mut_slice() {
-            let served = replica.timestamps.served().0;
-            match &mut only.kind {
-                ProposalKind::Order(RangeOrder::Split(split)) => split.served = served,
-                ProposalKind::Order(RangeOrder::Freeze(freeze)) => freeze.served = served,
-                _ => {}
+        propose_next(&replica, &raft, len_max).await?;
+        for _ in 1..ENTRIES_TOGETHER_MAX {
+            if replica.leading().is_none() || !proposer.may_follow() {
+                break;
             }
+            propose_next(&replica, &raft, len_max).await?;
         }
-        let bytes = encode(&replica, &proposals)?;
-        let number = proposer.depart(proposals);
-        let owner = replica.clone();
-        raft.propose(bytes, move |result| finished(&owner, number, result))
-            .await?;
     }
     Ok(())
+}
+
+/// Proposes an entry of the writes that wait, if there are any whose deadline has not passed.
+async fn propose_next<E: Env>(
+    replica: &Rc<Replica<E>>,
+    raft: &RaftGroup<E>,
+    len_max: usize,
+) -> Result<(), Fatal> {
+    let proposer = &replica.proposer;
+    let mut proposals = proposer.gather(len_max);
+    if proposals.is_empty() {
+        return Ok(());
+    }
+    // Nothing more is served of the keys that a split or a freeze closes, so this is final.
+    if let [only] = proposals.as_mut_slice() {
+        let served = replica.timestamps.served().0;
+        match &mut only.kind {
+            ProposalKind::Order(RangeOrder::Split(split)) => split.served = served,
+            ProposalKind::Order(RangeOrder::Freeze(freeze)) => freeze.served = served,
+            _ => {}
+        }
+    }
+    let bytes = encode(replica, &proposals)?;
+    let number = proposer.depart(proposals);
+    let owner = replica.clone();
+    raft.propose(bytes, move |result| finished(&owner, number, result))
+        .await
+}
+
+/// Waits while the tree is behind with flushes and compactions: the further it is, the longer. A range that
+/// writes little beside others does not wait, and one that writes much is held back before the tree is
+/// so far behind that no range may write.
+async fn await_tree<E: Env>(replica: &Replica<E>) {
+    let mut held = Duration::ZERO;
+    loop {
+        let pressure = replica.store.pressure();
+        let weight = replica.proposer.share.weight();
+        if pressure <= 0.0 || weight == Weight::Light {
+            return;
+        }
+        let pause = THROTTLE_MAX.mul_f32(pressure * pressure);
+        E::Runtime::sleep(pause).await;
+        held += pause;
+        if weight != Weight::Heavy || pressure < HELD_PRESSURE || held >= HELD_MAX {
+            return;
+        }
+    }
 }
 
 fn encode<E: Env>(replica: &Replica<E>, proposals: &[Proposal<Now<E>>]) -> Result<Body, Fatal> {

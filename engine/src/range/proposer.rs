@@ -9,6 +9,15 @@
 //! depart together ([`Departures`]), but no longer than the last entry took. A lone writer does not
 //! wait for others. Apply answers the proposals directly, through their [`WriteSink`].
 //!
+//! Entries are short: one is applied in one turn of the shard's thread, in which no other range is
+//! served. Where more waits than one entry takes, several depart together ([`Proposer::may_follow`]), and
+//! are written to the log together.
+//!
+//! What waits is bounded, for each range and for all of a shard together, where the ranges share it
+//! fairly ([`crate::fair_share`]): the excess of a range that fills its shard is refused with
+//! [`Error::Overloaded`], and the other ranges go on. Orders of the range itself, such as a split, are
+//! never refused for this: they are few, and may be what helps.
+//!
 //! When the group has no majority, all writes that wait or are in flight are answered at once
 //! ([`Proposer::give_up`]); before that is known, each is answered at its deadline
 //! ([`Proposer::expire`]). The fate of a write in flight is then unknown.
@@ -21,15 +30,17 @@ use std::time::Duration;
 use crate::env::Instant;
 use crate::error::{Error, Fate};
 use crate::limits::{
-    ENTRIES_IN_FLIGHT_MAX, ENTRY_COMMANDS_MAX, PROPOSAL_BYTES_WAITING_MAX, PROPOSALS_WAITING_MAX,
+    ENTRIES_IN_FLIGHT_MAX, ENTRY_COMMANDS_GATHERED, ENTRY_LEN_GATHERED, PROPOSAL_BYTES_WAITING_MAX,
+    PROPOSALS_WAITING_MAX,
 };
+use crate::line_limit::LineLimit;
 use crate::mutant::{self, Mutant};
 use crate::notify::Notify;
 use crate::raft::TICK;
 use crate::range::command::{self, Action, COMMAND_OVERHEAD, RangeOrder};
 use crate::range::sink::WriteSink;
 use crate::request::{Batch, RequestId};
-use crate::tree::budget::WriteBudget;
+use crate::tree::budget::{WriteBudget, WriteShare};
 use crate::tree::departures::{Departures, Gathering};
 
 /// How long an entry is in flight before the next one departs beside it. Several times as long as a
@@ -39,8 +50,13 @@ const NEXT_ENTRY_AFTER: Duration = Duration::from_millis(8);
 const GATHER_MAX: Duration = Duration::from_millis(2);
 /// With this many bytes of writes an entry's own cost is small beside theirs: it waits for no more.
 const GATHERED_LEN: usize = 256 << 10;
-/// When a client that found the queue full should try again, in milliseconds.
-const RETRY_WHEN_FULL_MS: u32 = 10;
+/// Most entries that depart together.
+pub(super) const ENTRIES_TOGETHER_MAX: usize = 4;
+/// The shortest and the longest time after which a client that found no room should try again.
+const RETRY_AFTER_MIN: Duration = Duration::from_millis(10);
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(1);
+/// At most one log line in this time says that a range is overloaded.
+const OVERLOAD_LINES_INTERVAL: Duration = Duration::from_mins(1);
 /// An entry in flight for longer than this may miss the deadlines of its writes.
 const LATE_AFTER: Duration = Duration::from_millis(20);
 /// A write is answered by its deadline: at the driver's last look before it.
@@ -110,17 +126,22 @@ impl ProposalKind {
         }
     }
 
+    /// Whether it is an order of the range itself.
+    fn is_order(&self) -> bool {
+        matches!(self, ProposalKind::Order(_))
+    }
+
     /// Whether it is proposed in an entry of its own, after which nothing is proposed until that is
     /// applied.
     fn is_alone(&self) -> bool {
         matches!(self, ProposalKind::Order(order) if order.is_alone())
     }
 
-    /// Keys that are read when it is applied.
-    fn reads(&self) -> usize {
+    /// What it costs to apply it: keys that are read or written.
+    fn work(&self) -> usize {
         match self {
-            ProposalKind::Write(batch, _) => batch.reads(),
-            ProposalKind::Order(_) => 0,
+            ProposalKind::Write(batch, _) => batch.reads() + batch.mutations.len(),
+            ProposalKind::Order(_) => 1,
         }
     }
 
@@ -150,10 +171,10 @@ struct Flight<T: Instant> {
 pub struct Proposer<T: Instant> {
     waiting: RefCell<VecDeque<Proposal<T>>>,
     bytes_waiting: Cell<usize>,
-    /// The budget of the whole shard.
-    budget: Rc<WriteBudget>,
-    /// The bytes of it that this range uses, for writes that wait or are in flight.
-    used: Cell<usize>,
+    /// What this range uses of the shard's budget, for writes that wait or are in flight.
+    pub(super) share: WriteShare,
+    /// The limit on log lines which say that the range is overloaded.
+    overload_lines: LineLimit<T>,
     in_flight: RefCell<Vec<Flight<T>>>,
     departed: Cell<u64>,
     /// The departures of the whole shard.
@@ -175,8 +196,8 @@ impl<T: Instant> Proposer<T> {
         Proposer {
             waiting: RefCell::new(VecDeque::new()),
             bytes_waiting: Cell::new(0),
-            budget,
-            used: Cell::new(0),
+            share: WriteShare::of(budget),
+            overload_lines: LineLimit::new(1, OVERLOAD_LINES_INTERVAL),
             in_flight: RefCell::new(Vec::with_capacity(ENTRIES_IN_FLIGHT_MAX)),
             departed: Cell::new(0),
             departures,
@@ -204,51 +225,70 @@ impl<T: Instant> Proposer<T> {
     }
 
     /// Queues a proposal. Without room for it, it is answered at once with [`Error::Overloaded`],
-    /// after [`Proposer::close`] with [`Error::ShuttingDown`].
-    pub fn push(&self, proposal: Proposal<T>) {
-        let len = proposal.len_max;
-        let full = self.waiting.borrow().len() >= PROPOSALS_WAITING_MAX
-            || self.bytes_waiting.get() + len > PROPOSAL_BYTES_WAITING_MAX;
-        let overloaded = |reason| Some(Error::overloaded(reason, RETRY_WHEN_FULL_MS));
-        let refusal = if self.closed.get() {
-            Some(Error::ShuttingDown)
-        } else if full {
-            overloaded("the range's queue of writes is full")
-        } else if !self.budget.allows(self.used.get(), proposal.cost()) {
-            overloaded("the writes of the shard take all the memory that they may")
-        } else {
-            None
+    /// after [`Proposer::close`] with [`Error::ShuttingDown`]. Gives whether a log line should say that
+    /// the range is overloaded, and how many refusals no line has told.
+    pub fn push(&self, proposal: Proposal<T>) -> Option<u64> {
+        let lack = match proposal.kind.is_order() {
+            true => None,
+            false => self.lacks_room(&proposal),
+        };
+        let refusal = match lack {
+            _ if self.closed.get() => Some(Error::ShuttingDown),
+            Some(reason) => Some(Error::overloaded(reason, self.retry_after_ms())),
+            None => None,
         };
         if let Some(error) = refusal {
-            return proposal.sink.complete(proposal.token, Err(error));
+            let is_overloaded = matches!(error, Error::Overloaded { .. });
+            proposal.sink.complete(proposal.token, Err(error));
+            if !is_overloaded {
+                return None;
+            }
+            self.share.refuse();
+            return self.overload_lines.pass(T::now());
         }
         self.counted(&proposal);
         self.waiting.borrow_mut().push_back(proposal);
         self.departures.written(&self.gathering);
-        if self.bytes_waiting.get() >= GATHERED_LEN {
+        if self.has_enough() {
             self.departures.news.notify();
         }
         self.news.notify();
+        None
+    }
+
+    /// Why there is no room for another write, if so.
+    fn lacks_room(&self, proposal: &Proposal<T>) -> Option<&'static str> {
+        if self.waiting.borrow().len() >= PROPOSALS_WAITING_MAX
+            || self.bytes_waiting.get() + proposal.len_max > PROPOSAL_BYTES_WAITING_MAX
+        {
+            return Some("the range's queue of writes is full");
+        }
+        let is_over = !self.share.allows(proposal.cost());
+        is_over.then_some("the shard is full, and the range has its share of the writes that wait")
+    }
+
+    /// When a client that found no room should try again: about when what waits now is written, as far as
+    /// the last entry of the shard tells.
+    fn retry_after_ms(&self) -> u32 {
+        let by_number = self.waiting.borrow().len() / ENTRY_COMMANDS_GATHERED;
+        let by_len = self.bytes_waiting.get() / ENTRY_LEN_GATHERED;
+        let entries = by_number.max(by_len) as u32;
+        let wait = self.departures.last_flight.get().saturating_mul(entries);
+        wait.clamp(RETRY_AFTER_MIN, RETRY_AFTER_MAX).as_millis() as u32
     }
 
     /// Counts a proposal that joins the queue.
     fn counted(&self, proposal: &Proposal<T>) {
         let waiting = self.bytes_waiting.get() + proposal.len_max;
         self.bytes_waiting.set(waiting);
-        self.used.set(self.used.get() + proposal.cost());
-        self.budget.take(proposal.cost());
+        self.share.take(proposal.cost());
     }
 
     /// Counts a proposal that leaves the queue without being proposed.
     fn uncounted(&self, proposal: &Proposal<T>) {
         let waiting = self.bytes_waiting.get() - proposal.len_max;
         self.bytes_waiting.set(waiting);
-        self.release(proposal.cost());
-    }
-
-    fn release(&self, cost: usize) {
-        self.used.set(self.used.get() - cost);
-        self.budget.give_back(cost);
+        self.share.give_back(proposal.cost());
     }
 
     /// Accepts nothing more, and refuses whatever was not proposed yet.
@@ -271,7 +311,7 @@ impl<T: Instant> Proposer<T> {
     pub fn abandon(&self) {
         let lost = std::mem::take(&mut *self.in_flight.borrow_mut());
         for flight in lost {
-            self.release(flight.cost);
+            self.share.give_back(flight.cost);
             self.departures.lose();
             complete_all(
                 flight.proposals,
@@ -300,6 +340,26 @@ impl<T: Instant> Proposer<T> {
             && !in_flight.iter().any(|flight| flight.is_alone)
     }
 
+    /// Whether another entry departs together with the last one: so much waits that it is as long as an
+    /// entry may be.
+    pub(super) fn may_follow(&self) -> bool {
+        let in_flight = self.in_flight.borrow();
+        in_flight.len() < ENTRIES_IN_FLIGHT_MAX
+            && self.has_whole_entry()
+            && !in_flight.iter().any(|flight| flight.is_alone)
+    }
+
+    /// Whether as much waits as one entry takes.
+    fn has_whole_entry(&self) -> bool {
+        self.bytes_waiting.get() >= ENTRY_LEN_GATHERED
+            || self.waiting.borrow().len() >= ENTRY_COMMANDS_GATHERED
+    }
+
+    /// Whether enough waits for an entry whose own cost is small beside that of its writes.
+    fn has_enough(&self) -> bool {
+        self.bytes_waiting.get() >= GATHERED_LEN || self.has_whole_entry()
+    }
+
     /// Waits until an entry can be built. `false`: the queue is closed.
     pub(super) async fn ready(&self) -> bool {
         let may_go_on = || self.closed.get() || self.may_propose();
@@ -315,8 +375,7 @@ impl<T: Instant> Proposer<T> {
 
     /// Whether all writes that are waited for are there, or enough bytes for an entry.
     pub(super) fn has_gathered(&self) -> bool {
-        let enough = self.bytes_waiting.get() >= GATHERED_LEN;
-        enough || self.closed.get() || self.departures.are_all_there()
+        self.has_enough() || self.closed.get() || self.departures.are_all_there()
     }
 
     /// Takes from the queue what fits into one entry of this length. Answers those past their
@@ -324,21 +383,20 @@ impl<T: Instant> Proposer<T> {
     pub(super) fn gather(&self, len_max: usize) -> Vec<Proposal<T>> {
         let mut gathered = Vec::new();
         let mut len = 0;
-        // Apply is synchronous: what one entry has it read is bounded, too.
-        let mut reads = 0;
+        let len_max = len_max.min(ENTRY_LEN_GATHERED);
+        let mut work = 0;
         let mut late = Vec::new();
         let mut now = None;
         let mut waiting = self.waiting.borrow_mut();
         while let Some(next) = waiting.front() {
             let next_len = next.len_max;
-            let next_reads = next.kind.reads();
-            let full = gathered.len() == ENTRY_COMMANDS_MAX
-                || (!gathered.is_empty() && next.kind.is_alone())
+            let next_work = next.kind.work();
+            let full = (!gathered.is_empty() && next.kind.is_alone())
                 || gathered
                     .last()
                     .is_some_and(|last: &Proposal<T>| last.kind.is_alone())
                 || (!gathered.is_empty()
-                    && (len + next_len > len_max || reads + next_reads > ENTRY_COMMANDS_MAX));
+                    && (len + next_len > len_max || work + next_work > ENTRY_COMMANDS_GATHERED));
             if full {
                 break;
             }
@@ -356,7 +414,7 @@ impl<T: Instant> Proposer<T> {
                 // The entry will count for it in the budget.
                 self.bytes_waiting.set(self.bytes_waiting.get() - next_len);
                 len += next_len;
-                reads += next_reads;
+                work += next_work;
                 gathered.push(next);
             }
         }
@@ -396,7 +454,7 @@ impl<T: Instant> Proposer<T> {
             return (Vec::new(), false);
         };
         let flight = in_flight.swap_remove(at);
-        self.release(flight.cost);
+        self.share.give_back(flight.cost);
         let now = T::now();
         let took = now.saturating_duration_since(flight.departed_at);
         let answered = flight.proposals.iter().flatten().count();

@@ -3,7 +3,7 @@
 use std::time::Instant as StdInstant;
 
 use super::*;
-use crate::limits::BATCH_LEN_MAX;
+use crate::limits::{BATCH_LEN_MAX, SHARD_WRITES_LEN_MAX};
 use crate::request::Outcome;
 use crate::types::{Blob, ClientId, Timestamp};
 
@@ -29,7 +29,11 @@ struct Queue {
 
 impl Queue {
     fn new() -> Queue {
-        let budget = Rc::new(WriteBudget::default());
+        Queue::beside(Rc::default())
+    }
+
+    /// The queue of a range on a shard with this budget.
+    fn beside(budget: Rc<WriteBudget>) -> Queue {
         Queue {
             proposer: Proposer::new(budget.clone(), Rc::default()),
             budget,
@@ -89,11 +93,14 @@ fn an_entry_takes_writes_in_order_up_to_its_length() {
 #[test]
 fn an_entry_reads_a_bounded_number_of_keys() {
     let queue = Queue::new();
-    for token in 0..=ENTRY_COMMANDS_MAX as u64 {
+    for token in 0..=(ENTRY_COMMANDS_GATHERED / 2) as u64 {
         let batch = Batch::delete(Blob::from_static(b"key"));
         queue.proposer.push(queue.proposal(token, batch, None));
     }
-    assert_eq!(queue.proposer.gather(usize::MAX).len(), ENTRY_COMMANDS_MAX);
+    assert_eq!(
+        queue.proposer.gather(usize::MAX).len(),
+        ENTRY_COMMANDS_GATHERED / 2
+    );
     assert_eq!(queue.proposer.gather(usize::MAX).len(), 1);
 }
 
@@ -126,6 +133,90 @@ fn a_full_queue_refuses_and_gives_everything_back() {
     queue.put(99, 1, None);
     assert_eq!(queue.answered(), [closed(99)]);
     assert_eq!(queue.budget.used(), 0);
+}
+
+/// Puts until one is refused; gives how many were taken.
+fn flood(queue: &Queue, value_len: usize) -> usize {
+    let before = queue.proposer.waiting();
+    while queue.answered().is_empty() {
+        queue.put(1, value_len, None);
+    }
+    queue.proposer.waiting() - before
+}
+
+#[test]
+fn a_range_that_fills_its_shard_is_refused_and_another_is_not() {
+    let flooded = Queue::new();
+    let budget = flooded.budget.clone();
+    // What waits is bounded; what is in flight, too, by the number and length of entries.
+    while flood(&flooded, BATCH_LEN_MAX / 4) > 0 {
+        flooded.depart();
+    }
+    assert!(
+        budget.used() > SHARD_WRITES_LEN_MAX / 2 - BATCH_LEN_MAX,
+        "{}",
+        budget.used()
+    );
+    let refused = budget.refused();
+    assert!(refused > 0);
+    let other = Queue::beside(budget.clone());
+    for token in 1..=4 {
+        other.put(token, BATCH_LEN_MAX / 4, None);
+    }
+    assert!(other.answered().is_empty(), "it is below its share");
+    assert_eq!(budget.refused(), refused);
+    flooded.put(9, 1, None);
+    let [(9, Err(Error::Overloaded { retry_after_ms, .. }))] = &*flooded.answered() else {
+        panic!("it has more than its share");
+    };
+    assert!(*retry_after_ms >= 10);
+    // After it has drained, it goes on.
+    flooded.proposer.abandon();
+    flooded.proposer.refuse_all(&Error::ShuttingDown);
+    flooded.answered();
+    flooded.put(10, 1, None);
+    assert!(flooded.answered().is_empty());
+}
+
+#[test]
+fn orders_of_a_range_are_not_refused_while_it_is_overloaded_and_one_line_says_that_it_is() {
+    let queue = Queue::new();
+    let write = |token| {
+        let batch = Batch::put(
+            Blob::from_static(b"key"),
+            vec![b'v'; BATCH_LEN_MAX / 4].into(),
+        );
+        queue.proposer.push(queue.proposal(token, batch, None))
+    };
+    let mut lines = (1..100).filter_map(write);
+    assert_eq!(lines.next(), Some(0), "the first refusal is told");
+    assert_eq!(lines.next(), None, "and no other for a minute");
+    queue.answered();
+    let order = ProposalKind::Order(RangeOrder::SetGcThreshold { threshold: 1 });
+    let sink = queue.results.clone();
+    let order = Proposal::new(order, VERSION, None, (sink, 100));
+    assert_eq!(queue.proposer.push(order), None);
+    assert!(queue.answered().is_empty(), "it waits");
+}
+
+#[test]
+fn where_more_waits_than_one_entry_takes_several_depart_together() {
+    let queue = Queue::new();
+    for token in 0..(2 * ENTRY_COMMANDS_GATHERED as u64 + 1) {
+        queue.put(token, 1, None);
+    }
+    for _ in 0..2 {
+        assert!(queue.proposer.may_follow());
+        let entry = queue.proposer.gather(usize::MAX);
+        assert_eq!(entry.len(), ENTRY_COMMANDS_GATHERED);
+        queue.proposer.depart(entry);
+    }
+    assert!(
+        !queue.proposer.may_follow(),
+        "what is left waits for others"
+    );
+    assert!(!queue.proposer.may_depart());
+    assert_eq!(queue.proposer.waiting(), 1);
 }
 
 #[test]

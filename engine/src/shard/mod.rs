@@ -262,6 +262,12 @@ impl<E: Env> Shard<E> {
         })
     }
 
+    /// The id of the range that serves a user's key here.
+    pub fn range_of(&self, key: &[u8]) -> Option<RangeId> {
+        self.with_running(key, |running| running.replica.group.range)
+            .ok()
+    }
+
     /// The replica of the range that holds a user's key.
     fn find(&self, key: &[u8]) -> Result<Rc<Replica<E>>, Error> {
         self.with_running(key, |running| running.replica.clone())
@@ -319,7 +325,8 @@ impl<E: Env> Shard<E> {
                 }
                 Ok(running.replica.clone())
             })??;
-            if self.inner.store.disk_full() {
+            let store = &self.inner.store;
+            if store.disk_full() && !(write.only_deletes() && store.has_reserve()) {
                 return Err(Error::DiskFull);
             }
             Ok(replica)
@@ -341,7 +348,15 @@ impl<E: Env> Shard<E> {
         let kind = ProposalKind::Write(write, request.session);
         let proposal = Proposal::new(kind, version, request.deadline, (sink, token));
         let proposal = proposal.named(request.target.is_some());
-        replica.proposer.push(proposal);
+        if let Some(untold) = replica.proposer.push(proposal) {
+            let (range, shard) = (replica.group.range, self.inner.location);
+            tracing::warn!(
+                event = "range_overloaded",
+                untold,
+                "range {range} is offered more writes than shard {shard} takes: the excess is refused as \
+                 overloaded until what waits has become less; other ranges go on"
+            );
+        }
         replica.usage.has_written(bytes, began);
     }
 
@@ -388,6 +403,11 @@ impl<E: Env> Shard<E> {
     /// The results of comparing the replicas of ranges that are led here.
     pub fn digests(&self) -> DigestStats {
         self.inner.digests.stats()
+    }
+
+    /// How many writes were refused because their range fills the shard, or its own queue.
+    pub fn overloaded(&self) -> u64 {
+        self.inner.store.writes.refused()
     }
 
     /// Counters, and the status of every range.

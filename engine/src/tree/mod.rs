@@ -39,6 +39,9 @@ pub use mark::TreeMark;
 /// How often, at least, a task that waits for room checks for it.
 const ROOM_POLL_INTERVAL: Duration = Duration::from_millis(20);
 
+/// The pressure from which on a full disk takes no deletes either.
+const RESERVE_PRESSURE: f32 = 0.5;
+
 /// About how many bytes a session row takes.
 const SESSION_ROW_LEN: usize = 160;
 
@@ -491,6 +494,12 @@ impl<E: Env> Store<E> {
     /// Waits until the log may take more.
     pub async fn room_in_log(&self) {
         self.wal.room().await;
+    }
+
+    /// Whether a full disk still takes deletes: the memtables and the log have room without it, and what
+    /// they keep besides is for the commands of ranges, such as moves and splits.
+    pub fn has_reserve(&self) -> bool {
+        self.pressure() < RESERVE_PRESSURE && self.wal.has_reserve()
     }
 
     /// Whether writes must be refused because the disk is full.

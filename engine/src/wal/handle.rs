@@ -254,6 +254,15 @@ impl<E: Env> Wal<E> {
         self.core.disk.free_bytes().await
     }
 
+    /// Whether the log can go on for a while on a full disk: a quarter of a segment and more can be written
+    /// before it needs another file.
+    pub fn has_reserve(&self) -> bool {
+        let segment = self.core.options.segment_bytes;
+        let spares = self.core.spares.names.borrow().len() as u64;
+        let rest = segment.saturating_sub(self.core.head.borrow().offset);
+        spares * segment + rest > segment / 4
+    }
+
     /// The space that the log takes on its disk.
     pub fn space(&self) -> Space {
         let segments = self.core.segments.borrow();

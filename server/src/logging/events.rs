@@ -3,7 +3,7 @@
 //! together.
 
 /// The name of an event, and what it says.
-pub const EVENTS: [(&str, &str); 34] = [
+pub const EVENTS: [(&str, &str); 35] = [
     ("clock_jumped", "the wall clock was set, ahead or back"),
     ("disk_free", "a disk that was full has room again"),
     ("disk_full", "a disk is full, and writes are refused"),
@@ -52,6 +52,10 @@ pub const EVENTS: [(&str, &str); 34] = [
     (
         "node_unreachable",
         "a node reports, but others do not reach it",
+    ),
+    (
+        "range_overloaded",
+        "a range is offered more writes than its shard takes",
     ),
     (
         "range_split",

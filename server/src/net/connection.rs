@@ -6,7 +6,9 @@
 //!
 //! Limits: requests in flight (further ones get a typed error); replies that the client does not
 //! read (nothing more is read from it, and after a time it is disconnected); scans (one at a time);
-//! and the memory of incomplete frames ([`super::input`]). A client whose frame makes no progress
+//! and the memory of incomplete frames ([`super::input`]). A pass of the shard over its connections is
+//! cut short when it has become long, so that clients who send much keep others waiting for little
+//! longer: what they have sent waits in their own connections. A client whose frame makes no progress
 //! is disconnected, too. One that sends nothing costs nothing but its memory. The task is a single
 //! poll function that never waits inside a turn, so no borrow is held across a wait. Lives on its
 //! shard's thread.
@@ -29,7 +31,7 @@ use rangedb_protocol::frame::{self, BadFrame};
 use rangedb_protocol::limits::IN_FLIGHT_MAX;
 use slab::Slab;
 
-use crate::env::reactor::{TcpStream, spawn_local};
+use crate::env::reactor::{self, TcpStream, spawn_local};
 use crate::env::{GlommioRuntime, Now};
 use crate::handler::refusal::Refusal;
 use crate::handler::reply::Head;
@@ -42,6 +44,16 @@ use crate::shard::context::{AnsweredBy, Context};
 pub const UNSENT_LEN_PAUSE: usize = 1 << 20;
 /// Most frames that are handled before other connections get a turn.
 const FRAMES_PER_TURN: usize = 256;
+/// A pass over all connections that is longer than this is cut short: each handles [`FRAMES_LATE`] short
+/// frames, and the rest in the next pass. So many frames of many connections keep a short one that arrives
+/// meanwhile waiting for little longer.
+const PASS_MAX: Duration = Duration::from_micros(250);
+/// How many frames a connection handles in a pass that is cut short.
+const FRAMES_LATE: usize = 4;
+/// A frame that is longer than this, such as a multi-get of many keys, waits for a later pass if this one
+/// is cut short, but only until this long after it has arrived.
+const SHORT_FRAME_LEN: usize = 2 << 10;
+const LONG_FRAME_WAIT_MAX: Duration = Duration::from_millis(50);
 /// How long, and how much, is read and discarded after a last reply, so that it arrives.
 const LINGER_TIMEOUT: Duration = Duration::from_secs(1);
 const LINGER_LEN_MAX: usize = 1 << 20;
@@ -349,7 +361,9 @@ impl Connection {
             now: Now::now(),
         };
         let mut rest = bytes;
-        for _ in 0..FRAMES_PER_TURN {
+        let is_late = || reactor::pass_has_taken(Now::now()) > PASS_MAX;
+        let may_wait = times.now.saturating_duration_since(received) < LONG_FRAME_WAIT_MAX;
+        for number in 1..=FRAMES_PER_TURN {
             if !self.may_take() {
                 break;
             }
@@ -360,6 +374,9 @@ impl Connection {
                         more: false,
                     };
                 }
+                Ok(Some(found)) if found.len > SHORT_FRAME_LEN && may_wait && is_late() => {
+                    break;
+                }
                 Ok(Some(found)) => {
                     rest = rest.get(found.len..).unwrap_or_default();
                     if handler::handle(&self.context, self, found, times).is_err() {
@@ -367,6 +384,9 @@ impl Connection {
                     }
                 }
                 Err(bad) => self.refuse(request_of(&bad), Refusal::from(bad)),
+            }
+            if number.is_multiple_of(FRAMES_LATE) && is_late() {
+                break;
             }
         }
         Taken {

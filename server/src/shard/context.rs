@@ -295,6 +295,7 @@ impl Context {
             handshakes_evicted: self.handshakes.evicted(),
             stalled: self.stalled.get(),
             in_flight: self.gateway.in_flight(),
+            overloaded: self.gateway.overloaded(),
             damaged_frames: self.links.damaged_frames(),
             links_broken: self.links.broken(),
             client_bytes: Bytes::of(&self.traffic),

@@ -65,6 +65,11 @@ pub(super) const METRICS: &[Metric] = &[
         "Log entries proposed and not applied.",
         Source::Shard(|report| sum(report, |range| range.load.in_flight)),
     ),
+    counter(
+        "rangedb_range_overloaded_total",
+        "Requests that were refused because their range fills its shard: writes and scans beyond its fair share.",
+        Source::Shard(|report| report.overloaded as f64),
+    ),
     gauge(
         "rangedb_session_clients",
         "Clients in the session tables.",

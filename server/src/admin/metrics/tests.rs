@@ -193,6 +193,7 @@ fn report(shard: u16) -> ShardReport {
         handshakes_evicted: 0,
         stalled: 0,
         in_flight: 0,
+        overloaded: 0,
         damaged_frames: 0,
         links_broken: 0,
         client_bytes: Bytes::default(),

@@ -48,14 +48,15 @@ pub(super) fn begin(now: BootInstant) {
     SINCE.set(Some(now));
 }
 
-/// Notes that the task of this name has run.
-pub(super) fn ran(task: &'static str) {
+/// Notes that the task of this name has run; gives the present time.
+pub(super) fn ran(task: &'static str) -> BootInstant {
     let now = BootInstant::now();
     let since = SINCE.replace(Some(now));
     let took = since.map_or(Duration::ZERO, |since| now - since);
     if took >= STALL_MIN {
         Reactor::here().stalls.note(task, now, took);
     }
+    now
 }
 
 impl Stalls {
