@@ -48,6 +48,7 @@ fn node() -> NodeRecord {
         address: "10.0.0.1:7400".to_owned(),
         http: "127.0.0.1:7480".to_owned(),
         shards: 2,
+        leaving_shards: 1,
         incarnation: NodeRecord::incarnation(4, 99),
         started_ms: 5,
         release: "0.1.0".to_owned(),

@@ -15,7 +15,7 @@ use crate::range::{Descriptor, ReplicaPlace};
 use crate::types::{KeyRange, Location, NodeId, RangeId, ReplicaId, ShardId};
 
 /// The version of all messages.
-const VERSION: u8 = 5;
+const VERSION: u8 = 6;
 
 /// The bytes of a request.
 pub fn encode_request(request: &ClusterRequest) -> Vec<u8> {

@@ -23,6 +23,7 @@ mod overlap;
 pub mod placement;
 pub mod record;
 pub mod settings;
+mod shard_departures;
 pub mod split;
 mod view;
 

@@ -3,7 +3,7 @@
 //! together.
 
 /// The name of an event, and what it says.
-pub const EVENTS: [(&str, &str); 34] = [
+pub const EVENTS: [(&str, &str); 35] = [
     ("clock_jumped", "the wall clock was set, ahead or back"),
     ("disk_free", "a disk that was full has room again"),
     ("disk_full", "a disk is full, and writes are refused"),
@@ -73,6 +73,10 @@ pub const EVENTS: [(&str, &str); 34] = [
     (
         "setting_changed",
         "a setting of the node or the cluster has a new value",
+    ),
+    (
+        "shard_emptied",
+        "a shard that the node gives up holds nothing any more",
     ),
     (
         "slow_disk",

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
-use rangedb_engine::cluster::NodeRecord;
+use rangedb_engine::cluster::{HighestIds, NodeRecord};
 use rangedb_engine::env::{AsyncRuntime, Clock, World};
 use rangedb_engine::error::Fatal;
 use rangedb_engine::gateway::Gateway;
@@ -388,7 +388,7 @@ impl SimNode {
             initial: self.initial(shard),
             node: self.record(),
             system: self.system.borrow().clone(),
-            nodes_seen: NodeId(0),
+            seen: HighestIds::default(),
             is_at: Rc::new(|_, _| true),
             digests: DigestOptions {
                 rest: DIGEST_REST,
