@@ -119,6 +119,8 @@ fn questions_and_answers() {
         blocked: vec![(RangeId(7), "why".to_owned())],
         moves: vec![(RangeId(7), AT)],
         is_done: false,
+        per_minute: 3,
+        stuck_ms: 4,
     };
     let range = RangeId(7);
     let requests = [

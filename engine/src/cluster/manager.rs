@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use super::bounds::Bounds;
+use super::departure::Departure;
 use super::health::Health;
 use super::ids::Ids;
 use super::message::{
@@ -44,6 +45,8 @@ pub(super) struct KnownNode<T: Instant> {
     saved: bool,
     /// Earlier processes with this node id, the newest first.
     past: VecDeque<u128>,
+    /// How its leaving goes on, while it leaves.
+    pub(super) departure: Option<Departure<T>>,
 }
 
 /// What a shard last reported of itself.
@@ -171,6 +174,7 @@ impl<T: Instant> Manager<T> {
                 heard: now,
                 saved: true,
                 past: VecDeque::new(),
+                departure: None,
                 record,
             };
             self.nodes.insert(known.record.id, known);
@@ -330,6 +334,7 @@ impl<T: Instant> Manager<T> {
                 heard: now,
                 saved: false,
                 past: VecDeque::new(),
+                departure: None,
                 record,
             };
             self.nodes.insert(known.record.id, known);
@@ -399,6 +404,7 @@ impl<T: Instant> Manager<T> {
 
     /// The rows that must be written; when they are durable, call [`Manager::saved`] with them.
     pub fn unsaved(&mut self, now: T) -> Vec<Row> {
+        self.follow_departures(now);
         let emptied = self.decide_emptied(now);
         let nodes = self.nodes.values().filter(|known| !known.saved);
         let nodes = nodes.map(|known| known.record.row());

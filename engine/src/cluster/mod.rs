@@ -10,6 +10,7 @@
 //! [`crate::shard`].
 
 mod bounds;
+mod departure;
 #[cfg(test)]
 mod fuzz;
 mod health;
@@ -25,6 +26,7 @@ pub mod record;
 pub mod settings;
 mod shard_departures;
 pub mod split;
+mod stuck;
 mod view;
 
 pub use message::{
