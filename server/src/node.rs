@@ -61,7 +61,9 @@ pub enum NodeError {
     #[error(transparent)]
     Kernel(#[from] kernel::Missing),
     /// The memory is too small for the folder's shards.
-    #[error("{0}; give more with --memory, or fewer --shards to a new folder")]
+    #[error(
+        "{0}; give more with --memory, or fewer --shards. Shards that the node gives up count until they hold nothing"
+    )]
     Memory(String),
     /// The limit on open files is too low.
     #[error(transparent)]
@@ -98,7 +100,7 @@ pub fn run(config: &Config, settings: &Arc<Settings>, history: &History) -> Resu
     drop(
         config
             .clone()
-            .with_shards(shards)
+            .with_shards(shards, 0)
             .map_err(NodeError::Memory)?,
     );
     let shares = divide_descriptors(config, shards, 0)?;
@@ -336,7 +338,10 @@ async fn prepare(
     node: &admin::Node,
 ) -> Result<(DataDir, Config, enroll::Around, Port), NodeError> {
     let folder = open_folder(config, node).await?;
-    let config = config.clone().with_shards(folder.identity.shards);
+    let identity = &folder.identity;
+    let config = config
+        .clone()
+        .with_shards(identity.shards, identity.leaving_shards);
     let config = config.map_err(NodeError::Memory)?;
     kernel::check_direct_io(&config.data_dir)?;
     let around = look_around(&config, &folder).await?;
@@ -502,6 +507,7 @@ fn introduce(
         address: advertise.clone(),
         http: http.to_string(),
         shards: config.shards,
+        leaving_shards: config.leaving_shards,
         incarnation,
         started_ms: SystemClock.wall_ms(),
         release: env!("CARGO_PKG_VERSION").to_owned(),

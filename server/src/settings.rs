@@ -168,13 +168,17 @@ impl Settings {
     fn next(&self, before: &InForce, answer: &mut Reloaded) -> Result<InForce, SettingRefused> {
         let new = (self.read)().map_err(refused)?;
         let checked = Config::validate(&new).map_err(|bad| refused(bad.into()))?;
-        let shards = before.config.shards;
-        if checked.shards_given && checked.shards != shards {
-            let rule = format!("the folder of this node was made with {shards} shards for good");
-            return Err(refused(new.bad(Key::Shards, rule).into()));
-        }
+        let Config {
+            shards,
+            leaving_shards: leaving,
+            ..
+        } = before.config;
         let too_small = |rule| refused(new.bad(Key::Memory, rule).into());
-        let checked = checked.with_shards(shards).map_err(too_small)?;
+        let next_shards = match checked.shards_given {
+            true => checked.shards,
+            false => shards - leaving,
+        };
+        let checked = checked.with_shards(next_shards, 0).map_err(too_small)?;
         let mut raw = before.raw.clone();
         for key in Key::ALL {
             let same = before.raw.text(*key) == new.text(*key);
@@ -192,7 +196,7 @@ impl Settings {
             }
         }
         let config = Config::validate(&raw).map_err(|bad| refused(bad.into()))?;
-        let config = config.with_shards(shards).map_err(too_small)?;
+        let config = config.with_shards(shards, leaving).map_err(too_small)?;
         Ok(InForce {
             raw,
             config,

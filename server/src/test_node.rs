@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant as StdInstant};
 
 use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
-use rangedb_engine::cluster::NodeRecord;
+use rangedb_engine::cluster::{HighestIds, NodeRecord};
 use rangedb_engine::env::{Clock, Instant, World};
 use rangedb_engine::gateway::Gateway;
 use rangedb_engine::hlc::Hlc;
@@ -237,7 +237,7 @@ fn engine(
         }],
         node: record(1),
         system: Vec::new(),
-        nodes_seen: NodeId(0),
+        seen: HighestIds::default(),
         is_at: Rc::new(|_, _| true),
         digests: DigestOptions::default(),
         on_fatal: Rc::new(|fatal| panic!("{fatal}")),

@@ -4,12 +4,12 @@
 use std::process::Output;
 
 use rangedb_tests::cluster::{
-    self, Caller, joining, nodes, ranges, start_all, wait_for, wait_until_alike,
+    self, Caller, homes_at, joining, nodes, ranges, start_all, wait_for, wait_until_alike,
     wait_until_replicated,
 };
 use rangedb_tests::http::{Response, request};
 use rangedb_tests::load::{Load, run};
-use rangedb_tests::process::Home;
+use rangedb_tests::process::{Home, free_port};
 use serde_json::{Value, json};
 
 /// The exit code of an order that was refused.
@@ -240,6 +240,79 @@ fn a_node_is_decommissioned_and_removed_and_refused_when_it_comes_back() {
     // Its folder says so from now on.
     let (code, why) = homes[0].refused();
     assert!(code != 0 && why.contains("was removed"), "{code}: {why}");
+}
+
+#[test]
+fn two_of_five_nodes_leave_at_once_under_load_and_no_call_fails() {
+    let temp = tempfile::tempdir().expect("a folder");
+    let listen = [(); 5].map(|()| format!("127.0.0.1:{}", free_port()));
+    let homes = homes_at(temp.path(), &listen, "1");
+    let mut running = start_all(&homes);
+    wait_until_replicated(&homes);
+    // More ranges, so that there is something to do.
+    for key in [
+        "a-2", "a-4", "a-6", "d-2", "d-4", "d-6", "z-2", "z-4", "z-6",
+    ] {
+        wait_for("the range of a key", || {
+            let known = ranges(&homes[0])?;
+            let start: String = key.bytes().map(|byte| format!("{byte:02x}")).collect();
+            let users = known
+                .iter()
+                .filter(|(id, range)| **id > 1 && range.start <= start);
+            let (range, _) = users.max_by_key(|(_, range)| range.start.clone())?;
+            let range = range.to_string();
+            let output = homes[0].cli(&["range", "split", &range, "--at", key]);
+            output.status.success().then_some(())
+        });
+    }
+    wait_until_replicated(&homes);
+    let (leaving, staying) = homes.split_at(2);
+    let ids: Vec<u64> = leaving.iter().map(id).collect();
+    let seen = run(async {
+        let load = Load::begin(&homes, 100).await;
+        tokio::task::block_in_place(|| {
+            load.goes_on();
+            let second = ids[1].to_string();
+            let printed = succeeds(&order(
+                &staying[0],
+                "decommission",
+                ids[0],
+                &[&second, "--wait"],
+            ));
+            let lines: Vec<Value> = printed
+                .lines()
+                .filter_map(|line| serde_json::from_str(line).ok())
+                .collect();
+            for node in &ids {
+                let of_node = || lines.iter().filter(|line| line["decommissioning"] == *node);
+                let last = of_node().next_back().expect("a line");
+                let left = (&last["done"], &last["replicas_left"]);
+                assert_eq!(left, (&json!(true), &json!(0)), "{printed}");
+                assert!(last["ranges_per_minute"].is_u64(), "{printed}");
+                let shown = listed(&staying[0], *node).expect("it is known");
+                let held = (&shown["membership"], &shown["replicas"]);
+                assert_eq!(held, (&json!("decommissioned"), &json!(0)), "{shown}");
+            }
+            println!("{printed}");
+            load.goes_on();
+            for node in &mut running[..2] {
+                let node = node.take().expect("it runs");
+                node.signal("TERM");
+                assert_eq!(node.wait().code(), Some(0));
+            }
+            load.goes_on();
+            for node in &ids {
+                succeeds(&order(&staying[0], "remove", *node, &[]));
+            }
+            let known = ranges(&staying[0]).expect("it answers");
+            assert!(
+                known.values().all(|range| range.voters.len() == 3),
+                "{known:?}"
+            );
+        });
+        load.end().await
+    });
+    seen.assert_unharmed("two of five nodes leave");
 }
 
 #[test]

@@ -172,7 +172,6 @@ fn what_cannot_work_is_refused_with_a_reason() {
     node.signal("INT");
     assert_eq!(node.wait().code(), Some(0));
 
-    refused(&with(&["--shards", "1"]), 1, &["--shards", "made with"]);
     refused(
         &with(&["--shards", "2", "--split-at", "q"]),
         1,

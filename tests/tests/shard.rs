@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
-use rangedb_engine::cluster::NodeRecord;
+use rangedb_engine::cluster::{HighestIds, NodeRecord};
 use rangedb_engine::env::{AsyncRuntime, Instant as _, World};
 use rangedb_engine::error::Error;
 use rangedb_engine::gateway::Gateway;
@@ -101,7 +101,7 @@ async fn open_with(
             ..NodeRecord::default()
         },
         system: Vec::new(),
-        nodes_seen: NodeId(0),
+        seen: HighestIds::default(),
         is_at: Rc::new(|_, _| true),
         digests: DigestOptions::default(),
         on_fatal: Rc::new(|fatal| panic!("{fatal}")),

@@ -48,6 +48,7 @@ fn node() -> NodeRecord {
         address: "10.0.0.1:7400".to_owned(),
         http: "127.0.0.1:7480".to_owned(),
         shards: 2,
+        leaving_shards: 1,
         incarnation: NodeRecord::incarnation(4, 99),
         started_ms: 5,
         release: "0.1.0".to_owned(),
@@ -118,6 +119,8 @@ fn questions_and_answers() {
         blocked: vec![(RangeId(7), "why".to_owned())],
         moves: vec![(RangeId(7), AT)],
         is_done: false,
+        per_minute: 3,
+        stuck_ms: 4,
     };
     let range = RangeId(7);
     let requests = [

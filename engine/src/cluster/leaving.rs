@@ -5,8 +5,10 @@
 //! replicas of one that is decommissioned. This module says what is left, and turns a node that is
 //! being decommissioned into one that is, once it holds nothing.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
+use super::departure::STUCK_AFTER;
 use super::manager::{KnownRange, Manager, ShardLoad};
 use super::message::{Follower, Leaving, LedRange, NodeHealth, Report};
 use super::placement::{self, Slot, Step};
@@ -59,16 +61,11 @@ impl<T: Instant> Manager<T> {
         rows
     }
 
-    /// Whether a node has no replica, and none is on its way to it.
+    /// Whether a node has no replica, and none is on its way to it: see [`super::departure`].
     fn holds_nothing(&self, node: NodeId, now: T) -> bool {
-        let is_changing = |known: &KnownRange<T>| {
-            let report = self.fresh(known, now);
-            report.is_some_and(|report| report.is_changing())
-                || known.ordered.is_some() && !self.is_quiet(known, now)
-        };
         self.has_reported(node, now)
             && self.ranges_on(node, now).is_empty()
-            && !self.ranges.values().any(is_changing)
+            && self.all_have_rested(node)
     }
 
     /// Whether all shards of a node have reported to this manager, or it is not alive.
@@ -120,16 +117,23 @@ impl<T: Instant> Manager<T> {
         let moves_away = dry_run || !membership.keeps_replicas();
         let leaders = self.led_by(node, now);
         let requests = self.loads_of(node, now).map(|load| load.in_flight).sum();
-        let mut blocked = match moves_away {
-            true => self.blocked_replicas(node, now),
-            false => self.blocked_leaders(node, &leaders, now),
+        let replicas = self.ranges_on(node, now);
+        let left = match moves_away {
+            true => replicas.len(),
+            false => leaders.len(),
         };
-        blocked.sort();
+        let (per_minute, stuck) = match dry_run {
+            true => (0, Duration::ZERO),
+            false => self.progress(node, left, now),
+        };
+        let blocked = self.blocked(node, moves_away, stuck >= STUCK_AFTER, now);
         Ok(Leaving {
             node,
             membership,
             leaders_left: leaders.len() as u64,
-            replicas_left: self.ranges_on(node, now).len() as u64,
+            replicas_left: replicas.len() as u64,
+            per_minute,
+            stuck_ms: stuck.as_millis() as u64,
             requests_left: requests,
             blocked,
             moves: match dry_run {
@@ -145,8 +149,31 @@ impl<T: Instant> Manager<T> {
         })
     }
 
+    /// The ranges that cannot leave a node now, and why; with `all` also why the others are still there.
+    fn blocked(&self, node: NodeId, moves_away: bool, all: bool, now: T) -> Vec<(RangeId, String)> {
+        let leaders = self.led_by(node, now);
+        let blocked = match moves_away {
+            true => self.blocked_replicas(node, now),
+            false => self.blocked_leaders(node, &leaders, now),
+        };
+        let mut blocked: BTreeMap<RangeId, String> = blocked.into_iter().collect();
+        if all && moves_away {
+            for range in self.ranges_on(node, now) {
+                let why = || self.why_replica_stays(range, node, now);
+                blocked.entry(range).or_insert_with(why);
+            }
+        } else if all {
+            for known in leaders {
+                let why = || self.why_leader_stays(known, now);
+                let range = known.record.descriptor.range;
+                blocked.entry(range).or_insert_with(why);
+            }
+        }
+        blocked.into_iter().collect()
+    }
+
     /// The ranges that a node leads, and those that it may lead, as their leader is not known.
-    fn led_by(&self, node: NodeId, now: T) -> Vec<&KnownRange<T>> {
+    pub(super) fn led_by(&self, node: NodeId, now: T) -> Vec<&KnownRange<T>> {
         let ranges = self.ranges.values();
         let led = ranges.filter(|known| {
             let descriptor = &known.record.descriptor;

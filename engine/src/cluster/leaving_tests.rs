@@ -133,7 +133,20 @@ fn a_node_is_decommissioned_once_it_holds_nothing_and_only_where_its_replicas_ca
     case.pass(1);
     assert_eq!(rows(&mut case), None);
     assert_eq!(leaving(&case, 3).replicas_left, 2);
+    assert_eq!(leaving(&case, 3).blocked, []);
+    // After ten seconds without progress everything that is left is named.
+    case.pass(10);
+    assert_eq!(rows(&mut case), None);
+    let left = leaving(&case, 3);
+    assert!(left.stuck_ms >= 10_000, "{left:?}");
+    let why = "its replica is no member any more, and is about to be removed".to_owned();
+    assert_eq!(
+        left.blocked,
+        [(SYSTEM_RANGE, why.clone()), (RangeId(2), why)]
+    );
     case.left_over.clear();
+    // Changes that began after the order bring no replica to it.
+    case.changing = true;
     case.pass(1);
     let decommissioned = (NodeId(3), MembershipStatus::Decommissioned);
     assert_eq!(rows(&mut case), Some(decommissioned));
@@ -170,4 +183,62 @@ fn a_node_that_was_removed_is_not_shown_and_its_reports_are_refused_by_later_man
     assert_eq!(case.state(3), None);
     let (next, _) = case.manager.give_node_id(77);
     assert!(next > NodeId(4), "its id is not given again");
+}
+
+#[test]
+fn a_change_that_was_under_way_at_the_order_may_bring_a_replica_and_is_waited_for() {
+    let mut case = Case::new(&[1, 2, 3, 4]);
+    case.pass(5);
+    let rows = |case: &mut Case| {
+        case.pass(1);
+        let rows = case.manager.unsaved(case.now);
+        case.manager.saved(&rows);
+        case.manager.membership(NodeId(4))
+    };
+    case.changing = true;
+    case.pass(1);
+    order(&mut case, 4, MembershipStatus::Decommissioning).expect("it holds nothing");
+    for _ in 0..12 {
+        assert_eq!(rows(&mut case), MembershipStatus::Decommissioning);
+    }
+    case.changing = false;
+    assert_eq!(rows(&mut case), MembershipStatus::Decommissioned);
+}
+
+#[test]
+fn two_nodes_are_decommissioned_at_a_time_and_what_is_left_is_told_with_the_rate() {
+    let mut case = Case::new(&[1, 2, 3, 4, 5]);
+    case.pass(5);
+    order(&mut case, 2, MembershipStatus::Decommissioning).expect("two nodes are free");
+    order(&mut case, 3, MembershipStatus::Decommissioning).expect("two nodes are free");
+    let why = conflict(
+        order(&mut case, 4, MembershipStatus::Decommissioning).and_then(|()| {
+            // It holds nothing, so it may leave; but then the others have nowhere to go.
+            order(&mut case, 5, MembershipStatus::Decommissioning)?;
+            order(&mut case, 1, MembershipStatus::Decommissioning)
+        }),
+    );
+    assert!(why.contains("0 other active nodes"), "{why}");
+    for node in [4, 5] {
+        order(&mut case, node, MembershipStatus::Active).expect("it stays");
+    }
+    drop(case.manager.unsaved(case.now));
+    // One change takes both nodes out of a range.
+    assert_eq!(case.planned(), Some((vec![4, 5], vec![1])));
+    case.members = vec![1, 4, 5];
+    case.pass(5);
+    for node in [2, 3] {
+        let left = leaving(&case, node);
+        assert_eq!((left.replicas_left, left.is_done), (0, false), "{left:?}");
+        assert_eq!(left.per_minute, 24, "two ranges in five seconds");
+    }
+    let rows = |case: &mut Case| {
+        let rows = case.manager.unsaved(case.now);
+        case.manager.saved(&rows);
+    };
+    rows(&mut case);
+    rows(&mut case);
+    for node in [2, 3] {
+        assert!(leaving(&case, node).is_done, "node {node}");
+    }
 }

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use super::bounds::Bounds;
+use super::departure::Departure;
 use super::health::Health;
 use super::ids::Ids;
 use super::merge::Rest;
@@ -45,6 +46,8 @@ pub(super) struct KnownNode<T: Instant> {
     saved: bool,
     /// Earlier processes with this node id, the newest first.
     past: VecDeque<u128>,
+    /// How its leaving goes on, while it leaves.
+    pub(super) departure: Option<Departure<T>>,
 }
 
 /// What a shard last reported of itself.
@@ -169,13 +172,12 @@ impl<T: Instant> Manager<T> {
 
     fn learn(&mut self, key: &[u8], value: &[u8], now: T) {
         let is = |kind: &str| key.starts_with(kind.as_bytes());
-        if is(record::NODE)
-            && let Some(record) = record::decode::<NodeRecord>(value)
-        {
+        if let Some(record) = NodeRecord::of_row(key, value) {
             let known = KnownNode {
                 heard: now,
                 saved: true,
                 past: VecDeque::new(),
+                departure: None,
                 record,
             };
             self.nodes.insert(known.record.id, known);
@@ -341,6 +343,7 @@ impl<T: Instant> Manager<T> {
                 heard: now,
                 saved: false,
                 past: VecDeque::new(),
+                departure: None,
                 record,
             };
             self.nodes.insert(known.record.id, known);
@@ -356,6 +359,10 @@ impl<T: Instant> Manager<T> {
             known.past.push_front(known.record.incarnation);
         }
         if known.record != record {
+            // What shards reported that no longer exist holds nothing up.
+            let (node, shards) = (record.id, record.shards);
+            self.loads
+                .retain(|at, _| at.node != node || at.shard.0 < shards);
             known.record = record;
             known.saved = false;
         }
@@ -411,12 +418,10 @@ impl<T: Instant> Manager<T> {
 
     /// The rows that must be written; when they are durable, call [`Manager::saved`] with them.
     pub fn unsaved(&mut self, now: T) -> Vec<Row> {
+        self.follow_departures(now);
         let emptied = self.decide_emptied(now);
         let nodes = self.nodes.values().filter(|known| !known.saved);
-        let nodes = nodes.map(|known| {
-            let key = record::key(record::NODE, known.record.id.0);
-            (key, record::encode(&known.record))
-        });
+        let nodes = nodes.map(|known| known.record.row());
         // The ranges of a split in one write, if they fit. If not, the right part first: whatever is
         // written then, no key is missed, and what is there twice is cut.
         let ranges = self.ranges.values().filter(|known| !known.saved);
@@ -446,8 +451,8 @@ impl<T: Instant> Manager<T> {
         let rows: BTreeMap<&[u8], &[u8]> = rows.map(|(key, value)| (&**key, &**value)).collect();
         let is_in = |key: Vec<u8>, value: Vec<u8>| rows.get(&*key) == Some(&&*value);
         for known in self.nodes.values_mut().filter(|known| !known.saved) {
-            let key = record::key(record::NODE, known.record.id.0);
-            known.saved = is_in(key, record::encode(&known.record));
+            let (key, value) = known.record.row();
+            known.saved = is_in(key, value);
         }
         for known in self.ranges.values_mut().filter(|known| !known.saved) {
             let key = record::key(record::RANGE, known.record.descriptor.range.0);
@@ -478,6 +483,7 @@ impl<T: Instant> Manager<T> {
         let (nodes, mut ranges) = self.placed(now);
         let spread = self.setting("balance") != Some("off");
         let mut steps = self.moves.steps(&nodes, &mut ranges, now);
+        steps.extend(self.leave_shards(&nodes, &mut ranges, now));
         steps.extend(placement::plan(&nodes, &ranges, self.factor(), spread));
         steps
     }
@@ -502,7 +508,7 @@ impl<T: Instant> Manager<T> {
             let drains = is_drained || self.has_slow_disk(id);
             (state != NodeHealth::Dead && membership.keeps_replicas()).then(|| Node {
                 id,
-                shards: known.record.shards,
+                shards: known.record.staying_shards(),
                 alive: state == NodeHealth::Alive && !drains,
                 drains,
                 avoided: of_node.map(|at| at.shard).collect(),

@@ -37,6 +37,8 @@ struct Case {
     unreached: Vec<u64>,
     /// Nodes that were not met where they say.
     unmet: Vec<u64>,
+    /// Whether a change of each range is under way.
+    changing: bool,
     /// What the leader reports of each range.
     stats: RangeStats,
 }
@@ -61,6 +63,7 @@ impl Case {
             left_over: Vec::new(),
             unreached: Vec::new(),
             unmet: Vec::new(),
+            changing: false,
             stats: RangeStats::default(),
         }
     }
@@ -90,7 +93,7 @@ impl Case {
                 replicas: self.members.iter().map(place).collect(),
             },
             voters: self.members.iter().copied().map(ReplicaId).collect(),
-            changing: false,
+            changing: self.changing,
             phase: crate::cluster::BoundsPhase::None,
             is_joint: false,
             has_quorum: true,

@@ -555,6 +555,10 @@ pub struct Leaving {
     pub moves: Vec<(RangeId, Location)>,
     /// Whether a node that drains has drained, or one that is decommissioned holds nothing.
     pub is_done: bool,
+    /// How many ranges leave it in a minute.
+    pub per_minute: u64,
+    /// How long none has left, in milliseconds.
+    pub stuck_ms: u64,
 }
 
 /// A range of the cluster.

@@ -10,6 +10,7 @@
 //! [`crate::shard`].
 
 mod bounds;
+mod departure;
 #[cfg(test)]
 mod fuzz;
 mod health;
@@ -24,7 +25,9 @@ mod overlap;
 pub mod placement;
 pub mod record;
 pub mod settings;
+mod shard_departures;
 pub mod split;
+mod stuck;
 mod view;
 
 pub use message::{

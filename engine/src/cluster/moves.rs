@@ -64,7 +64,8 @@ impl<T: Instant> Moves<T> {
                 continue;
             };
             let mut nodes = nodes.iter();
-            let is_alive = nodes.any(|node| node.id == to.node && node.alive);
+            let is_alive =
+                nodes.any(|node| node.id == to.node && node.alive && to.shard.0 < node.shards);
             if is_alive && now < *until {
                 steps.push(step(range, *replica, *to));
                 range.busy = true;

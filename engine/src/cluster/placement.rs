@@ -30,7 +30,7 @@ pub const CAUGHT_UP: u64 = 100;
 pub struct Node {
     /// Its id.
     pub id: NodeId,
-    /// How many shards it has.
+    /// How many shards may get replicas: those with the lowest numbers.
     pub shards: u16,
     /// Whether it may get new replicas and leaders.
     pub alive: bool,

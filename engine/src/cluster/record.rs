@@ -10,7 +10,8 @@
 //! | `token/` 32 hexadecimal digits | the id of the node that joined with this token |
 //! | `next/node`, `next/range`, `next/replica` | the lowest id that was never given |
 //!
-//! Numbers in keys are sixteen hexadecimal digits. A value begins with its version. Pure.
+//! Numbers in keys are sixteen hexadecimal digits. A value begins with its version: 1, but for
+//! [`NodeRecord`], of which version 2 is written and version 1 is read, too. Pure.
 
 use rkyv::api::high::{HighSerializer, HighValidator};
 use rkyv::rancor::{Error, Strategy};
@@ -18,10 +19,12 @@ use rkyv::ser::allocator::ArenaHandle;
 
 use crate::codec::{self, Whole};
 use crate::range::Descriptor;
-use crate::types::{NodeId, RangeId, ReplicaId};
+use crate::types::{NodeId, RangeId, ReplicaId, ShardId};
 
 /// The version of the values.
 const VERSION: u8 = 1;
+/// The version of the values of nodes. Version 1 did not say that shards are given up.
+const NODE_VERSION: u8 = 2;
 
 /// Prefix of the rows of nodes.
 pub const NODE: &str = "node/";
@@ -69,9 +72,58 @@ pub struct NodeRecord {
     pub started_ms: u64,
     /// The release that it runs.
     pub release: String,
+    /// How many of its shards are given up, the last ones: their replicas move to the others.
+    pub leaving_shards: u16,
+}
+
+/// [`NodeRecord`] as it was written in version 1.
+#[derive(rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+struct NodeRecordV1 {
+    id: NodeId,
+    address: String,
+    http: String,
+    shards: u16,
+    incarnation: u128,
+    started_ms: u64,
+    release: String,
 }
 
 impl NodeRecord {
+    /// The row that keeps it.
+    pub fn row(&self) -> Row {
+        (key(NODE, self.id.0), codec::encode(NODE_VERSION, self, 0))
+    }
+
+    /// Reads a row; `None` if the row is of another kind.
+    pub fn of_row(key: &[u8], value: &[u8]) -> Option<NodeRecord> {
+        if !key.starts_with(NODE.as_bytes()) {
+            return None;
+        }
+        codec::decode(NODE_VERSION, value).or_else(|| {
+            let old: NodeRecordV1 = decode(value)?;
+            Some(NodeRecord {
+                id: old.id,
+                address: old.address,
+                http: old.http,
+                shards: old.shards,
+                incarnation: old.incarnation,
+                started_ms: old.started_ms,
+                release: old.release,
+                leaving_shards: 0,
+            })
+        })
+    }
+
+    /// How many of its shards stay: those with the lowest numbers.
+    pub fn staying_shards(&self) -> u16 {
+        self.shards.saturating_sub(self.leaving_shards)
+    }
+
+    /// Whether a shard of this node is given up, or there is none with this number.
+    pub fn gives_up(&self, shard: ShardId) -> bool {
+        shard.0 >= self.staying_shards()
+    }
+
     /// Identifies a process: the number of starts on its folder, and a random number, because two
     /// processes may be started on copies of a folder. The random number is 0 if the start could
     /// not be counted because the disk was full: then the next start has the same count.
@@ -313,6 +365,38 @@ mod tests {
         assert_eq!(value, hex(HELD_ROW));
         assert_eq!(HeldRecord::of_row(&key, &value), Some(held));
         assert_eq!(HeldRecord::of_row(b"range/0000000000000002", &value), None);
+    }
+
+    /// The record of node 3 with two shards as it was written before shards could be given up.
+    const NODE_OF_RELEASE_1: &str = "0131302e302e302e333a3734303031302e302e302e333a3734383003000000000000008d000000de\
+        ffffff8d000000e3ffffff020009000000000000000700000000000000d204000000000000302e31\
+        2e30ffffff";
+
+    #[test]
+    fn a_nodes_row_is_read_as_this_release_and_release_1_wrote_it() {
+        let mut node = NodeRecord {
+            id: NodeId(3),
+            address: "10.0.0.3:7400".to_owned(),
+            http: "10.0.0.3:7480".to_owned(),
+            shards: 2,
+            incarnation: NodeRecord::incarnation(7, 9),
+            started_ms: 1234,
+            release: "0.1.0".to_owned(),
+            leaving_shards: 0,
+        };
+        let (key, _) = node.row();
+        let read = NodeRecord::of_row(&key, &hex(NODE_OF_RELEASE_1));
+        assert_eq!(read.as_ref(), Some(&node));
+        node.leaving_shards = 1;
+        let (key, value) = node.row();
+        assert_eq!(NodeRecord::of_row(&key, &value).as_ref(), Some(&node));
+        assert_eq!(NodeRecord::of_row(b"range/0000000000000003", &value), None);
+        for len in 0..value.len() {
+            // The result does not matter, but it must not panic.
+            drop(NodeRecord::of_row(&key, &value[..len]));
+        }
+        let stays = |shard| !node.gives_up(ShardId(shard));
+        assert!(stays(0) && !stays(1) && !stays(2));
     }
 
     #[test]

@@ -25,12 +25,12 @@ use super::{Inner, IsAt, Running, Shard, report, split_orders};
 use crate::cluster::manager::Manager;
 use crate::cluster::message::{self, Report};
 use crate::cluster::record::Row;
-use crate::cluster::{ClusterRequest, ClusterResponse, NodeRecord, View};
+use crate::cluster::{ClusterRequest, ClusterResponse, HighestIds, NodeRecord, View};
 use crate::env::{AsyncRuntime, Env, Instant, MessageClass, Now, Transport, is_unsent};
 use crate::error::{Error, Fatal, Fate, OrderError};
 use crate::notify::Count;
 use crate::raft::{self, Message};
-use crate::types::{Location, NodeId, RangeId, ShardId};
+use crate::types::{Location, RangeId, ShardId};
 
 /// How often a shard reports, and the manager plans.
 const REPORT_INTERVAL: Duration = Duration::from_millis(500);
@@ -59,8 +59,8 @@ type OnView = Box<dyn Fn(&View)>;
 pub(super) struct Management<E: Env> {
     /// The record of its node.
     pub node: NodeRecord,
-    /// The highest node id that was known at the start.
-    pub nodes_seen: NodeId,
+    /// The highest ids that the node knew of at the start.
+    pub seen: HighestIds,
     /// The last view from the manager.
     pub(super) view: RefCell<Rc<View>>,
     /// Whether the manager has accepted this process as its node.
@@ -94,11 +94,12 @@ impl<E: Env> Management<E> {
     pub fn new(
         node: NodeRecord,
         system: Vec<Location>,
-        nodes_seen: NodeId,
+        mut seen: HighestIds,
         is_at: IsAt,
     ) -> Management<E> {
+        seen.node = seen.node.max(node.id);
         Management {
-            nodes_seen: nodes_seen.max(node.id),
+            seen,
             node,
             view: RefCell::default(),
             was_accepted: Cell::new(false),

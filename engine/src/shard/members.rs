@@ -80,7 +80,13 @@ impl<E: Env> Inner<E> {
             }
             self.remove_replica(range, other).await?;
         }
-        if self.wal.is_replica_used(replica) {
+        if self.is_given_up() {
+            return Ok(ClusterResponse::Refused(OrderError::Conflict(format!(
+                "node {} gives shard {} up: it takes no more replicas",
+                self.location.node, self.location.shard
+            ))));
+        }
+        if self.wal.is_replica_used(replica) || replica <= self.management.seen.replica {
             return Ok(ClusterResponse::Refused(OrderError::Invalid(format!(
                 "shard {} held replica {replica}, or one with a higher id, before",
                 self.location

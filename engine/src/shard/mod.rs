@@ -16,6 +16,7 @@ mod bounds_changes;
 pub mod contents;
 mod digests;
 mod folder;
+mod given_up;
 mod leadership_transfer;
 mod liveness;
 mod load;
@@ -46,8 +47,8 @@ use std::time::Duration;
 
 use rangedb_limits::BrokenLimit;
 
-use crate::cluster::NodeRecord;
 pub use crate::cluster::SplitReason;
+use crate::cluster::{HighestIds, NodeRecord};
 use crate::env::{Env, Now};
 use crate::error::{Error, Fatal, Fate};
 use crate::hlc::Hlc;
@@ -126,8 +127,9 @@ pub struct ShardOptions {
     pub node: NodeRecord,
     /// Shards that may have replicas of the system range.
     pub system: Vec<Location>,
-    /// The highest node id that the node has ever heard of.
-    pub nodes_seen: NodeId,
+    /// The highest id of a node that this one has ever heard of, and of a replica that a shard had which
+    /// it has given up.
+    pub seen: HighestIds,
     /// Tells the cluster's manager whether a node was reached at an address.
     pub is_at: IsAt,
     /// When, and how fast, replicas compare their digests.

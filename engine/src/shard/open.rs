@@ -87,12 +87,7 @@ impl<E: Env> Shard<E> {
             ranges: RangeMap::default(),
             background: RefCell::new(Tasks::default()),
             liveness: Liveness::default(),
-            management: Management::new(
-                options.node,
-                options.system,
-                options.nodes_seen,
-                options.is_at,
-            ),
+            management: Management::new(options.node, options.system, options.seen, options.is_at),
             closing: Cell::new(false),
             staging: ReceivedSnapshots::default(),
             data_ids: Cell::new(data_ids),

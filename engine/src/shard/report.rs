@@ -74,10 +74,11 @@ impl<E: Env> Inner<E> {
 fn highest<E: Env>(inner: &Inner<E>) -> HighestIds {
     let view = inner.management.view();
     let nodes = view.nodes.iter().map(|node| node.record.id);
+    let seen = inner.management.seen;
     let mut highest = HighestIds {
-        node: nodes.fold(inner.management.nodes_seen, NodeId::max),
-        replica: inner.wal.highest_replica(),
-        ..HighestIds::default()
+        node: nodes.fold(seen.node, NodeId::max),
+        replica: inner.wal.highest_replica().max(seen.replica),
+        ..seen
     };
     view.ranges
         .iter()

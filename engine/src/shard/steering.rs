@@ -405,13 +405,18 @@ fn choose_move<T: Instant>(
     now: T,
 ) -> Result<(Location, ClusterRequest, (ReplicaId, Location)), OrderError> {
     let (at, found) = manager.orderable(range, now)?;
-    let shards = manager.check_node(node, now)?.shards;
+    let record = manager.check_node(node, now)?;
     let to = match shard {
-        Some(shard) => (shard.0 < shards).then_some(Location { node, shard }),
+        Some(shard) => (!record.gives_up(shard)).then_some(Location { node, shard }),
         None => manager.least_loaded_shard(node, now),
     };
     let to = to.ok_or_else(|| {
-        let why = format!("node {node} has {shards} shards, counted from 0");
+        let shards = record.staying_shards();
+        let others = match record.leaving_shards {
+            0 => String::new(),
+            leaving => format!(", and gives up {leaving} more"),
+        };
+        let why = format!("node {node} has {shards} shards, counted from 0{others}");
         OrderError::Invalid(why)
     })?;
     let replica = check_move(&found, from, to)?;

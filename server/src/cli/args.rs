@@ -134,12 +134,13 @@ pub enum NodeCommand {
         #[command(flatten)]
         connection: ConnectionArgs,
     },
-    /// Moves all replicas of a node to other nodes.
+    /// Moves all replicas of a node, or of several, to other nodes.
     #[command(mut_arg("timeout", |arg| arg.default_value("5m")))]
     Decommission {
-        /// The node's id.
-        node: u64,
-        /// Waits until the node holds nothing, and prints each second what is left.
+        /// The ids of the nodes.
+        #[arg(required = true, value_name = "NODE")]
+        nodes: Vec<u64>,
+        /// Waits until the nodes hold nothing, and prints each second what is left.
         #[arg(long)]
         wait: bool,
         /// Changes nothing: prints what would move, and what could not.

@@ -31,42 +31,91 @@ pub(super) async fn perform(
 ) -> Result<Exit, Trouble> {
     let admin = client.admin();
     let until = Instant::now() + timeout;
-    let (node, goal) = match leave {
+    let (nodes, goal) = match leave {
         Leave::Drain { node, wait } => {
             admin.drain_node(node).await?;
-            (node, wait.then_some(Goal::DRAINED))
+            (vec![node], wait.then_some(Goal::DRAINED))
         }
-        Leave::Decommission { node, wait } => {
-            admin.decommission_node(node).await?;
-            (node, wait.then_some(Goal::DECOMMISSIONED))
+        Leave::Decommission { nodes, wait } => {
+            decommission(&admin, &nodes, until).await?;
+            (nodes, wait.then_some(Goal::DECOMMISSIONED))
         }
         Leave::Undrain { node } => {
             admin.undrain_node(node).await?;
-            (node, None)
+            (vec![node], None)
         }
         Leave::Remove { node } => {
             admin.remove_node(node).await?;
-            (node, None)
+            (vec![node], None)
         }
-        Leave::DryRun { node } => {
-            let leaving = admin.decommission_dry_run(node).await?;
-            printer.print(out, of_state(&leaving)?, foreseen(&leaving).trim_end())?;
-            return Ok(match leaving.blocked.is_empty() {
-                true => Exit::Done,
-                false => Exit::Refused,
-            });
-        }
+        Leave::DryRun { nodes } => return dry_run(&admin, &nodes, printer, out).await,
     };
     match goal {
         None => printer.print(out, of_state(Done { done: true })?, "done"),
         Some(goal) => {
-            goal.wait(&admin, node, until, out).await?;
+            goal.wait(&admin, &nodes, until, out).await?;
             if printer.format == Format::Table {
-                writeln!(out, "node {node} is {}", goal.name)?;
+                for node in nodes {
+                    writeln!(out, "node {node} is {}", goal.name)?;
+                }
             }
             Ok(Exit::Done)
         }
     }
+}
+
+/// Orders the nodes to be decommissioned, one after the other. While the order of another is being written
+/// down, the manager refuses the next: it is given again.
+async fn decommission(admin: &Admin, nodes: &[u64], until: Instant) -> Result<(), Trouble> {
+    for (ordered, node) in nodes.iter().enumerate() {
+        let mut result = admin.decommission_node(*node).await;
+        while let Err(error) = &result
+            && error.is_retryable()
+            && Instant::now() + POLL_INTERVAL < until
+        {
+            sleep(POLL_INTERVAL).await;
+            result = admin.decommission_node(*node).await;
+        }
+        if let Err(error) = result {
+            let mut trouble = Trouble::from(error);
+            if let Some(before) = nodes.get(..ordered).filter(|before| !before.is_empty()) {
+                trouble.message = format!(
+                    "{}; the order about node {} was taken, and `rangedb node undrain` takes it back",
+                    trouble.message,
+                    listed(before)
+                );
+            }
+            return Err(trouble);
+        }
+    }
+    Ok(())
+}
+
+fn listed(nodes: &[u64]) -> String {
+    let nodes: Vec<String> = nodes.iter().map(u64::to_string).collect();
+    nodes.join(", ")
+}
+
+/// Prints what the decommissioning of a node would do.
+async fn dry_run(
+    admin: &Admin,
+    nodes: &[u64],
+    printer: Printer,
+    out: &mut impl Write,
+) -> Result<Exit, Trouble> {
+    let [node] = nodes else {
+        return Err(Trouble {
+            exit: Exit::Usage,
+            message: "--dry-run takes one node: where the replicas of another go depends on it"
+                .to_owned(),
+        });
+    };
+    let leaving = admin.decommission_dry_run(*node).await?;
+    printer.print(out, of_state(&leaving)?, foreseen(&leaving).trim_end())?;
+    Ok(match leaving.blocked.is_empty() {
+        true => Exit::Done,
+        false => Exit::Refused,
+    })
 }
 
 /// What a decommissioning would do, in lines.
@@ -108,42 +157,64 @@ impl Goal {
         command: "decommission",
     };
 
-    /// Prints a line each second until the node has left.
+    /// Prints a line for each node each second until all have left.
     async fn wait(
         &self,
         admin: &Admin,
-        node: u64,
+        nodes: &[u64],
         until: Instant,
         out: &mut impl Write,
     ) -> Result<(), Trouble> {
+        let mut left = nodes.to_vec();
         let mut next_line = Instant::now();
-        loop {
-            let asked = timeout_at(until, admin.leaving(node)).await;
-            let leaving = match asked {
-                Ok(Ok(leaving)) => leaving,
-                Ok(Err(error)) => return Err(self.unknown(node, &error.to_string())),
-                Err(_) => return Err(self.unknown(node, "it takes longer than --timeout")),
-            };
-            if !self.on_the_way.contains(&leaving.membership) {
-                let message = format!(
-                    "the order was taken back meanwhile: node {node} is {}",
-                    leaving.membership
-                );
-                let exit = Exit::Refused;
-                return Err(Trouble { exit, message });
-            }
-            if leaving.done || Instant::now() >= next_line {
-                writeln!(out, "{}", of_state(&leaving)?)?;
+        while !left.is_empty() {
+            let prints = Instant::now() >= next_line;
+            if prints {
                 next_line = Instant::now() + LINE_INTERVAL;
             }
-            if leaving.done {
-                return Ok(());
+            let mut stay = Vec::new();
+            for node in left {
+                if !self.look(admin, node, (until, prints), out).await? {
+                    stay.push(node);
+                }
             }
-            if Instant::now() + POLL_INTERVAL > until {
-                return Err(self.unknown(node, "it takes longer than --timeout"));
+            left = stay;
+            if let Some(node) = left.first() {
+                if Instant::now() + POLL_INTERVAL > until {
+                    return Err(self.unknown(*node, "it takes longer than --timeout"));
+                }
+                sleep(POLL_INTERVAL).await;
             }
-            sleep(POLL_INTERVAL).await;
         }
+        Ok(())
+    }
+
+    /// Looks whether a node has left; prints a line if it has, or if one is due.
+    async fn look(
+        &self,
+        admin: &Admin,
+        node: u64,
+        (until, prints): (Instant, bool),
+        out: &mut impl Write,
+    ) -> Result<bool, Trouble> {
+        let asked = timeout_at(until, admin.leaving(node)).await;
+        let leaving = match asked {
+            Ok(Ok(leaving)) => leaving,
+            Ok(Err(error)) => return Err(self.unknown(node, &error.to_string())),
+            Err(_) => return Err(self.unknown(node, "it takes longer than --timeout")),
+        };
+        if !self.on_the_way.contains(&leaving.membership) {
+            let message = format!(
+                "the order was taken back meanwhile: node {node} is {}",
+                leaving.membership
+            );
+            let exit = Exit::Refused;
+            return Err(Trouble { exit, message });
+        }
+        if leaving.done || prints {
+            writeln!(out, "{}", of_state(&leaving)?)?;
+        }
+        Ok(leaving.done)
     }
 
     fn unknown(&self, node: u64, why: &str) -> Trouble {

@@ -115,12 +115,12 @@ pub(super) enum Order {
 }
 
 /// An order by which a node leaves the cluster, or stays.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Leave {
     Drain { node: u64, wait: bool },
     Undrain { node: u64 },
-    Decommission { node: u64, wait: bool },
-    DryRun { node: u64 },
+    Decommission { nodes: Vec<u64>, wait: bool },
+    DryRun { nodes: Vec<u64> },
     Remove { node: u64 },
 }
 
@@ -183,19 +183,25 @@ pub(super) fn prepare(command: &CliCommand) -> Result<Request, Trouble> {
 /// Builds the request of a command about the cluster.
 fn of_cluster(command: &CliCommand) -> Request {
     match command {
-        CliCommand::Node { command } => match *command {
+        CliCommand::Node { command } => match command {
             NodeCommand::Ls { .. } => Request::Show(Show::Nodes),
-            NodeCommand::Drain { node, wait, .. } => Request::Leave(Leave::Drain { node, wait }),
-            NodeCommand::Undrain { node, .. } => Request::Leave(Leave::Undrain { node }),
+            &NodeCommand::Drain { node, wait, .. } => Request::Leave(Leave::Drain { node, wait }),
+            &NodeCommand::Undrain { node, .. } => Request::Leave(Leave::Undrain { node }),
             NodeCommand::Decommission {
-                node,
-                dry_run: true,
+                nodes,
+                wait,
+                dry_run,
                 ..
-            } => Request::Leave(Leave::DryRun { node }),
-            NodeCommand::Decommission { node, wait, .. } => {
-                Request::Leave(Leave::Decommission { node, wait })
+            } => {
+                let mut nodes = nodes.clone();
+                nodes.sort_unstable();
+                nodes.dedup();
+                Request::Leave(match (dry_run, *wait) {
+                    (true, _) => Leave::DryRun { nodes },
+                    (false, wait) => Leave::Decommission { nodes, wait },
+                })
             }
-            NodeCommand::Remove { node, .. } => Request::Leave(Leave::Remove { node }),
+            &NodeCommand::Remove { node, .. } => Request::Leave(Leave::Remove { node }),
         },
         CliCommand::Range { command } => match command {
             &RangeCommand::Show { range, .. } => Request::Show(Show::Range(range)),

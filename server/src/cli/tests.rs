@@ -503,13 +503,20 @@ fn a_node_that_leaves_is_waited_for_longer_than_other_commands_take() {
         (
             &["decommission", "3"],
             Leave::Decommission {
-                node: 3,
+                nodes: vec![3],
                 wait: false,
             },
         ),
         (
+            &["decommission", "5", "3", "5", "--wait"],
+            Leave::Decommission {
+                nodes: vec![3, 5],
+                wait: true,
+            },
+        ),
+        (
             &["decommission", "3", "--dry-run"],
-            Leave::DryRun { node: 3 },
+            Leave::DryRun { nodes: vec![3] },
         ),
         (&["remove", "3"], Leave::Remove { node: 3 }),
     ] {
@@ -518,6 +525,7 @@ fn a_node_that_leaves_is_waited_for_longer_than_other_commands_take() {
     }
     let both = ["node", "decommission", "3", "--wait", "--dry-run"];
     assert_eq!(request(&both), Err(Exit::Usage));
+    assert_eq!(request(&["node", "decommission"]), Err(Exit::Usage));
     let timeout = |words: &[&str]| {
         let line = std::iter::once(&"rangedb").chain(words);
         let cli = Cli::try_parse_from(line).expect("a command");

@@ -118,9 +118,11 @@ pub struct Config {
     pub joining: Joining,
     /// The secret that proves that a node belongs to the cluster.
     pub cluster_secret: String,
-    /// The number of shards: as given, or one for each processor. A folder that was made with
-    /// another number overrides the latter.
+    /// The number of shards: as given, or one for each processor. A folder that has another number
+    /// overrides the latter, and adds those that it gives up.
     pub shards: u16,
+    /// How many of them, the last ones, are given up.
+    pub leaving_shards: u16,
     /// Whether the number of shards was given.
     pub shards_given: bool,
     /// The processors that all threads stay on.
@@ -177,6 +179,7 @@ impl Config {
             http: http(raw, &listen)?,
             listen,
             shards: shards as u16,
+            leaving_shards: 0,
             shards_given: raw.parse(Key::Shards, |text| Ok(!text.is_empty()))?,
             cpus,
             memory,
@@ -206,13 +209,14 @@ impl Config {
         Ok(config)
     }
 
-    /// Sets the number of shards to the one that the folder was made with.
+    /// Sets the number of shards to that of the folder, which gives up the last `leaving` of them.
     ///
     /// # Errors
     /// The memory is too small for this number of shards.
-    pub fn with_shards(mut self, shards: u16) -> Result<Config, String> {
+    pub fn with_shards(mut self, shards: u16, leaving: u16) -> Result<Config, String> {
         check_memory(self.memory, shards)?;
         self.shards = shards;
+        self.leaving_shards = leaving;
         Ok(self)
     }
 
@@ -220,7 +224,7 @@ impl Config {
     pub fn shown(&self, raw: &RawConfig, key: Key) -> String {
         match key {
             Key::Advertise => self.advertise.clone(),
-            Key::Shards => self.shards.to_string(),
+            Key::Shards => (self.shards - self.leaving_shards).to_string(),
             Key::Memory => size(self.memory),
             Key::RowCache => {
                 let rows = self.shard_memory().row_cache as u64 * u64::from(self.shards);

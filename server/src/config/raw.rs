@@ -84,7 +84,7 @@ keys! {
     Http "http" "127.0.0.1:7480" Start "Where health and metrics are, HOST:PORT.",
     HttpHosts "http-hosts" "" Reload "More names of this node in the header Host, NAME,NAME.",
     HttpOrigins "http-origins" "" Reload "Origins of other sites whose pages may use the API.",
-    Shards "shards" "" Start "Number of shards; by default one for each processor.",
+    Shards "shards" "" Start "Number of shards; by default one for each processor, or as many as the folder has.",
     Cpus "cpus" "" Start "Processors that all threads stay on, such as 0,2-3.",
     Memory "memory" "" Start "Memory to use; by default half of what there is.",
     RowCache "row-cache" "" Start "Part of the memory that holds rows read lately; by default a quarter, 0 for none.",

@@ -32,7 +32,7 @@ pub struct Identity {
     pub cluster: String,
     /// The node's id.
     pub node: u64,
-    /// The number of shards with which the folder was made.
+    /// The number of shards that a start opens.
     pub shards: u16,
     /// The keys at which the first ranges were split, in hex.
     pub split_at: Vec<String>,
@@ -56,6 +56,23 @@ pub struct Identity {
     /// until the folder looked newer than the one it is older than.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub given_up: Option<String>,
+    /// How many of the shards are given up, the last ones: they are opened until they hold nothing.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub leaving_shards: u16,
+    /// The numbers of shards that held nothing and are no longer opened; the next start removes their
+    /// folders.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gone_shards: Vec<u16>,
+    /// The highest id of a replica that such a shard had. No shard takes a replica with an id up to this.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub gone_replica: u64,
+    /// The number of shards over which the first ranges were divided, if it is another than `shards`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first_shards: Option<u16>,
+}
+
+fn is_zero(number: &(impl Default + PartialEq)) -> bool {
+    *number == Default::default()
 }
 
 /// What a node must know of the cluster that it belongs to.
@@ -97,6 +114,41 @@ impl Identity {
     /// Names each shard's log; `opened` is what is known of it.
     pub(super) fn name_logs(&mut self, opened: Option<u64>) {
         self.logs = (0..self.shards).map(|_| LogName::new(opened)).collect();
+    }
+
+    /// The number of shards over which the first ranges of a cluster that began here were divided.
+    pub fn first_shards(&self) -> u16 {
+        self.first_shards.unwrap_or(self.shards)
+    }
+
+    /// How many shards stay: those with the lowest numbers.
+    pub fn staying_shards(&self) -> u16 {
+        self.shards.saturating_sub(self.leaving_shards)
+    }
+
+    /// Sets how many shards stay: shards are added, or the last ones are given up, or stay after all.
+    pub(super) fn keep_shards(&mut self, wanted: u16) {
+        if wanted > self.shards {
+            self.first_shards = Some(self.first_shards());
+            let new = self.shards..wanted;
+            self.logs.extend(new.map(|_| LogName::new(Some(0))));
+            self.shards = wanted;
+        }
+        self.leaving_shards = self.shards - wanted;
+    }
+
+    /// Notes that a shard that is given up holds nothing, if it is the last one; gives whether it is.
+    pub fn lose_last_shard(&mut self, shard: u16, highest_replica: u64) -> bool {
+        if self.leaving_shards == 0 || shard + 1 != self.shards {
+            return false;
+        }
+        self.first_shards = Some(self.first_shards());
+        self.shards -= 1;
+        self.leaving_shards -= 1;
+        self.logs.truncate(usize::from(self.shards));
+        self.gone_shards.push(shard);
+        self.gone_replica = self.gone_replica.max(highest_replica);
+        true
     }
 
     /// What the engine must know of a shard's folder.
@@ -187,11 +239,26 @@ pub(super) fn decode(path: &Path, text: &[u8]) -> Result<Found, BadFolder> {
     }
 }
 
-/// Refuses a number of shards that no folder was made with, before anything is made for each of them.
+/// Refuses a number of shards that no folder has, before anything is made for each of them.
 fn check_shards(identity: &Identity) -> Result<(), String> {
     match usize::from(identity.shards) {
-        1..=SHARDS_MAX => Ok(()),
-        shards => Err(format!("it names {shards} shards")),
+        1..=SHARDS_MAX => {}
+        shards => return Err(format!("it names {shards} shards")),
+    }
+    if identity.leaving_shards >= identity.shards {
+        let leaving = identity.leaving_shards;
+        return Err(format!(
+            "it gives up {leaving} of {} shards",
+            identity.shards
+        ));
+    }
+    match identity
+        .gone_shards
+        .iter()
+        .find(|gone| **gone < identity.shards)
+    {
+        Some(gone) => Err(format!("it has shard {gone}, and has given it up")),
+        None => Ok(()),
     }
 }
 

@@ -179,6 +179,22 @@ pub fn make_parts(path: &Path, shard: u16) -> Result<(), BadFolder> {
     Ok(())
 }
 
+/// Removes the folders of a shard that held nothing; that is durable when this returns.
+///
+/// # Errors
+/// The system refuses.
+pub fn remove_shard(path: &Path, shard: u16) -> Result<(), BadFolder> {
+    let folder = path.join(format!("shard-{shard}"));
+    match fs::remove_dir_all(&folder) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            return Err(denied(path, "remove the folders of a shard", "")(error));
+        }
+        _ => {}
+    }
+    let synced = File::open(path).and_then(|folder| folder.sync_all());
+    synced.map_err(failed(path, "sync"))
+}
+
 /// Checks that the folders of a shard that was used exist and have files.
 ///
 /// # Errors

@@ -18,6 +18,11 @@
 //! lost it, and a shard without a log is new only if its log was never recorded; everything else is
 //! refused. `rangedb_engine::shard` compares the log of a shard with its tables.
 //!
+//! The number of shards may change at a start. Shards are added empty. Those with the highest numbers are
+//! given up: they are opened until they hold nothing, and the running node notes that in `node.json`. The
+//! next start removes their folders. What must outlive them, the highest id of a replica that they had,
+//! stays in `node.json`.
+//!
 //! Format 1 had no clusters that grow: its folders of a cluster of one node are converted, those of
 //! several nodes are refused. Format 2 did not name logs: they get their names at the first start.
 
@@ -62,7 +67,7 @@ pub enum Birth {
 /// The settings for opening or making a folder.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wanted {
-    /// The number of shards, if it was given.
+    /// The number of shards that the node must have, if it was given.
     pub shards: Option<u16>,
     /// The number of shards of a new folder, if none was given.
     pub shards_if_new: u16,
@@ -230,6 +235,14 @@ fn reopen(path: &Path, found: Found, wanted: &Wanted) -> Result<(Identity, bool)
         is_older,
     } = found;
     check(path, &identity, wanted)?;
+    // Before a shard with the same number can be made again.
+    for shard in std::mem::take(&mut identity.gone_shards) {
+        look::remove_shard(path, shard)?;
+    }
+    let shards = wanted.shards.unwrap_or_else(|| identity.staying_shards());
+    let had = (identity.shards, identity.leaving_shards);
+    identity.keep_shards(shards);
+    let is_changed = had != (identity.shards, identity.leaving_shards);
     for shard in 0..identity.shards {
         if identity.mark(shard).opened == Opened::Never {
             look::make_parts(path, shard)?;
@@ -241,7 +254,7 @@ fn reopen(path: &Path, found: Found, wanted: &Wanted) -> Result<(Identity, bool)
     match write_identity(path, &identity) {
         Ok(()) => Ok((identity, true)),
         // A log must not carry a name that `node.json` does not durably have.
-        Err(error) if is_older => Err(failed(path, "write node.json")(error)),
+        Err(error) if is_older || is_changed => Err(failed(path, "write node.json")(error)),
         Err(error) => {
             // A full disk must not keep a node from starting.
             tracing::warn!(%error, "node.json was not written: this start is not counted");
@@ -251,22 +264,16 @@ fn reopen(path: &Path, found: Found, wanted: &Wanted) -> Result<(Identity, bool)
 }
 
 fn check(path: &Path, identity: &Identity, wanted: &Wanted) -> Result<(), BadFolder> {
-    let other = |setting, made, given| BadFolder::OtherSetting {
-        path: path.display().to_string(),
-        setting,
-        made,
-        given,
-    };
     // What is not given stays as the folder was made.
-    if let Some(shards) = wanted.shards.filter(|shards| *shards != identity.shards) {
-        let (made, given) = (identity.shards.to_string(), shards.to_string());
-        return Err(other("--shards", made, given));
-    }
     let split_at: Vec<String> = wanted.split_at.iter().map(|key| hex(key)).collect();
     if !split_at.is_empty() && identity.split_at != split_at {
         let made = identity.split_at.iter().map(|key| unhex(key)).collect();
-        let (made, given) = (borders(made), borders(wanted.split_at.clone()));
-        return Err(other("--split-at", made, given));
+        return Err(BadFolder::OtherSetting {
+            path: path.display().to_string(),
+            setting: "--split-at",
+            made: borders(made),
+            given: borders(wanted.split_at.clone()),
+        });
     }
     Ok(())
 }
@@ -324,6 +331,10 @@ fn make(
         lives: BTreeMap::new(),
         logs: Vec::new(),
         given_up: None,
+        leaving_shards: 0,
+        gone_shards: Vec::new(),
+        gone_replica: 0,
+        first_shards: None,
     };
     identity.name_logs(Some(0));
     // This file comes last: a crash before it leaves a folder whose making begins again.
@@ -420,12 +431,94 @@ mod tests {
             "{error}"
         );
         drop(first);
-        let error = open(&path, 3, &["m"]).expect_err("other shards");
-        assert!(error.to_string().contains("--shards 2, not 3"), "{error}");
         let error = open(&path, 2, &["n"]).expect_err("other borders");
         assert!(error.to_string().contains("--split-at m, not n"), "{error}");
         let opened = DataDir::open(&path, &wanted(None), |_| Ok(Birth::Founder));
         assert_eq!(opened.expect("as it was made").identity.shards, 2);
+    }
+
+    /// The number of shards, of those that are given up, and of the folders of shards.
+    fn counts(path: &Path, opened: &DataDir) -> (u16, u16, usize) {
+        let folders = fs::read_dir(path).expect("it is listed").filter(|entry| {
+            let name = entry.as_ref().expect("a name").file_name();
+            name.to_string_lossy().starts_with("shard-")
+        });
+        let identity = &opened.identity;
+        (identity.shards, identity.leaving_shards, folders.count())
+    }
+
+    #[test]
+    fn shards_are_added_empty_and_given_up_once_they_hold_nothing() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("new");
+        let reopen = |shards| DataDir::open(&path, &wanted(shards), |_| Ok(Birth::Founder));
+        let made = open(&path, 2, &["m"]).expect("made");
+        let first = made.identity.mark(1);
+        drop(made);
+        use_shards(&path);
+        let more = reopen(Some(4)).expect("two more");
+        assert_eq!(counts(&path, &more), (4, 0, 4));
+        let marks = [1, 2, 3].map(|shard| more.identity.mark(shard).opened);
+        assert_eq!(marks, [Opened::At(1), Opened::Never, Opened::Never]);
+        assert_eq!(more.identity.mark(1).log, first.log);
+        assert_eq!(more.identity.first_shards(), 2, "they get no first range");
+        drop(more);
+        use_shards(&path);
+        // Three are given up; what is not given stays so.
+        drop(reopen(Some(1)).expect("opens"));
+        let mut fewer = reopen(None).expect("opens");
+        assert_eq!(counts(&path, &fewer), (4, 3, 4));
+        let identity = &mut fewer.identity;
+        assert!(!identity.lose_last_shard(2, 9), "the last one goes first");
+        assert!(identity.lose_last_shard(3, 70) && identity.lose_last_shard(2, 9));
+        write_identity(&path, identity).expect("written");
+        drop(fewer);
+        // Until the next start the process has their folders open.
+        assert!(path.join("shard-3").exists());
+        let fewer = reopen(None).expect("opens");
+        assert_eq!(counts(&path, &fewer), (2, 1, 2));
+        assert_eq!(fewer.identity.gone_replica, 70);
+        assert_eq!(fewer.identity.mark(1).log, first.log);
+        drop(fewer);
+        // Back up: the one that was being given up stays, and one is made with another log.
+        let gone = read(&path).expect("it is read").expect("is there");
+        let mut gone = gone.identity;
+        assert!(gone.lose_last_shard(1, 80));
+        assert!(!gone.lose_last_shard(0, 80), "the others stay");
+        write_identity(&path, &gone).expect("written");
+        let more = reopen(Some(3)).expect("opens");
+        assert_eq!(counts(&path, &more), (3, 0, 3));
+        assert_ne!(more.identity.mark(1).log, first.log);
+        assert_eq!(more.identity.mark(1).opened, Opened::Never);
+        let part = look::part(&path, 1, "wal");
+        assert_eq!(fs::read_dir(part).expect("it is there").count(), 0);
+        let identity = &more.identity;
+        assert_eq!((identity.gone_replica, identity.first_shards()), (80, 2));
+        assert!(identity.gone_shards.is_empty());
+    }
+
+    #[test]
+    fn shards_that_are_being_given_up_may_stay_after_all() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("new");
+        let reopen = |shards| DataDir::open(&path, &wanted(shards), |_| Ok(Birth::Founder));
+        let logs = open(&path, 4, &[]).expect("made").identity.logs;
+        for (shards, leaving) in [(1, 3), (3, 1), (2, 2), (4, 0)] {
+            let opened = reopen(Some(shards)).expect("opens");
+            assert_eq!(counts(&path, &opened), (4, leaving, 4), "{shards}");
+            assert_eq!(opened.identity.logs, logs);
+        }
+        // A number that makes no sense is damage.
+        let mut wrong = reopen(None).expect("opens").identity;
+        wrong.leaving_shards = 4;
+        write_identity(&path, &wrong).expect("written");
+        let error = reopen(None).expect_err("it has no shard left").to_string();
+        assert!(error.contains("gives up 4 of 4"), "{error}");
+        wrong.leaving_shards = 0;
+        wrong.gone_shards = vec![3];
+        write_identity(&path, &wrong).expect("written");
+        let error = reopen(None).expect_err("it would be removed").to_string();
+        assert!(error.contains("has given it up"), "{error}");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! together.
 
 /// The name of an event, and what it says.
-pub const EVENTS: [(&str, &str); 35] = [
+pub const EVENTS: [(&str, &str); 38] = [
     ("clock_jumped", "the wall clock was set, ahead or back"),
     ("disk_free", "a disk that was full has room again"),
     ("disk_full", "a disk is full, and writes are refused"),
@@ -20,6 +20,10 @@ pub const EVENTS: [(&str, &str); 35] = [
     ("history_resumed", "the history is written again"),
     ("leader_elected", "a replica here leads its range"),
     ("leader_lost", "a replica here leads its range no more"),
+    (
+        "leaving_stuck",
+        "nothing leaves a node that drains or is decommissioned",
+    ),
     ("lines_lost", "log lines could not be written"),
     (
         "link_broken",
@@ -58,6 +62,10 @@ pub const EVENTS: [(&str, &str); 35] = [
         "a range is offered more writes than its shard takes",
     ),
     (
+        "range_merged",
+        "a range has taken over its right neighbour",
+    ),
+    (
         "range_split",
         "the manager had a range split, for a reason and at a key",
     ),
@@ -77,6 +85,10 @@ pub const EVENTS: [(&str, &str); 35] = [
     (
         "setting_changed",
         "a setting of the node or the cluster has a new value",
+    ),
+    (
+        "shard_emptied",
+        "a shard that the node gives up holds nothing any more",
     ),
     (
         "slow_disk",

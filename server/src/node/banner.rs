@@ -25,6 +25,7 @@ pub(super) fn log(config: &Config, folder: &DataDir, settings: &Settings) {
         node = identity.node,
         cluster = identity.cluster,
         shards = config.shards,
+        leaving_shards = config.leaving_shards,
         processors = shown(Key::Cpus),
         memory = shown(Key::Memory),
         listen = config.listen,
@@ -36,4 +37,14 @@ pub(super) fn log(config: &Config, folder: &DataDir, settings: &Settings) {
         identity.node,
         identity.cluster
     );
+    if config.leaving_shards > 0 {
+        let staying = config.shards - config.leaving_shards;
+        tracing::info!(
+            "the node gives up {} of its {} shards: what they hold moves to shards 0 to {}; they are \
+             opened at each start until they hold nothing",
+            config.leaving_shards,
+            config.shards,
+            staying - 1
+        );
+    }
 }

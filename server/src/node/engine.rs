@@ -46,7 +46,10 @@ impl Engine {
     ) -> Engine {
         // Only the founder's shards make the first ranges; other nodes receive replicas later.
         let initial = match folder.identity.node {
-            FOUNDER => super::first::initial_ranges(&folder.split_at(), config.shards, shard),
+            FOUNDER => {
+                let shards = folder.identity.first_shards();
+                super::first::initial_ranges(&folder.split_at(), shards, shard)
+            }
             _ => Vec::new(),
         };
         Engine {
@@ -98,7 +101,7 @@ impl Engine {
         });
         let tables = tables.map_err(|error| ShardError::of(error.into(), &peers))?;
         let system = self.peers.system();
-        let nodes_seen = self.peers.highest_node();
+        let seen = self.peers.highest_ids();
         let (met, me) = (self.peers.clone(), self.location.node);
         let world = World {
             clock: SystemClock,
@@ -119,7 +122,7 @@ impl Engine {
             node: self.record,
             system,
             digests: DigestOptions::default(),
-            nodes_seen,
+            seen,
             is_at: Rc::new(move |node, address| node == me || met.claim(node, address)),
             on_fatal: Rc::new(move |fatal| {
                 peers.give_up_folder_after(&fatal);

@@ -16,8 +16,9 @@ fn initial_range(id: u64, keyspace: Keyspace, keys: KeyRange) -> InitialRange {
     }
 }
 
-/// The ranges that a founder's shard starts with. User ranges are divided evenly among the shards
-/// in key order; the system range is on the first shard.
+/// The ranges that a founder's shard starts with, if the cluster began with this many shards. User ranges
+/// are divided evenly among the shards in key order; the system range is on the first shard. A shard that
+/// was added later starts with none.
 pub(super) fn initial_ranges(split_at: &[Vec<u8>], shards: u16, shard: u16) -> Vec<InitialRange> {
     let count = split_at.len() + 1;
     let border = |at: usize| split_at.get(at).cloned();
@@ -64,6 +65,7 @@ mod tests {
                 );
             }
             assert_eq!(used, usize::from(shards).min(borders + 1));
+            assert!(initial_ranges(&split_at, shards, shards).is_empty());
             ranges.sort_by_key(|r| r.keys.start.clone());
             let mut next = Some(Vec::new());
             for range in ranges {

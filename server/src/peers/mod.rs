@@ -32,9 +32,9 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use rangedb_engine::cluster::View;
+use rangedb_engine::cluster::{HighestIds, View};
 use rangedb_engine::error::Fatal;
-use rangedb_engine::types::{Location, NodeId, ShardId};
+use rangedb_engine::types::{Location, NodeId, ReplicaId, ShardId};
 
 use rangedb_protocol::handshake::{Handshake, HandshakeReply, Role, Verdict};
 
@@ -262,10 +262,15 @@ impl Peers {
         system.map(location).collect()
     }
 
-    /// The highest id of a node that this one has ever heard of.
-    pub fn highest_node(&self) -> NodeId {
+    /// The highest id of a node that this one has ever heard of, and of a replica that a shard had which
+    /// this node has given up.
+    pub fn highest_ids(&self) -> HighestIds {
         let addresses = self.addresses();
-        addresses.keys().next_back().copied().unwrap_or_default()
+        HighestIds {
+            node: addresses.keys().next_back().copied().unwrap_or_default(),
+            replica: ReplicaId(held(&self.folder).1.gone_replica),
+            ..HighestIds::default()
+        }
     }
 
     /// Whether the cluster has other nodes, as far as the folder knows.
@@ -295,6 +300,24 @@ impl Peers {
             }
         }
         Ok(())
+    }
+
+    /// Makes the folder remember that a shard which this node gives up holds nothing: the next start
+    /// does without it. `highest` is the highest id of a replica that it had. Gives whether it is noted:
+    /// shards go from the last one on. Blocks.
+    ///
+    /// # Errors
+    /// `node.json` cannot be written.
+    pub fn note_emptied(&self, shard: ShardId, highest: ReplicaId) -> io::Result<bool> {
+        let mut remembered = held(&self.folder);
+        let (folder, identity) = &mut *remembered;
+        let mut new = identity.clone();
+        if !new.lose_last_shard(shard.0, highest.0) {
+            return Ok(false);
+        }
+        data_dir::write_identity(folder, &new)?;
+        *identity = new;
+        Ok(true)
     }
 
     /// Calls `listener` when another process runs as this node; this process is the `start`th on its

@@ -168,11 +168,7 @@ fn a_broken_file_changes_nothing_and_the_answer_names_line_and_reason() {
         assert!(answer.applied.is_empty() && answer.needs_restart.is_empty());
         assert_eq!(settings.shown(), before, "{shown}");
     }
-    for wrong in [
-        "shards = 3\n",
-        "shards = 0\n",
-        "cluster-secret = 1\njoin = \"x\"\n",
-    ] {
+    for wrong in ["shards = 0\n", "cluster-secret = 1\njoin = \"x\"\n"] {
         file.write(format!("{wrong}data-dir = \"d\"\nslow-request = \"1s\"\n"));
         let answer = settings.reload();
         assert!(
@@ -190,6 +186,24 @@ fn a_broken_file_changes_nothing_and_the_answer_names_line_and_reason() {
             .reason
             .contains("no regular file")
     );
+}
+
+#[test]
+fn another_number_of_shards_counts_from_the_next_start() {
+    let (file, settings) = File::new(GOOD);
+    // The node has two shards, of which it gives up one since its start.
+    let config = locked(&settings.in_force).config.clone();
+    let config = config.with_shards(2, 1).expect("the memory is enough");
+    settings.know_folder(1, &config);
+    file.write(GOOD.replace("shards = 2", "shards = 4"));
+    let answer = settings.reload();
+    assert_eq!(names(&answer.needs_restart), ["shards"], "{answer:?}");
+    let difference = &answer.needs_restart[0];
+    assert_eq!((&*difference.before, &*difference.after), ("1", "4"));
+    file.write(GOOD.replace("shards = 2", "shards = 20"));
+    let answer = settings.reload();
+    let refused = answer.refused.first().expect("the memory is too small");
+    assert!(refused.reason.contains("20 shards need"), "{refused:?}");
 }
 
 #[test]

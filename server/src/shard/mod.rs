@@ -38,6 +38,8 @@ const MESSAGES_PER_TURN: usize = 64;
 /// Time limit for connections to end once everything is answered.
 const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
 
+/// How often a shard that is given up looks whether it holds nothing.
+const EMPTIED_INTERVAL: Duration = Duration::from_millis(500);
 /// How often incomplete frames are checked within the time limit for their progress.
 const FRAME_LOOKS: u32 = 8;
 /// Shortest time between two messages about a shard's routes. Leaders often change in many ranges at
@@ -131,6 +133,7 @@ pub async fn run(setup: ShardSetup) -> Result<(), ShardError> {
     links.join_mesh(mesh.clone());
     let peers = setup.peers.clone();
     let number = setup.options.location.shard;
+    let gives_up = setup.options.node.gives_up(number);
     let observers = ApplyObservers::default();
     let shard = Shard::open(setup.options, setup.world, setup.hlc, observers).await;
     let shard = shard.map_err(|fatal| ShardError::of(fatal, &peers))?;
@@ -149,6 +152,7 @@ pub async fn run(setup: ShardSetup) -> Result<(), ShardError> {
         .collect();
     let socket = TcpListener::attach(setup.socket.listen()?.into())?;
     let watching = reactor::spawn_local(end_stalled(context.clone()));
+    let emptying = gives_up.then(|| reactor::spawn_local(note_emptied(context.clone())));
     let accepting = reactor::spawn_local(listener::accept(socket, context.clone()));
     // If the node gave up meanwhile nobody receives this; the order to stop follows.
     let _ = setup.ready.send(());
@@ -169,6 +173,9 @@ pub async fn run(setup: ShardSetup) -> Result<(), ShardError> {
     beating.cancel().await;
     telling.cancel().await;
     watching.cancel().await;
+    if let Some(emptying) = emptying {
+        emptying.cancel().await;
+    }
     Ok(())
 }
 
@@ -180,6 +187,38 @@ async fn end_stalled(context: Rc<Context>) {
         GlommioRuntime::sleep(timeout / FRAME_LOOKS).await;
         if context.buffers.has_unfinished() {
             context.end_stalled(Now::now());
+        }
+    }
+}
+
+/// Has the folder remember that this shard, which the node gives up, holds nothing.
+async fn note_emptied(context: Rc<Context>) {
+    let shard = context.gateway.shard().clone();
+    let ShardId(number) = context.here();
+    loop {
+        GlommioRuntime::sleep(EMPTIED_INTERVAL).await;
+        let Some(highest) = shard.emptied() else {
+            continue;
+        };
+        let peers = context.peers.clone();
+        let noted = reactor::blocking(move || peers.note_emptied(ShardId(number), highest));
+        match noted.await {
+            // The shards above this one come first.
+            Ok(false) => {}
+            Ok(true) => {
+                tracing::info!(
+                    event = "shard_emptied",
+                    "shard {number}, which the node gives up, holds nothing any more: the next start does \
+                     without it"
+                );
+                return;
+            }
+            Err(error) => {
+                tracing::warn!(
+                    %error, shard = number,
+                    "node.json was not written: it does not say yet that this shard holds nothing"
+                );
+            }
         }
     }
 }

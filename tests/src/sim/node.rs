@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
-use rangedb_engine::cluster::NodeRecord;
+use rangedb_engine::cluster::{HighestIds, NodeRecord};
 use rangedb_engine::env::{AsyncRuntime, Clock, World};
 use rangedb_engine::error::Fatal;
 use rangedb_engine::gateway::Gateway;
@@ -103,6 +103,8 @@ pub struct SimNode {
     lives: Cell<u16>,
     /// How often a node was started on these disks. A real node keeps it in `node.json`.
     starts: Cell<u64>,
+    /// How many of the shards this life gives up, the last ones.
+    leaving_shards: Cell<u16>,
     /// Whether the disk is lost, and the node with it: only another node can run on the machine.
     is_lost: Cell<bool>,
     running: RefCell<Option<Running>>,
@@ -175,6 +177,7 @@ impl SimNode {
             media: empty_media(id, sizes, seed),
             lives: Cell::new(0),
             starts: Cell::new(0),
+            leaving_shards: Cell::new(0),
             is_lost: Cell::new(false),
             running: RefCell::default(),
             fatal: Rc::default(),
@@ -199,6 +202,7 @@ impl SimNode {
             media: empty_media(id, self.sizes, self.seed),
             lives: self.lives.clone(),
             starts: Cell::new(0),
+            leaving_shards: Cell::new(0),
             is_lost: Cell::new(false),
             running: RefCell::default(),
             fatal: Rc::default(),
@@ -320,6 +324,7 @@ impl SimNode {
     pub async fn start(self: &Rc<SimNode>) {
         self.lives.set(self.lives.get() + 1);
         self.starts.set(self.starts.get() + 1);
+        self.leaving_shards.set(self.draw_leaving_shards());
         *self.fatal.borrow_mut() = None;
         let (sender, receiver) = oneshot::channel();
         let node = self.clone();
@@ -360,6 +365,16 @@ impl SimNode {
         }
     }
 
+    /// In one seed of four each start but the first gives up other shards, or none.
+    fn draw_leaving_shards(&self) -> u16 {
+        // Streams of their own: the rest of a run does not depend on them.
+        if self.starts.get() == 1 || !Random::new(self.seed, 8).once_in(4) {
+            return 0;
+        }
+        let purpose = purpose(9, self.id, 0) + self.starts.get() * 1000;
+        Random::new(self.seed, purpose).below(self.sizes.shards.into()) as u16
+    }
+
     async fn open(self: &Rc<SimNode>, shard: u16, hlc: Hlc) -> Result<Shard<SimEnv>, Fatal> {
         let medium = &self.media[usize::from(shard)];
         let mut tables = MemoryTables::open(medium.tables.clone(), self.sizes.memtable_bytes);
@@ -388,7 +403,7 @@ impl SimNode {
             initial: self.initial(shard),
             node: self.record(),
             system: self.system.borrow().clone(),
-            nodes_seen: NodeId(0),
+            seen: HighestIds::default(),
             is_at: Rc::new(|_, _| true),
             digests: DigestOptions {
                 rest: DIGEST_REST,
@@ -422,6 +437,7 @@ impl SimNode {
             id: NodeId(u64::from(self.id)),
             address: format!("machine-{}", self.machine),
             shards: self.sizes.shards,
+            leaving_shards: self.leaving_shards.get(),
             incarnation: NodeRecord::incarnation(self.starts.get(), 0),
             started_ms: self.clock.wall_ms(),
             ..NodeRecord::default()

@@ -54,6 +54,7 @@ fn all_nodes(view: &View) -> Vec<Node> {
         node.shards_cpu = shown.shards.iter().map(|shard| shard.cpu).collect();
         node.cpu = node.shards_cpu.iter().sum();
         node.bytes = shown.shards.iter().map(|shard| shard.bytes).sum();
+        node.shards_leaving = record.leaving_shards;
         node
     };
     view.nodes.iter().map(node).collect()
@@ -295,6 +296,8 @@ pub(super) fn leaving(known: &cluster::Leaving, dry_run: bool) -> Leaving {
     leaving.replicas_left = moves_away.then_some(known.replicas_left);
     leaving.requests_left = known.requests_left;
     leaving.done = known.is_done;
+    leaving.ranges_per_minute = known.per_minute;
+    leaving.stuck_ms = known.stuck_ms;
     for (range, reason) in &known.blocked {
         let mut blocked = BlockedRange::default();
         blocked.range = range.0;
