@@ -7,6 +7,7 @@
     reason = "what rkyv derives for enums has fields without docs"
 )]
 
+use super::decisions::Decision;
 use super::record::{MembershipStatus, NodeRecord, Setting};
 use crate::codec;
 use crate::error::OrderError;
@@ -131,6 +132,11 @@ pub enum ClusterRequest {
     },
     /// To a shard: its replica must serve nothing, because the range's replicas differ.
     Halt { range: RangeId, replica: ReplicaId },
+    /// To the manager: asks for its last decisions. The response is [`ClusterResponse::Decisions`].
+    Decisions,
+    /// To the manager: the users' ranges with keys in this interval must be spread evenly. The response is
+    /// [`ClusterResponse::Scattered`].
+    Scatter { keys: KeyRange },
 }
 
 impl ClusterRequest {
@@ -154,6 +160,7 @@ impl ClusterRequest {
                 | ClusterRequest::SetMembership { .. }
                 | ClusterRequest::SplitRange { .. }
                 | ClusterRequest::ReleaseRange { .. }
+                | ClusterRequest::Scatter { .. }
         )
     }
 }
@@ -203,6 +210,10 @@ pub enum ClusterResponse {
     SplitKeys(Vec<Vec<u8>>),
     /// The digest, if it has been made.
     Digest(Option<Digest>),
+    /// The last decisions, oldest first.
+    Decisions(Vec<Decision>),
+    /// So many orders are given to spread ranges.
+    Scattered(u64),
 }
 
 /// Why a range is split.

@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 
+use super::balancing::MoveCounts;
 use super::bounds_changes::BoundsChanges;
 use super::load::LoadMeter;
 use super::size_splits::Splits;
@@ -25,7 +26,7 @@ use crate::cluster::manager::Manager;
 use crate::cluster::message::{self, Report};
 use crate::cluster::record::Row;
 use crate::cluster::{ClusterRequest, ClusterResponse, NodeRecord, View};
-use crate::env::{AsyncRuntime, Env, Instant, MessageClass, Now, Transport, is_unsent};
+use crate::env::{AsyncRuntime, Clock, Env, Instant, MessageClass, Now, Transport, is_unsent};
 use crate::error::{Error, Fatal, Fate, OrderError};
 use crate::notify::Count;
 use crate::raft::{self, Message};
@@ -84,6 +85,8 @@ pub(super) struct Management<E: Env> {
     /// What was logged of the last order to each range, and when.
     pub(super) told_orders: RefCell<BTreeMap<RangeId, (String, Now<E>)>>,
     pub(super) load: LoadMeter<Now<E>>,
+    /// The moves that the manager here has begun.
+    pub(super) moves_begun: MoveCounts,
 }
 
 impl<E: Env> Management<E> {
@@ -110,6 +113,7 @@ impl<E: Env> Management<E> {
             bounds_changes: BoundsChanges::new(),
             told_orders: RefCell::default(),
             load: LoadMeter::default(),
+            moves_begun: MoveCounts::default(),
         }
     }
 
@@ -459,10 +463,12 @@ impl<E: Env> Inner<E> {
             match report::system_rows(&running.replica) {
                 Ok(rows) => {
                     let now = Now::<E>::now();
-                    let new = running.replica.with_state(|state| {
+                    let mut new = running.replica.with_state(|state| {
                         let placed = state.descriptor.locations().map(|at| at.node);
                         Manager::new(term, self.location, &rows, placed, now)
                     });
+                    let wall_ms = self.around.clock.wall_ms();
+                    new.planning.decisions.set_clock(now, wall_ms);
                     *manager = Some(new);
                     tracing::info!(event = "manager_elected", "this shard manages the cluster");
                 }
@@ -520,10 +526,12 @@ impl<E: Env> Inner<E> {
             };
             manager.saved(&rows);
             manager.refresh(now);
-            for step in manager.plan(now) {
-                let found = steering::ask_of(manager, step, now);
+            manager.observe(now);
+            for planned in manager.plan(now) {
+                let found = steering::ask_of(manager, planned.step, now);
                 if let Some((_, request)) = &found {
                     manager.order(request, now);
+                    manager.note(request, planned.why, now);
                 }
                 orders.extend(found);
             }
@@ -537,7 +545,7 @@ impl<E: Env> Inner<E> {
                 orders
                     .iter()
                     .filter_map(|(_, request)| request.range())
-                    .for_each(|range| manager.refused(range));
+                    .for_each(|range| manager.not_followed(range, steering::NO_IDS, now));
             }
             return;
         }
