@@ -3,6 +3,7 @@
 //! [`Unknown`](Health::Unknown), so that a client reads what a newer node writes. Members are added but
 //! never renamed, since other tools read them, too. Pure.
 
+mod balance;
 mod history;
 mod ranges;
 mod settings;
@@ -11,6 +12,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+pub use balance::{Balance, Decision, Scattered};
 pub use history::{NodeEvent, NodeHistory, Period, Step};
 pub use ranges::{BoundsState, HOLD_MS_DEFAULT, RangeStats, Split, SplitFailure, SplitPart};
 pub use settings::{NodeConfig, NodeSetting, Reloaded, SettingDifference, SettingRefused};
@@ -118,6 +120,18 @@ pub enum Command {
         /// How work is summed up.
         #[serde(default)]
         step: Step,
+    },
+    /// Shows the last decisions of the manager. [`Balance`] is the answer.
+    Balance {},
+    /// Spreads leaders and replicas of the users' ranges with keys in an interval evenly. [`Scattered`] is
+    /// the answer.
+    ScatterRanges {
+        /// The first key of the interval.
+        #[serde(default, with = "hex")]
+        start: Vec<u8>,
+        /// The key at which it ends, which is not in it; none: it has no end.
+        #[serde(default, with = "hex_or_null")]
+        end: Option<Vec<u8>>,
     },
 }
 

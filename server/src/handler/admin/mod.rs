@@ -15,9 +15,9 @@ use rangedb_engine::env::{AsyncRuntime, Clock, Instant};
 use rangedb_engine::error::Error;
 use rangedb_engine::gateway::Order;
 use rangedb_engine::gateway::responder::Responder;
-use rangedb_engine::types::{NodeId, RangeId, ShardId};
+use rangedb_engine::types::{KeyRange, NodeId, RangeId, ShardId};
 use rangedb_protocol::Reply;
-use rangedb_protocol::admin::{Command, Done, HOLD_MS_DEFAULT};
+use rangedb_protocol::admin::{Command, Done, HOLD_MS_DEFAULT, Scattered};
 use rangedb_protocol::limits::ADMIN_JSON_LEN_MAX;
 use serde::Serialize;
 
@@ -141,6 +141,11 @@ async fn perform(context: &Context, command: Command, until: Now) -> Result<Stri
                 step,
             };
             return history(context, node, query, until).await;
+        }
+        Command::Balance {} => return text(&render::balance(gateway.decisions(until).await?)),
+        Command::ScatterRanges { start, end } => {
+            let orders = gateway.scatter(KeyRange { start, end }, until).await?;
+            return text(&Scattered { orders });
         }
         Command::SplitRange { range, at, hold_ms } => {
             return split(context, RangeId(range), (at, hold_ms), until).await;
