@@ -164,6 +164,10 @@ pub(super) fn by_load<T: Instant>(
     busiest.sort_by_key(|(at, _)| Reverse(cpu.get(at).copied()));
     let mut proposals = Vec::new();
     for (from, mut ranges) in busiest {
+        let idlest = cpu.values().min().copied().unwrap_or_default();
+        if cpu.get(&from).is_none_or(|cpu| cpu - idlest <= DIFFERENCE) {
+            continue;
+        }
         ranges.sort_by_key(|range| Reverse(picture.cpu(range.id)));
         for by in [By::Leader, By::Replica] {
             let departures = departures(picture, (loads, cpu, allowance), from, &ranges, by);

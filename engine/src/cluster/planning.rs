@@ -157,9 +157,11 @@ impl<T: Instant> Manager<T> {
         for range in unheard {
             self.end(range, Err("nothing is heard of the range".to_owned()), now);
         }
-        let ranges = self.ranges.values().map(|known| self.range(known, now));
-        let ranges: Vec<Range> = ranges.collect();
-        self.planning.scatter.observe(&ranges, now);
+        if !self.planning.scatter.is_empty() {
+            let ranges = self.ranges.values().map(|known| self.range(known, now));
+            let ranges: Vec<Range> = ranges.collect();
+            self.planning.scatter.observe(&ranges, now);
+        }
     }
 
     /// The next steps to order.

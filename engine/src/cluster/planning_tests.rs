@@ -436,6 +436,41 @@ fn a_replica_that_moves_to_another_shard_of_its_node_leads_again() {
 }
 
 #[test]
+fn a_leadership_that_is_refused_after_a_move_is_asked_for_again() {
+    let mut model = Model::new(3, 2);
+    for _ in 0..2 {
+        model.range(&[(1, 0), (2, 0), (3, 0)], 200.0);
+    }
+    for node in [2, 3] {
+        for _ in 0..2 {
+            model.range(&[(node, 0), (1, 0), (5 - node, 0)], 200.0);
+        }
+    }
+    let moving = |model: &Model| {
+        let mut ranges = model.ranges.iter();
+        let found = ranges.find(|(_, range)| matches!(range.doing, Some((_, Doing::Members(_)))));
+        found.map(|(id, range)| (*id, range.led_at().node))
+    };
+    while moving(&model).is_none() {
+        model.round();
+    }
+    let (id, node) = moving(&model).expect("one moves");
+    let refuse = |model: &mut Model, refuses| {
+        model.ranges.get_mut(&id).expect("it is there").refuses = refuses;
+    };
+    refuse(&mut model, true);
+    model.pass(20);
+    assert_ne!(model.ranges[&id].led_at().node, node);
+    refuse(&mut model, false);
+    model.pass(5);
+    assert_eq!(model.ranges[&id].led_at(), at(node.0, 1));
+    let last = model.manager.planning.decisions.last();
+    let mut of_range = last.iter().filter(|decision| decision.range == RangeId(id));
+    let decision = of_range.next_back().map(|decision| &decision.outcome);
+    assert_eq!(decision, Some(&Outcome::Done));
+}
+
+#[test]
 fn leaderships_are_handed_over_before_replicas_move() {
     let mut model = Model::new(3, 1);
     for _ in 0..3 {

@@ -11,6 +11,9 @@ use crate::env::Instant;
 use crate::range::ReplicaPlace;
 use crate::types::{Location, RangeId, ReplicaId};
 
+/// A range of which nothing is done for so long does not become what was ordered. For a moment nothing is
+/// done when a leader that must go has another one finish its change.
+const QUIET_MAX: Duration = Duration::from_secs(3);
 /// How long the leadership may take to follow a replica.
 const LEAD_TIMEOUT: Duration = Duration::from_mins(1);
 
@@ -23,6 +26,8 @@ pub(super) struct UnderWay<T> {
     pub since: T,
     /// When the members were what they should be.
     reached: Option<T>,
+    /// Since when nothing is being done to the range, by its leaders' reports.
+    quiet: Option<T>,
 }
 
 impl<T: Instant> Manager<T> {
@@ -70,6 +75,7 @@ impl<T: Instant> Manager<T> {
             origin: why.origin,
             since: now,
             reached: None,
+            quiet: None,
         };
         self.planning.under_way.insert(range, order);
     }
@@ -123,7 +129,11 @@ impl<T: Instant> Manager<T> {
     /// Notes that the leader of a range did not follow its order, and why.
     pub fn not_followed(&mut self, range: RangeId, why: &str, now: T) {
         self.refused(range);
-        self.end(range, Err(why.to_owned()), now);
+        // A replica that has moved may not be ready to lead yet: it is asked again.
+        let order = self.planning.under_way.get(&range);
+        if order.is_some_and(|order| order.reached.is_none()) {
+            self.end(range, Err(why.to_owned()), now);
+        }
     }
 
     /// Follows an order with a report of its range's leader. `is_reached`: the range is what it was to be.
@@ -139,7 +149,9 @@ impl<T: Instant> Manager<T> {
         if is_reached && order.reached.is_none() {
             order.reached = Some(now);
         }
-        let is_late = !is_busy && now >= order.since + ORDER_COOLDOWN;
+        order.quiet = order.quiet.or(Some(now)).filter(|_| !is_busy);
+        let is_quiet = order.quiet.is_some_and(|since| now >= since + QUIET_MAX);
+        let is_late = is_quiet && now >= order.since + ORDER_COOLDOWN;
         let leads = order.kind == DecisionKind::MoveLeader;
         let result = match order.reached {
             _ if leads && led_at.is_some() && led_at == order.to => Ok(()),

@@ -89,6 +89,11 @@ impl<T: Instant> Scatter<T> {
         self.until = Some(now + FORGOTTEN_AFTER);
     }
 
+    /// Whether nothing is left to be done.
+    pub fn is_empty(&self) -> bool {
+        self.goals.is_empty()
+    }
+
     /// Whether a range has goals.
     pub fn has(&self, range: RangeId) -> bool {
         self.goals.contains_key(&range)
@@ -98,9 +103,6 @@ impl<T: Instant> Scatter<T> {
     pub fn observe(&mut self, ranges: &[Range], now: T) {
         if self.until.is_some_and(|until| now >= until) {
             *self = Scatter::new();
-        }
-        if self.goals.is_empty() {
-            return;
         }
         let ranges: BTreeMap<RangeId, &Range> = ranges.iter().map(|r| (r.id, r)).collect();
         self.goals.retain(|range, goals| {
