@@ -4,6 +4,8 @@
 //! never renamed, since other tools read them, too. Pure.
 
 mod balance;
+mod hex;
+mod hex_or_null;
 mod history;
 mod ranges;
 mod settings;
@@ -551,61 +553,6 @@ impl fmt::Display for Membership {
 impl fmt::Display for ReplicaState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.serialize(f)
-    }
-}
-
-/// Bytes as hexadecimal digits: lower-case ones are written, both cases are read.
-mod hex {
-    use std::fmt::Write as _;
-
-    use serde::de::Error as _;
-    use serde::{Deserialize, Deserializer, Serializer};
-
-    pub fn digits(bytes: &[u8]) -> String {
-        let mut text = String::with_capacity(bytes.len() * 2);
-        for byte in bytes {
-            // Writing to a string cannot fail.
-            let _ = write!(text, "{byte:02x}");
-        }
-        text
-    }
-
-    pub fn bytes(text: &str) -> Option<Vec<u8>> {
-        let digit = |digit: &u8| char::from(*digit).to_digit(16);
-        let byte = |pair: &[u8]| match pair {
-            [high, low] => u8::try_from(digit(high)? << 4 | digit(low)?).ok(),
-            _ => None,
-        };
-        text.as_bytes().chunks(2).map(byte).collect()
-    }
-
-    pub fn serialize<S: Serializer>(bytes: &[u8], to: S) -> Result<S::Ok, S::Error> {
-        to.serialize_str(&digits(bytes))
-    }
-
-    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<u8>, D::Error> {
-        let text = String::deserialize(from)?;
-        bytes(&text).ok_or_else(|| D::Error::custom("a key is not in hexadecimal digits"))
-    }
-}
-
-/// As [`hex`], of bytes that may be absent.
-mod hex_or_null {
-    use serde::de::Error as _;
-    use serde::{Deserialize, Deserializer, Serialize, Serializer};
-
-    use super::hex;
-
-    pub fn serialize<S: Serializer>(bytes: &Option<Vec<u8>>, to: S) -> Result<S::Ok, S::Error> {
-        bytes.as_deref().map(hex::digits).serialize(to)
-    }
-
-    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Vec<u8>>, D::Error> {
-        let Some(text) = Option::<String>::deserialize(from)? else {
-            return Ok(None);
-        };
-        let bytes = hex::bytes(&text);
-        (bytes.map(Some)).ok_or_else(|| D::Error::custom("a key is not in hexadecimal digits"))
     }
 }
 

@@ -24,7 +24,7 @@ use super::loads::{Loads, ShardCpu};
 use super::moves;
 use super::placement::{Node, Range, Step};
 use crate::env::Instant;
-use crate::types::{Location, NodeId, RangeId, ReplicaId, SYSTEM_RANGE};
+use crate::types::{Location, NodeId, RangeId, SYSTEM_RANGE};
 
 /// Shards may differ by so much, in thousandths of a core.
 pub(super) const DIFFERENCE: i64 = 150;
@@ -297,14 +297,4 @@ impl Departure<'_> {
 fn percent(cpu: Option<&i64>) -> String {
     let cpu = cpu.copied().unwrap_or_default().max(0);
     format!("{}.{}%", cpu / 10, cpu % 10)
-}
-
-/// The voter of a range at a shard, if it has caught up.
-pub(super) fn ready_at(range: &Range, at: Location) -> Option<ReplicaId> {
-    let mut voters = range.voters.iter();
-    let found = voters.find(|place| place.location == at)?;
-    range
-        .caught_up
-        .contains(&found.replica)
-        .then_some(found.replica)
 }

@@ -17,7 +17,7 @@ use super::message::{
 };
 use super::moves::Moves;
 use super::placement::{Range, Slot};
-use super::planning::Planning;
+use super::planned::Planning;
 use super::record::{
     self, HeldRecord, MembershipRecord, MembershipStatus, NodeRecord, RangeRecord, Row, Setting,
 };

@@ -12,7 +12,6 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::balance::ready_at;
 use super::message::LedRange;
 use super::placement::{Node, Range, Slot, Step};
 use crate::env::Instant;
@@ -102,7 +101,7 @@ impl<T: Instant> Moves<T> {
                 range.busy = true;
             } else if let Some((to, _)) = self.leads.get(&range.id)
                 && is_alive(*to)
-                && let Some(replica) = ready_at(range, *to)
+                && let Some(replica) = range.ready_at(*to)
             {
                 steps.push(Step::Lead {
                     range: range.id,

@@ -74,6 +74,13 @@ impl Range {
         Some(self.led_at()?.node)
     }
 
+    /// The voter at a shard, if it has caught up.
+    pub fn ready_at(&self, at: Location) -> Option<ReplicaId> {
+        let mut voters = self.voters.iter();
+        let found = voters.find(|place| place.location == at)?.replica;
+        self.caught_up.contains(&found).then_some(found)
+    }
+
     /// All replicas.
     pub fn places(&self) -> impl Iterator<Item = &ReplicaPlace> {
         self.voters.iter().chain(&self.learners)

@@ -6,29 +6,16 @@ use std::time::Duration;
 use super::decisions::{DecisionKind, NewDecision};
 use super::manager::{Manager, ORDER_COOLDOWN};
 use super::message::ClusterRequest;
-use super::planning::{Origin, Why};
+use super::planned::{Origin, UnderWay, Why};
 use crate::env::Instant;
 use crate::range::ReplicaPlace;
-use crate::types::{Location, RangeId, ReplicaId};
+use crate::types::{RangeId, ReplicaId};
 
 /// A range of which nothing is done for so long does not become what was ordered. For a moment nothing is
 /// done when a leader that must go has another one finish its change.
 const QUIET_MAX: Duration = Duration::from_secs(3);
 /// How long the leadership may take to follow a replica.
 const LEAD_TIMEOUT: Duration = Duration::from_mins(1);
-
-/// An order that is under way.
-pub(super) struct UnderWay<T> {
-    decision: u64,
-    pub kind: DecisionKind,
-    pub to: Option<Location>,
-    origin: Origin,
-    pub since: T,
-    /// When the members were what they should be.
-    reached: Option<T>,
-    /// Since when nothing is being done to the range, by its leaders' reports.
-    quiet: Option<T>,
-}
 
 impl<T: Instant> Manager<T> {
     /// Notes an order that is about to be given, after [`Manager::order`], and why it is.

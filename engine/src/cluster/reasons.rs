@@ -3,7 +3,7 @@
 use super::manager::{KnownRange, Manager};
 use super::message::NodeHealth;
 use super::placement::{Slot, Step};
-use super::planning::{Origin, Why};
+use super::planned::{Origin, Why};
 use super::record::MembershipStatus;
 use crate::env::Instant;
 use crate::range::ReplicaPlace;

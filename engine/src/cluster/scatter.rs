@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use super::balance::{Allowance, Picture, Proposal, ready_at};
+use super::balance::{Allowance, Picture, Proposal};
 use super::moves;
 use super::placement::{Node, Range, Step};
 use crate::env::Instant;
@@ -53,7 +53,7 @@ impl Goal {
                 Some((moves::step(range, replica, to), to))
             }
             Goal::Lead(to) => {
-                let (range, replica) = (range.id, ready_at(range, to)?);
+                let (range, replica) = (range.id, range.ready_at(to)?);
                 Some((Step::Lead { range, to: replica }, to))
             }
         }

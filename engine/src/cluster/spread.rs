@@ -9,7 +9,7 @@ use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 use super::balance::{
-    Allowance, CARRIES_LOAD, Picture, Proposal, keeps_order, leader_targets, ready_at, shift,
+    Allowance, CARRIES_LOAD, Picture, Proposal, keeps_order, leader_targets, shift,
 };
 use super::loads::ShardCpu;
 use super::moves;
@@ -140,7 +140,7 @@ fn leaders(
         if !is_uneven || load > 0 && !keeps_order(cpu, (from, to), load) {
             continue;
         }
-        let Some(replica) = ready_at(range, to) else {
+        let Some(replica) = range.ready_at(to) else {
             continue;
         };
         let step = Step::Lead {

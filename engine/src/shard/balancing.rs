@@ -1,7 +1,8 @@
 //! The part of balance that is not the manager's own: it answers what operators ask of it, and counts the
 //! moves that were begun, for metrics. Runs on the shard that hosts the manager.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 
 use super::Inner;
 use crate::cluster::manager::Manager;
@@ -37,6 +38,23 @@ pub struct MoveStats(pub [(DecisionKind, u64); DecisionKind::MOVES.len()]);
 impl Default for MoveStats {
     fn default() -> MoveStats {
         MoveCounts::default().stats()
+    }
+}
+
+/// The orders that the manager has given while it was on a shard.
+pub(super) struct GivenOrders<T> {
+    /// What was logged of the last order to each range, and when.
+    pub told: RefCell<BTreeMap<RangeId, (String, T)>>,
+    /// The moves that leaders have begun.
+    pub moves: MoveCounts,
+}
+
+impl<T> Default for GivenOrders<T> {
+    fn default() -> GivenOrders<T> {
+        GivenOrders {
+            told: RefCell::default(),
+            moves: MoveCounts::default(),
+        }
     }
 }
 
@@ -113,7 +131,7 @@ impl<E: Env> Inner<E> {
         let range = request.range();
         let kind = range.and_then(|range| manager.planning.kind_of(range));
         if let Some(kind) = kind.filter(|kind| leads == (*kind == DecisionKind::MoveLeader)) {
-            self.management.moves_begun.count(kind);
+            self.management.given_orders.moves.count(kind);
         }
     }
 }

@@ -9,14 +9,13 @@
 //! it is.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
 use std::io;
 use std::rc::Rc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
 
-use super::balancing::MoveCounts;
+use super::balancing::GivenOrders;
 use super::bounds_changes::BoundsChanges;
 use super::load::LoadMeter;
 use super::size_splits::Splits;
@@ -30,7 +29,7 @@ use crate::env::{AsyncRuntime, Clock, Env, Instant, MessageClass, Now, Transport
 use crate::error::{Error, Fatal, Fate, OrderError};
 use crate::notify::Count;
 use crate::raft::{self, Message};
-use crate::types::{Location, NodeId, RangeId, ShardId};
+use crate::types::{Location, NodeId, ShardId};
 
 /// How often a shard reports, and the manager plans.
 const REPORT_INTERVAL: Duration = Duration::from_millis(500);
@@ -82,11 +81,9 @@ pub(super) struct Management<E: Env> {
     pub(super) splits: Splits<Now<E>>,
     /// The changes of bounds that were made here.
     pub(super) bounds_changes: BoundsChanges,
-    /// What was logged of the last order to each range, and when.
-    pub(super) told_orders: RefCell<BTreeMap<RangeId, (String, Now<E>)>>,
+    /// The orders that the manager here has given.
+    pub(super) given_orders: GivenOrders<Now<E>>,
     pub(super) load: LoadMeter<Now<E>>,
-    /// The moves that the manager here has begun.
-    pub(super) moves_begun: MoveCounts,
 }
 
 impl<E: Env> Management<E> {
@@ -111,9 +108,8 @@ impl<E: Env> Management<E> {
             reports_due: Rc::default(),
             splits: Splits::default(),
             bounds_changes: BoundsChanges::new(),
-            told_orders: RefCell::default(),
+            given_orders: GivenOrders::default(),
             load: LoadMeter::default(),
-            moves_begun: MoveCounts::default(),
         }
     }
 

@@ -202,7 +202,7 @@ fn replication<E: Env>(inner: &Inner<E>) -> ReplicationStatus {
         changing,
         receiving: inner.receiving(),
         bounds_changes: inner.management.bounds_changes.stats(),
-        moves: inner.management.moves_begun.stats(),
+        moves: inner.management.given_orders.moves.stats(),
         stats: inner.around.counters.stats(),
         peers: inner.liveness.peer_status(Now::<E>::now()),
         round_trip_micros: inner.liveness.round_trip_micros(),

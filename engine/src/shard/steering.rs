@@ -12,7 +12,7 @@ use super::{Inner, split_orders};
 use crate::cluster::manager::Manager;
 use crate::cluster::message::Report;
 use crate::cluster::placement::{Range, Step};
-use crate::cluster::planning::Why;
+use crate::cluster::planned::Why;
 use crate::cluster::{
     ClusterRequest, ClusterResponse, MembershipStatus, SplitReason, moves, record, split, voter_on,
 };
@@ -294,7 +294,7 @@ impl<E: Env> Inner<E> {
         let words =
             format!("shard {at}, which leads range {range}, was ordered {order}: {outcome}");
         let now = Now::<E>::now();
-        let mut told = self.management.told_orders.borrow_mut();
+        let mut told = self.management.given_orders.told.borrow_mut();
         told.retain(|_, (_, when)| now < *when + SAME_ORDER_INTERVAL);
         if told.get(&range).is_some_and(|before| before.0 == words) {
             return;
