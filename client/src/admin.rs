@@ -5,13 +5,13 @@
 
 use std::time::Duration;
 
+use rangedb_protocol::admin::{Balance, Command, History, Nodes, Ranges, Scattered, Settings};
 pub use rangedb_protocol::admin::{
-    BlockedRange, BoundsState, ClusterStatus, Departure, Epoch, Health, HealthReason, Leaving,
-    Liveness, Membership, Node, NodeConfig, NodeEvent, NodeHistory, NodeSetting, Period, Range,
-    RangeStats, Reloaded, Replica, ReplicaInTrouble, ReplicaState, Setting, SettingChange,
+    BlockedRange, BoundsState, ClusterStatus, Decision, Departure, Epoch, Health, HealthReason,
+    Leaving, Liveness, Membership, Node, NodeConfig, NodeEvent, NodeHistory, NodeSetting, Period,
+    Range, RangeStats, Reloaded, Replica, ReplicaInTrouble, ReplicaState, Setting, SettingChange,
     SettingDifference, SettingRefused, Split, SplitFailure, SplitPart, Step, SystemLeader,
 };
-use rangedb_protocol::admin::{Command, History, Nodes, Ranges, Settings};
 pub use rangedb_protocol::{MemoryUse, NodeState, RangeState, Route, ShardState};
 use rangedb_protocol::{Reply, RequestBody, Session};
 use serde::de::DeserializeOwned;
@@ -42,6 +42,7 @@ use crate::perform::{Request, Take};
 /// ([`transfer_leader`](Admin::transfer_leader), [`move_replica`](Admin::move_replica),
 /// [`split_range`](Admin::split_range), [`merge_range`](Admin::merge_range),
 /// [`release_range`](Admin::release_range),
+/// [`scatter_ranges`](Admin::scatter_ranges),
 /// [`drain_node`](Admin::drain_node) and its likes, [`config_set`](Admin::config_set)) are not tried
 /// again once a node may have taken them; each may be given again. An order that cannot be carried out
 /// now fails with [`ErrorCode::Busy`], one that the cluster's state forbids until somebody changes it
@@ -193,12 +194,34 @@ impl Admin {
             at: at.to_vec(),
             hold_ms: hold.map(hold_ms),
         };
-        let mut answer = read::<Split>(&self.send(&command, Kind::Order).await?);
-        if let Err(error) = &mut answer {
-            // The order was carried out.
-            error.fate = Fate::Applied;
-        }
-        answer
+        self.order_answered(command).await
+    }
+
+    /// Has leaders and replicas of the users' ranges with keys in an interval spread evenly over nodes and
+    /// shards, whatever loads they carry; without an end all from `start` on. Gives how many orders that
+    /// takes. When the call returns the manager has begun to give them, at the limits of balance;
+    /// [`decisions`](Admin::decisions) shows them.
+    ///
+    /// # Errors
+    /// See [`Error`]; its fate tells whether the order was taken. [`ErrorCode::Invalid`] if the interval is
+    /// empty.
+    pub async fn scatter_ranges(&self, start: &[u8], end: Option<&[u8]>) -> Result<u64, Error> {
+        let command = Command::ScatterRanges {
+            start: start.to_vec(),
+            end: end.map(<[u8]>::to_vec),
+        };
+        let answer: Scattered = self.order_answered(command).await?;
+        Ok(answer.orders)
+    }
+
+    /// The last decisions of the cluster's manager, at most 100, oldest first: which leaders and replicas it
+    /// has moved and which ranges it has split, why, and what became of it. A new manager knows none.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn decisions(&self) -> Result<Vec<Decision>, Error> {
+        let answer: Balance = self.show(Command::Balance {}).await?;
+        Ok(answer.decisions)
     }
 
     /// Has a range take over its right neighbour, which is no more after that. The replicas of the
@@ -317,6 +340,16 @@ impl Admin {
     /// answer says does not matter.
     async fn order(&self, command: Command) -> Result<(), Error> {
         self.send(&command, Kind::Order).await.map(|_| ())
+    }
+
+    /// The same for a command whose answer says more.
+    async fn order_answered<T: DeserializeOwned>(&self, command: Command) -> Result<T, Error> {
+        let mut answer = read(&self.send(&command, Kind::Order).await?);
+        if let Err(error) = &mut answer {
+            // The order was carried out.
+            error.fate = Fate::Applied;
+        }
+        answer
     }
 
     async fn send(&self, command: &Command, kind: Kind) -> Result<String, Error> {

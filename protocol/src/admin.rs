@@ -3,6 +3,9 @@
 //! [`Unknown`](Health::Unknown), so that a client reads what a newer node writes. Members are added but
 //! never renamed, since other tools read them, too. Pure.
 
+mod balance;
+mod hex;
+mod hex_or_null;
 mod history;
 mod leaving;
 mod ranges;
@@ -12,6 +15,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+pub use balance::{Balance, Decision, Scattered};
 pub use history::{NodeEvent, NodeHistory, Period, Step};
 pub use leaving::{BlockedRange, Departure, Leaving};
 pub use ranges::{
@@ -127,6 +131,18 @@ pub enum Command {
         /// How work is summed up.
         #[serde(default)]
         step: Step,
+    },
+    /// Shows the last decisions of the manager. [`Balance`] is the answer.
+    Balance {},
+    /// Spreads leaders and replicas of the users' ranges with keys in an interval evenly. [`Scattered`] is
+    /// the answer.
+    ScatterRanges {
+        /// The first key of the interval.
+        #[serde(default, with = "hex")]
+        start: Vec<u8>,
+        /// The key at which it ends, which is not in it; none: it has no end.
+        #[serde(default, with = "hex_or_null")]
+        end: Option<Vec<u8>>,
     },
 }
 
@@ -499,61 +515,6 @@ impl fmt::Display for Membership {
 impl fmt::Display for ReplicaState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.serialize(f)
-    }
-}
-
-/// Bytes as hexadecimal digits: lower-case ones are written, both cases are read.
-mod hex {
-    use std::fmt::Write as _;
-
-    use serde::de::Error as _;
-    use serde::{Deserialize, Deserializer, Serializer};
-
-    pub fn digits(bytes: &[u8]) -> String {
-        let mut text = String::with_capacity(bytes.len() * 2);
-        for byte in bytes {
-            // Writing to a string cannot fail.
-            let _ = write!(text, "{byte:02x}");
-        }
-        text
-    }
-
-    pub fn bytes(text: &str) -> Option<Vec<u8>> {
-        let digit = |digit: &u8| char::from(*digit).to_digit(16);
-        let byte = |pair: &[u8]| match pair {
-            [high, low] => u8::try_from(digit(high)? << 4 | digit(low)?).ok(),
-            _ => None,
-        };
-        text.as_bytes().chunks(2).map(byte).collect()
-    }
-
-    pub fn serialize<S: Serializer>(bytes: &[u8], to: S) -> Result<S::Ok, S::Error> {
-        to.serialize_str(&digits(bytes))
-    }
-
-    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<u8>, D::Error> {
-        let text = String::deserialize(from)?;
-        bytes(&text).ok_or_else(|| D::Error::custom("a key is not in hexadecimal digits"))
-    }
-}
-
-/// As [`hex`], of bytes that may be absent.
-mod hex_or_null {
-    use serde::de::Error as _;
-    use serde::{Deserialize, Deserializer, Serialize, Serializer};
-
-    use super::hex;
-
-    pub fn serialize<S: Serializer>(bytes: &Option<Vec<u8>>, to: S) -> Result<S::Ok, S::Error> {
-        bytes.as_deref().map(hex::digits).serialize(to)
-    }
-
-    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Vec<u8>>, D::Error> {
-        let Some(text) = Option::<String>::deserialize(from)? else {
-            return Ok(None);
-        };
-        let bytes = hex::bytes(&text);
-        (bytes.map(Some)).ok_or_else(|| D::Error::custom("a key is not in hexadecimal digits"))
     }
 }
 

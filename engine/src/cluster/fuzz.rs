@@ -10,8 +10,8 @@ use crate::cluster::record::{
     self, HeldRecord, MembershipRecord, MembershipStatus, NodeRecord, RangeRecord, Setting,
 };
 use crate::cluster::{
-    HighestIds, Leaving, NodeHealth, NodeView, RangeStats, RangeView, ShardStats, SplitPart,
-    SplitReason, Trouble,
+    Decision, DecisionKind, HighestIds, Leaving, NodeHealth, NodeView, Outcome, RangeStats,
+    RangeView, ShardStats, SplitPart, SplitReason, Trouble,
 };
 use crate::error::OrderError;
 use crate::range::{Descriptor, Keyspace, ReplicaPlace};
@@ -61,6 +61,20 @@ fn setting() -> Setting {
         name: "dead-after".to_owned(),
         value: "5m".to_owned(),
         at_ms: 9,
+    }
+}
+
+fn decision() -> Decision {
+    Decision {
+        id: 7,
+        at_ms: 9,
+        range: RangeId(7),
+        kind: DecisionKind::MoveReplica,
+        reason: "why".to_owned(),
+        from: Some(AT),
+        to: None,
+        expected: String::new(),
+        outcome: Outcome::Failed("why not".to_owned()),
     }
 }
 
@@ -151,6 +165,10 @@ fn questions_and_answers() {
             held_until_ms: Some(9),
         },
         ClusterRequest::ReleaseRange { range },
+        ClusterRequest::Decisions,
+        ClusterRequest::Scatter {
+            keys: descriptor().keys,
+        },
         ClusterRequest::SplitKeys {
             range: RangeId(8),
             version: 3,
@@ -208,6 +226,8 @@ fn questions_and_answers() {
             }],
             failed: Some(OrderError::busy("why")),
         },
+        ClusterResponse::Decisions(vec![decision()]),
+        ClusterResponse::Scattered(7),
     ];
     let tally = fuzz(
         "tolds",

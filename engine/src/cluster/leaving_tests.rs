@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::*;
+use crate::cluster::placement::Step;
 use crate::cluster::record::MembershipRecord;
 
 /// Gives an order whose row is durable at once.
@@ -23,7 +24,7 @@ fn conflict(refused: Result<(), OrderError>) -> String {
 /// The replicas that are to lead ranges.
 fn given_away(case: &Case) -> BTreeMap<RangeId, ReplicaId> {
     let steps = case.manager.plan(case.now).into_iter();
-    let leads = steps.filter_map(|step| match step {
+    let leads = steps.filter_map(|planned| match planned.step {
         Step::Lead { range, to } => Some((range, to)),
         Step::Change { .. } => None,
     });

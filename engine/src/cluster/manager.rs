@@ -18,12 +18,12 @@ use super::message::{
     View,
 };
 use super::moves::Moves;
-use super::placement::{self, Node, Range, Slot, Step};
+use super::placement::{Range, Slot};
+use super::planned::Planning;
 use super::record::{
     self, HeldRecord, MembershipRecord, MembershipStatus, NodeRecord, RangeRecord, Row, Setting,
 };
 use crate::env::Instant;
-use crate::mutant::{self, Mutant};
 use crate::range::{Descriptor, ReplicaPlace};
 use crate::types::{Location, NodeId, RangeId, ReplicaId};
 
@@ -32,7 +32,7 @@ pub(super) const SILENT_AFTER: Duration = Duration::from_secs(3);
 /// How long a leader's report of its range counts.
 const REPORT_TTL: Duration = Duration::from_secs(3);
 /// How long a range gets no new order after an order, unless it has carried that out before.
-const ORDER_COOLDOWN: Duration = Duration::from_secs(6);
+pub(super) const ORDER_COOLDOWN: Duration = Duration::from_secs(6);
 /// How long a node must be silent to be dead, unless a setting says otherwise.
 const DEAD_AFTER: Duration = Duration::from_mins(5);
 /// How many earlier processes of each node are remembered.
@@ -72,8 +72,11 @@ pub(super) struct KnownRange<T: Instant> {
 
 /// What a range was ordered to become.
 pub(super) enum Goal {
-    /// All its members, and the voters among them.
-    Members(BTreeSet<ReplicaId>, BTreeSet<ReplicaId>),
+    /// Its members.
+    Members {
+        voters: Vec<ReplicaPlace>,
+        learners: Vec<ReplicaPlace>,
+    },
     /// The replica that must lead.
     Leader(ReplicaId),
     /// Other bounds than with this version.
@@ -83,12 +86,15 @@ pub(super) enum Goal {
 impl Goal {
     fn is_reached(&self, led: &LedRange) -> bool {
         match self {
-            Goal::Members(all, voters) => {
+            Goal::Members { voters, learners } => {
+                let ids = |place: &ReplicaPlace| place.replica;
+                let all: BTreeSet<ReplicaId> = voters.iter().chain(learners).map(ids).collect();
+                let voters: BTreeSet<ReplicaId> = voters.iter().map(ids).collect();
                 let replicas = led.descriptor.replicas.iter();
                 !led.changing
                     && !led.is_joint
-                    && replicas.map(|place| place.replica).eq(all.iter().copied())
-                    && led.voters.iter().copied().collect::<BTreeSet<_>>() == *voters
+                    && replicas.map(ids).eq(all.iter().copied())
+                    && led.voters.iter().copied().collect::<BTreeSet<_>>() == voters
             }
             Goal::Leader(leader) => led.leader == *leader,
             Goal::Bounds(version) => led.descriptor.epoch.version > *version,
@@ -116,6 +122,8 @@ pub struct Manager<T: Instant> {
     pub(super) ids: Ids,
     /// The moves that operators have ordered.
     pub moves: Moves<T>,
+    /// The decisions, and what became of them.
+    pub planning: Planning<T>,
     pub(super) health: Health<T>,
     /// The view that shards get, as of the last [`Manager::refresh`].
     pub(super) view: View,
@@ -144,6 +152,7 @@ impl<T: Instant> Manager<T> {
             bounds: Bounds::new(),
             ids: Ids::new(),
             moves: Moves::new(),
+            planning: Planning::new(term),
             health: Health::new(),
             view: View {
                 version: term << 32,
@@ -406,14 +415,16 @@ impl<T: Instant> Manager<T> {
             known.saved = false;
         }
         let ordered = known.ordered.as_ref();
-        if ordered.is_some_and(|(_, goal)| goal.is_reached(&led)) {
+        let is_reached = ordered.is_some_and(|(_, goal)| goal.is_reached(&led));
+        if is_reached {
             known.ordered = None;
         }
-        self.moves.take_range(&led);
+        self.moves.take_range(&led, now);
         let (descriptor, followers) = (&known.record.descriptor, &led.followers);
         self.health
             .take_followers(descriptor, led.leader, followers, now);
         known.report = Some((now, led));
+        self.follow(range, is_reached, now);
     }
 
     /// The rows that must be written; when they are durable, call [`Manager::saved`] with them.
@@ -478,46 +489,6 @@ impl<T: Instant> Manager<T> {
         !self.is_ordered(known, now) && report.is_some_and(|report| !report.is_changing())
     }
 
-    /// The next steps to order.
-    pub fn plan(&self, now: T) -> Vec<Step> {
-        let (nodes, mut ranges) = self.placed(now);
-        let spread = self.setting("balance") != Some("off");
-        let mut steps = self.moves.steps(&nodes, &mut ranges, now);
-        steps.extend(self.leave_shards(&nodes, &mut ranges, now));
-        steps.extend(placement::plan(&nodes, &ranges, self.factor(), spread));
-        steps
-    }
-
-    /// The shard of a node that should be given the next replica; see
-    /// [`placement::least_loaded_shard`].
-    pub fn least_loaded_shard(&self, node: NodeId, now: T) -> Option<Location> {
-        let (nodes, ranges) = self.placed(now);
-        placement::least_loaded_shard(&nodes, &ranges, node)
-    }
-
-    /// Nodes that keep their replicas, and all ranges, as placement sees them.
-    pub(super) fn placed(&self, now: T) -> (Vec<Node>, Vec<Range>) {
-        let avoided = self.health.avoided(now);
-        let nodes = self.nodes.values().filter_map(|known| {
-            let state = self.node_health(known, now);
-            let id = known.record.id;
-            let of_node = avoided.iter().filter(|at| at.node == id);
-            let membership = self.membership(id);
-            let is_drained =
-                membership == MembershipStatus::Draining && !mutant::is(Mutant::DrainedNodeLeads);
-            let drains = is_drained || self.has_slow_disk(id);
-            (state != NodeHealth::Dead && membership.keeps_replicas()).then(|| Node {
-                id,
-                shards: known.record.staying_shards(),
-                alive: state == NodeHealth::Alive && !drains,
-                drains,
-                avoided: of_node.map(|at| at.shard).collect(),
-            })
-        });
-        let ranges = self.ranges.values().map(|known| self.range(known, now));
-        (nodes.collect(), ranges.collect())
-    }
-
     pub(super) fn range(&self, known: &KnownRange<T>, now: T) -> Range {
         let report = self.fresh(known, now);
         let descriptor = &known.record.descriptor;
@@ -572,16 +543,14 @@ impl<T: Instant> Manager<T> {
     /// Notes an order to a range: it gets no other until it has carried this one out, or for a
     /// while.
     pub fn order(&mut self, request: &ClusterRequest, now: T) {
-        let ids = |places: &[ReplicaPlace]| places.iter().map(|place| place.replica).collect();
         let (range, goal) = match request {
             ClusterRequest::Change {
                 range,
                 voters,
                 learners,
             } => {
-                let (mut all, voters): (BTreeSet<_>, BTreeSet<_>) = (ids(learners), ids(voters));
-                all.extend(&voters);
-                (range, Goal::Members(all, voters))
+                let (voters, learners) = (voters.clone(), learners.clone());
+                (range, Goal::Members { voters, learners })
             }
             ClusterRequest::TransferLeadership { range, to } => (range, Goal::Leader(*to)),
             ClusterRequest::Split { range, version, .. }

@@ -5,6 +5,7 @@ use std::time::Instant as StdInstant;
 
 use super::*;
 use crate::cluster::message::{Follower, HeldReplica, Peer, RangeStats, RangeView};
+use crate::cluster::placement::Step;
 use crate::error::OrderError;
 use crate::range::Keyspace;
 use crate::types::{Epoch, KeyRange, SYSTEM_RANGE, ShardId};
@@ -176,7 +177,7 @@ impl Case {
     /// The nodes that are to get a new voter of the range, and the voters that stay.
     fn planned(&self) -> Option<(Vec<u64>, Vec<u64>)> {
         let steps = self.manager.plan(self.now);
-        let change = steps.iter().find_map(|step| match step {
+        let change = steps.iter().find_map(|planned| match &planned.step {
             Step::Change { range, voters, .. } if *range == RangeId(2) => Some(voters),
             _ => None,
         })?;

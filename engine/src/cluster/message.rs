@@ -7,6 +7,7 @@
     reason = "what rkyv derives for enums has fields without docs"
 )]
 
+use super::decisions::Decision;
 use super::record::{MembershipStatus, NodeRecord, Setting};
 use crate::codec;
 use crate::error::OrderError;
@@ -157,6 +158,11 @@ pub enum ClusterRequest {
     CancelMerge { merge: MergeId, border: Vec<u8> },
     /// To the leader of a range that is frozen for this merge, which is cancelled.
     Unfreeze { range: RangeId, merge: MergeId },
+    /// To the manager: asks for its last decisions. The response is [`ClusterResponse::Decisions`].
+    Decisions,
+    /// To the manager: the users' ranges with keys in this interval must be spread evenly. The response is
+    /// [`ClusterResponse::Scattered`].
+    Scatter { keys: KeyRange },
 }
 
 impl ClusterRequest {
@@ -182,6 +188,7 @@ impl ClusterRequest {
                 | ClusterRequest::SplitRange { .. }
                 | ClusterRequest::ReleaseRange { .. }
                 | ClusterRequest::MergeRange { .. }
+                | ClusterRequest::Scatter { .. }
         )
     }
 }
@@ -236,6 +243,10 @@ pub enum ClusterResponse {
         /// Whether it has taken place.
         merged: bool,
     },
+    /// The last decisions, oldest first.
+    Decisions(Vec<Decision>),
+    /// So many orders are given to spread ranges.
+    Scattered(u64),
 }
 
 /// Why a range is split.

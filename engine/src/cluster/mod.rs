@@ -3,19 +3,22 @@
 //! The truth about a range is its own replicated state. Knowledge of all ranges lives with the
 //! shard that leads the **system range**. Its [`manager`] receives every shard's
 //! [`message::Report`] twice a second, keeps in the system range the records that must outlive it
-//! ([`record`]), and orders replicas and leaders to move as [`placement`] says, and ranges to be split
+//! ([`record`]), and orders replicas and leaders to move as [`planning`] says, and ranges to be split
 //! ([`split`]). It decides nothing on the data path: while no shard leads the system range, nodes go on
 //! serving, and nothing moves.
 //! The shards' part (reporting, making and removing replicas, changing a group's members) is in
 //! [`crate::shard`].
 
+mod balance;
 mod bounds;
+pub mod decisions;
 mod departure;
 #[cfg(test)]
 mod fuzz;
 mod health;
 mod ids;
 mod leaving;
+mod loads;
 pub mod manager;
 pub mod merge;
 pub mod message;
@@ -23,13 +26,20 @@ pub mod moves;
 mod orders;
 mod overlap;
 pub mod placement;
+pub mod planned;
+mod planning;
+mod progress;
+mod reasons;
 pub mod record;
+mod scatter;
 pub mod settings;
 mod shard_departures;
 pub mod split;
+mod spread;
 mod stuck;
 mod view;
 
+pub use decisions::{Decision, DecisionKind, NewDecision, Outcome};
 pub use message::{
     BoundsPhase, ClusterRequest, ClusterResponse, HighestIds, Leaving, NodeHealth, NodeView,
     RangeStats, RangeView, ShardStats, SplitPart, SplitReason, Trouble, View,

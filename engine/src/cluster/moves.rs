@@ -3,7 +3,11 @@
 //! A change of members that fails on its way, because its leader is lost or the new replica cannot be
 //! made in time, is taken back by [`placement`](super::placement), which knows nothing of the move. So
 //! the manager remembers the move, and orders it again until the replica is gone from where it was.
-//! The manager that is made when another shard leads the system range does not know it any more.
+//!
+//! A leader whose replica moves lets another one lead meanwhile. Where the leadership is to go with the
+//! replica, it is handed to the new one once that has come ([`Moves::lead_after`]).
+//!
+//! The manager that is made when another shard leads the system range does not know all this any more.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -26,12 +30,16 @@ struct Move<T> {
 /// The moves that are not done yet, one of each range at most.
 pub struct Moves<T> {
     of_range: BTreeMap<RangeId, Move<T>>,
+    /// Where ranges must be led once a replica has come there, and until when.
+    leads: BTreeMap<RangeId, (Location, T)>,
 }
 
 impl<T: Instant> Moves<T> {
     pub(super) fn new() -> Moves<T> {
-        let of_range = BTreeMap::new();
-        Moves { of_range }
+        Moves {
+            of_range: BTreeMap::new(),
+            leads: BTreeMap::new(),
+        }
     }
 
     /// Remembers a move that the range's leader has begun. It replaces an earlier one.
@@ -46,9 +54,30 @@ impl<T: Instant> Moves<T> {
         self.of_range.len()
     }
 
-    /// Forgets the range's move if the replica is no longer a member.
-    pub(super) fn take_range(&mut self, led: &LedRange) {
+    /// Remembers that the replica which is about to come to a shard must lead its range.
+    pub(super) fn lead_after(&mut self, range: RangeId, to: Location, now: T) {
+        self.leads.insert(range, (to, now + RETRY_MAX));
+    }
+
+    /// Whether a range's leadership is to go with a replica.
+    pub(super) fn leads_after(&self, range: RangeId) -> bool {
+        self.leads.contains_key(&range)
+    }
+
+    /// Forgets that a range must be led elsewhere.
+    pub(super) fn stays(&mut self, range: RangeId) {
+        self.leads.remove(&range);
+    }
+
+    /// Forgets what is done: the range's move if the replica is no longer a member, and where it must be
+    /// led if it is led there, or was not for too long.
+    pub(super) fn take_range(&mut self, led: &LedRange, now: T) {
         let range = led.descriptor.range;
+        if let Some((to, until)) = self.leads.get(&range)
+            && (led.descriptor.location(led.leader) == Some(*to) || now >= *until)
+        {
+            self.leads.remove(&range);
+        }
         if let Some(accepted) = self.of_range.get(&range)
             && led.descriptor.location(accepted.replica).is_none()
         {
@@ -56,18 +85,28 @@ impl<T: Instant> Moves<T> {
         }
     }
 
-    /// The changes that carry the moves on. The ranges they are of get no other order.
+    /// The changes that carry the moves on, and the new leaders. The ranges they are of get no other order.
     pub(super) fn steps(&self, nodes: &[Node], ranges: &mut [Range], now: T) -> Vec<Step> {
         let mut steps = Vec::new();
-        for range in ranges.iter_mut().filter(|range| !range.busy) {
-            let Some(Move { replica, to, until }) = self.of_range.get(&range.id) else {
-                continue;
-            };
+        let is_alive = |at: Location| {
             let mut nodes = nodes.iter();
-            let is_alive =
-                nodes.any(|node| node.id == to.node && node.alive && to.shard.0 < node.shards);
-            if is_alive && now < *until {
+            nodes.any(|node| node.id == at.node && node.alive && at.shard.0 < node.shards)
+        };
+        for range in ranges.iter_mut().filter(|range| !range.busy) {
+            if let Some(Move { replica, to, until }) = self.of_range.get(&range.id)
+                && is_alive(*to)
+                && now < *until
+            {
                 steps.push(step(range, *replica, *to));
+                range.busy = true;
+            } else if let Some((to, _)) = self.leads.get(&range.id)
+                && is_alive(*to)
+                && let Some(replica) = range.ready_at(*to)
+            {
+                steps.push(Step::Lead {
+                    range: range.id,
+                    to: replica,
+                });
                 range.busy = true;
             }
         }

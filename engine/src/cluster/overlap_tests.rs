@@ -101,8 +101,8 @@ fn a_replica_of_a_new_range_that_no_shard_reports_is_replaced_after_a_while() {
     );
     let is_replaced = |case: &Case| {
         let steps = case.manager.plan(case.now);
-        steps.iter().any(|step| {
-            matches!(step, Step::Change { range, voters, .. }
+        steps.iter().any(|planned| {
+            matches!(&planned.step, Step::Change { range, voters, .. }
                 if *range == child && voters.contains(&Slot::New(at(2))))
         })
     };

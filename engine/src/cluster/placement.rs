@@ -4,8 +4,8 @@
 //! that there are, and learners for the rest of the factor. So a second node gets learners, and a
 //! third turns one voter into three, in one change of members. A voter on a dead node is replaced
 //! if there is a node for it. So is a voter that does not do its part, on the same node or on
-//! another. The number of voters never falls because nodes are missing. When all that is done,
-//! replicas and leaders are spread evenly, a few at a time.
+//! another. The number of voters never falls because nodes are missing. How replicas and leaders are
+//! spread besides is said in [`balance`](super::balance) and [`spread`](super::spread).
 //!
 //! A node that is decommissioned is none of these nodes, so its replicas are replaced like those of
 //! a dead one, by its live replicas' leaders. A node that drains keeps what it has but its
@@ -14,13 +14,11 @@
 use std::collections::BTreeMap;
 
 use crate::range::ReplicaPlace;
-use crate::types::{Location, NodeId, RangeId, ReplicaId, SYSTEM_RANGE, ShardId};
+use crate::types::{Location, NodeId, RangeId, ReplicaId, ShardId};
 
 /// Most changes of members ordered at the same time.
 const CHANGES_MAX: usize = 8;
-/// Most leadership transfers ordered at the same time.
-const TRANSFERS_MAX: usize = 16;
-/// The same, away from nodes that drain: somebody waits for these.
+/// Most leadership transfers away from nodes that drain ordered at the same time: somebody waits for these.
 const DRAIN_TRANSFERS_MAX: usize = 256;
 /// A replica that lacks at most this many entries has caught up.
 pub const CAUGHT_UP: u64 = 100;
@@ -63,6 +61,32 @@ pub struct Range {
     pub busy: bool,
 }
 
+impl Range {
+    /// The leader's place, if it is a voter.
+    pub fn led_at(&self) -> Option<Location> {
+        let mut voters = self.voters.iter();
+        let leader = voters.find(|place| Some(place.replica) == self.leader)?;
+        Some(leader.location)
+    }
+
+    /// The leader's node, if it is a voter.
+    pub fn led_on(&self) -> Option<NodeId> {
+        Some(self.led_at()?.node)
+    }
+
+    /// The voter at a shard, if it has caught up.
+    pub fn ready_at(&self, at: Location) -> Option<ReplicaId> {
+        let mut voters = self.voters.iter();
+        let found = voters.find(|place| place.location == at)?.replica;
+        self.caught_up.contains(&found).then_some(found)
+    }
+
+    /// All replicas.
+    pub fn places(&self) -> impl Iterator<Item = &ReplicaPlace> {
+        self.voters.iter().chain(&self.learners)
+    }
+}
+
 /// A replica that there should be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Slot {
@@ -73,7 +97,8 @@ pub enum Slot {
 }
 
 impl Slot {
-    fn location(self) -> Location {
+    /// Where it is, or will be.
+    pub fn location(self) -> Location {
         match self {
             Slot::Here(place) => place.location,
             Slot::New(location) => location,
@@ -111,24 +136,13 @@ impl Step {
     }
 }
 
-/// The next steps. Without `spread`, only those that complete the members of ranges and that empty
-/// nodes: dead nodes are replaced, changes that were left half done are ended, and nodes that drain
-/// give up their leaderships.
-pub fn plan(nodes: &[Node], ranges: &[Range], factor: usize, spread: bool) -> Vec<Step> {
+/// The next steps that complete the members of ranges and that empty nodes: dead nodes are replaced,
+/// changes that were left half done are ended, and nodes that drain give up their leaderships.
+pub fn plan(nodes: &[Node], ranges: &[Range], factor: usize) -> Vec<Step> {
     let mut plan = Plan::new(nodes, ranges, factor);
     let drained = plan.drain_leaders();
     let is_drained = |range: RangeId| drained.iter().any(|step| step.range() == range);
     plan.complete(CHANGES_MAX, is_drained);
-    // Nothing is spread while a change is under way. Ranges without a leader do not delay it.
-    let at_rest = ranges
-        .iter()
-        .all(|range| !range.busy || range.leader.is_none());
-    if spread && plan.steps.is_empty() && drained.is_empty() && at_rest {
-        plan.spread_replicas();
-        if plan.steps.is_empty() {
-            plan.spread_leaders();
-        }
-    }
     plan.steps.extend(drained);
     plan.steps
 }
@@ -157,17 +171,19 @@ pub fn least_loaded_shard(nodes: &[Node], ranges: &[Range], node: NodeId) -> Opt
     Plan::new(nodes, ranges, 0).shard(node)
 }
 
-struct Plan<'a> {
+/// Steps that are being planned, and what they make of the numbers of replicas.
+pub(super) struct Plan<'a> {
     nodes: &'a [Node],
     ranges: &'a [Range],
     factor: usize,
     /// Replicas on each shard, including those that are ordered.
-    load: BTreeMap<Location, usize>,
+    pub load: BTreeMap<Location, usize>,
     steps: Vec<Step>,
 }
 
 impl<'a> Plan<'a> {
-    fn new(nodes: &'a [Node], ranges: &'a [Range], factor: usize) -> Plan<'a> {
+    /// A plan without steps.
+    pub fn new(nodes: &'a [Node], ranges: &'a [Range], factor: usize) -> Plan<'a> {
         let mut load = BTreeMap::new();
         for node in nodes {
             for shard in (0..node.shards).map(ShardId) {
@@ -195,7 +211,8 @@ impl<'a> Plan<'a> {
         self.nodes.iter().any(|n| n.id == node)
     }
 
-    fn node_load(&self, node: NodeId) -> usize {
+    /// How many replicas a node has.
+    pub fn node_load(&self, node: NodeId) -> usize {
         let of_node = self.load.iter().filter(|(at, _)| at.node == node);
         of_node.map(|(_, load)| load).sum()
     }
@@ -207,19 +224,20 @@ impl<'a> Plan<'a> {
         best.map(|(at, _)| *at)
     }
 
-    fn is_avoided(&self, at: Location) -> bool {
+    /// Whether a shard has failed to make a replica.
+    pub fn is_avoided(&self, at: Location) -> bool {
         let mut nodes = self.nodes.iter();
         nodes.any(|node| node.id == at.node && node.avoided.contains(&at.shard))
     }
 
     /// Whether all shards of a node have failed.
-    fn all_avoided(&self, node: NodeId) -> bool {
+    pub fn all_avoided(&self, node: NodeId) -> bool {
         let mut of_node = self.load.keys().filter(|at| at.node == node);
         of_node.all(|at| self.is_avoided(*at))
     }
 
     /// The live nodes except these, the least loaded first.
-    fn others(&self, but: &[NodeId]) -> Vec<NodeId> {
+    pub fn others(&self, but: &[NodeId]) -> Vec<NodeId> {
         let alive = self.nodes.iter().filter(|node| node.alive);
         let mut others: Vec<NodeId> = alive
             .map(|node| node.id)
@@ -304,18 +322,11 @@ impl<'a> Plan<'a> {
             .collect()
     }
 
-    /// The leader's node of a range, if it is a voter.
-    fn led_on(range: &Range) -> Option<NodeId> {
-        let mut voters = range.voters.iter();
-        let leader = voters.find(|place| Some(place.replica) == range.leader)?;
-        Some(leader.location.node)
-    }
-
     /// How many ranges each live node leads.
-    fn led(&self, ranges: impl Iterator<Item = &'a Range>) -> BTreeMap<NodeId, usize> {
+    pub fn led(&self, ranges: impl Iterator<Item = &'a Range>) -> BTreeMap<NodeId, usize> {
         let mut led: BTreeMap<NodeId, usize> = BTreeMap::new();
         led.extend(self.nodes.iter().filter(|n| n.alive).map(|n| (n.id, 0)));
-        for node in ranges.filter_map(Plan::led_on) {
+        for node in ranges.filter_map(Range::led_on) {
             *led.entry(node).or_default() += 1;
         }
         led
@@ -338,7 +349,7 @@ impl<'a> Plan<'a> {
         led.retain(|node, _| !drains.contains(node));
         let alive = |node: NodeId| self.nodes.iter().any(|n| n.id == node && n.alive);
         for range in self.ranges.iter().filter(|range| !range.busy) {
-            let is_drained = Plan::led_on(range).is_some_and(|node| drains.contains(&node));
+            let is_drained = range.led_on().is_some_and(|node| drains.contains(&node));
             if !is_drained || steps.len() >= DRAIN_TRANSFERS_MAX {
                 continue;
             }
@@ -388,395 +399,8 @@ impl<'a> Plan<'a> {
             });
         }
     }
-
-    /// Moves replicas from the fullest nodes to the emptiest.
-    fn spread_replicas(&mut self) {
-        let ranges = self.ranges;
-        for range in ranges {
-            if self.steps.len() >= CHANGES_MAX {
-                return;
-            }
-            let nodes: Vec<NodeId> = range.voters.iter().map(|p| p.location.node).collect();
-            let full = nodes.iter().max_by_key(|node| self.node_load(**node));
-            let empty = self.others(&nodes).first().copied();
-            let empty = empty.filter(|node| !self.all_avoided(*node));
-            let (Some(full), Some(empty)) = (full.copied(), empty) else {
-                continue;
-            };
-            let has_learner = range.learners.iter().any(|p| p.location.node == empty);
-            if has_learner || self.node_load(full) < self.node_load(empty) + 2 {
-                continue;
-            }
-            let mut voters = Vec::new();
-            for place in &range.voters {
-                if place.location.node != full {
-                    voters.push(Slot::Here(*place));
-                } else if let Some(load) = self.load.get_mut(&place.location) {
-                    *load -= 1;
-                }
-            }
-            voters.extend(self.slot(range, empty));
-            let learners = range.learners.iter().map(|place| Slot::Here(*place));
-            self.change(range, voters, learners.collect());
-        }
-    }
-
-    /// Makes live nodes lead equally many ranges. The leader of the system range stays.
-    fn spread_leaders(&mut self) {
-        let users = || self.ranges.iter().filter(|r| r.id != SYSTEM_RANGE);
-        let mut led = self.led(users());
-        let mut steps = Vec::new();
-        for range in users().filter(|range| !range.busy) {
-            let Some(from) = Plan::led_on(range) else {
-                continue;
-            };
-            let count = |node: NodeId| led.get(&node).copied().unwrap_or(usize::MAX);
-            let alive = |node: NodeId| self.nodes.iter().any(|n| n.id == node && n.alive);
-            let voters = range.voters.iter().filter(|p| alive(p.location.node));
-            let Some(to) = voters.min_by_key(|place| count(place.location.node)) else {
-                continue;
-            };
-            if steps.len() < TRANSFERS_MAX && count(to.location.node) + 2 <= count(from) {
-                *led.entry(from).or_default() -= 1;
-                *led.entry(to.location.node).or_default() += 1;
-                steps.push(Step::Lead {
-                    range: range.id,
-                    to: to.replica,
-                });
-            }
-        }
-        self.steps.extend(steps);
-    }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn node(id: u64) -> Node {
-        Node {
-            id: NodeId(id),
-            shards: 2,
-            alive: true,
-            drains: false,
-            avoided: Vec::new(),
-        }
-    }
-
-    fn at(node: u64, shard: u16) -> Location {
-        Location {
-            node: NodeId(node),
-            shard: ShardId(shard),
-        }
-    }
-
-    fn range(id: u64, voters: &[u64]) -> Range {
-        let place = |node: &u64| ReplicaPlace {
-            replica: ReplicaId(id * 100 + node),
-            location: at(*node, (id % 2) as u16),
-        };
-        let voters: Vec<ReplicaPlace> = voters.iter().map(place).collect();
-        Range {
-            id: RangeId(id),
-            leader: voters.first().map(|place| place.replica),
-            caught_up: voters.iter().map(|place| place.replica).collect(),
-            voters,
-            learners: Vec::new(),
-            given_up: None,
-            not_on: None,
-            is_joint: false,
-            busy: false,
-        }
-    }
-
-    /// Does what the steps say, at once; new replicas get ids of their own.
-    fn apply(ranges: &mut [Range], steps: &[Step], next: &mut u64) {
-        let mut made = |slot: &Slot| match slot {
-            Slot::Here(place) => *place,
-            Slot::New(location) => {
-                *next += 1;
-                ReplicaPlace {
-                    replica: ReplicaId(*next),
-                    location: *location,
-                }
-            }
-        };
-        for step in steps {
-            match step {
-                Step::Change {
-                    range,
-                    voters,
-                    learners,
-                } => {
-                    let range = ranges.iter_mut().find(|r| r.id == *range).expect("known");
-                    range.voters = voters.iter().map(&mut made).collect();
-                    range.learners = learners.iter().map(&mut made).collect();
-                    range.given_up = None;
-                    if !range.voters.iter().any(|p| Some(p.replica) == range.leader) {
-                        range.leader = range.voters.first().map(|p| p.replica);
-                    }
-                }
-                Step::Lead { range, to } => {
-                    let range = ranges.iter_mut().find(|r| r.id == *range).expect("known");
-                    assert!(range.voters.iter().any(|p| p.replica == *to));
-                    range.leader = Some(*to);
-                }
-            }
-        }
-    }
-
-    /// Plans and applies until nothing is left to do.
-    fn settle(nodes: &[Node], ranges: &mut [Range], factor: usize) {
-        let replicas = ranges
-            .iter()
-            .flat_map(|r| r.voters.iter().chain(&r.learners));
-        let mut next = 10_000 + replicas.map(|place| place.replica.0).max().unwrap_or(0);
-        for _ in 0..1000 {
-            let steps = plan(nodes, ranges, factor, true);
-            if steps.is_empty() {
-                return;
-            }
-            apply(ranges, &steps, &mut next);
-            for range in ranges.iter() {
-                let nodes: Vec<NodeId> = range.voters.iter().map(|p| p.location.node).collect();
-                let mut unique = nodes.clone();
-                unique.sort();
-                unique.dedup();
-                assert_eq!(
-                    unique.len(),
-                    nodes.len(),
-                    "one replica on a node: {range:?}"
-                );
-            }
-        }
-        panic!("it never settles: {ranges:?}");
-    }
-
-    fn leaders(ranges: &[Range], node: u64) -> usize {
-        let leads = |range: &&Range| {
-            let mut voters = range.voters.iter();
-            voters.any(|p| Some(p.replica) == range.leader && p.location.node == NodeId(node))
-        };
-        ranges.iter().filter(leads).count()
-    }
-
-    #[test]
-    fn a_second_node_holds_learners_and_a_third_makes_one_voter_three() {
-        let mut ranges: Vec<Range> = (1..=6).map(|id| range(id, &[1])).collect();
-        settle(&[node(1), node(2)], &mut ranges, 3);
-        for range in &ranges {
-            assert_eq!((range.voters.len(), range.learners.len()), (1, 1));
-        }
-        let steps = plan(&[node(1), node(2), node(3)], &ranges, 3, true);
-        let Some(Step::Change {
-            voters, learners, ..
-        }) = steps.first()
-        else {
-            panic!("a change comes first: {steps:?}");
-        };
-        assert_eq!((voters.len(), learners.len()), (3, 0));
-        settle(&[node(1), node(2), node(3)], &mut ranges, 3);
-        for range in &ranges {
-            assert_eq!((range.voters.len(), range.learners.len()), (3, 0));
-        }
-        for node in 1..=3 {
-            assert!((1..=3).contains(&leaders(&ranges, node)), "{ranges:?}");
-        }
-    }
-
-    #[test]
-    fn a_dead_nodes_replicas_are_replaced_where_there_is_a_node() {
-        let mut ranges: Vec<Range> = (1..=4).map(|id| range(id, &[1, 2, 3])).collect();
-        // Node 3 is dead: it is left out.
-        let before: Vec<_> = ranges.iter().map(|range| range.voters.clone()).collect();
-        settle(&[node(1), node(2)], &mut ranges, 3);
-        let after: Vec<_> = ranges.iter().map(|range| range.voters.clone()).collect();
-        assert_eq!(before, after);
-        settle(&[node(1), node(2), node(4)], &mut ranges, 3);
-        for range in &ranges {
-            let mut nodes: Vec<u64> = range.voters.iter().map(|p| p.location.node.0).collect();
-            nodes.sort_unstable();
-            assert_eq!(nodes, [1, 2, 4]);
-        }
-    }
-
-    #[test]
-    fn a_replica_that_is_given_up_is_replaced_on_a_free_node_or_on_its_own() {
-        for free in [false, true] {
-            let mut nodes = vec![node(1), node(2), node(3)];
-            nodes.extend(free.then(|| node(4)));
-            let mut ranges = vec![range(1, &[1, 2, 3])];
-            ranges[0].given_up = Some(ReplicaId(103));
-            let steps = plan(&nodes, &ranges, 3, true);
-            let [Step::Change { voters, .. }] = steps.as_slice() else {
-                panic!("one change: {steps:?}");
-            };
-            let new: Vec<Location> = voters
-                .iter()
-                .filter(|slot| matches!(slot, Slot::New(_)))
-                .map(|slot| slot.location())
-                .collect();
-            let wanted = if free { at(4, 0) } else { at(3, 0) };
-            assert_eq!((voters.len(), new), (3, vec![wanted]));
-            // If the old one is still there, not on its node.
-            ranges[0].not_on = Some(NodeId(3));
-            assert_eq!(plan(&nodes, &ranges, 3, true).len(), usize::from(free));
-            ranges[0].not_on = None;
-            settle(&nodes, &mut ranges, 3);
-            assert!(ranges[0].voters.iter().all(|p| p.replica != ReplicaId(103)));
-        }
-    }
-
-    #[test]
-    fn a_learner_that_is_given_up_is_made_anew_and_is_not_made_a_voter() {
-        let mut ranges = vec![range(1, &[1])];
-        settle(&[node(1), node(2)], &mut ranges, 3);
-        let learner = ranges[0].learners[0];
-        ranges[0].given_up = Some(learner.replica);
-        let steps = plan(&[node(1), node(2), node(3)], &ranges, 3, true);
-        let Some(Step::Change { voters, .. }) = steps.first() else {
-            panic!("a change: {steps:?}");
-        };
-        assert!(!voters.contains(&Slot::Here(learner)), "{voters:?}");
-        settle(&[node(1), node(2)], &mut ranges, 3);
-        assert_ne!(ranges[0].learners[0].replica, learner.replica);
-    }
-
-    #[test]
-    fn a_shard_that_failed_is_taken_only_if_there_is_no_other() {
-        let mut failed = node(4);
-        failed.avoided = vec![ShardId(0), ShardId(1)];
-        // Node 3 is dead.
-        let ranges = vec![range(1, &[1, 2, 3])];
-        let targets = |nodes: &[Node]| {
-            let steps = plan(nodes, &ranges, 3, true);
-            let [Step::Change { voters, .. }] = steps.as_slice() else {
-                panic!("one change: {steps:?}");
-            };
-            let new = voters.iter().filter(|slot| matches!(slot, Slot::New(_)));
-            new.map(|slot| slot.location()).collect::<Vec<_>>()
-        };
-        let nodes = [node(1), node(2), failed.clone(), node(5)];
-        assert_eq!(targets(&nodes), [at(5, 0)]);
-        assert_eq!(targets(&nodes[..3]), [at(4, 0)]);
-        failed.avoided = vec![ShardId(0)];
-        assert_eq!(targets(&[node(1), node(2), failed]), [at(4, 1)]);
-    }
-
-    #[test]
-    fn replicas_and_leaders_are_spread_over_five_nodes() {
-        let mut ranges: Vec<Range> = (1..=20).map(|id| range(id, &[1, 2, 3])).collect();
-        let nodes: Vec<Node> = (1..=5).map(node).collect();
-        settle(&nodes, &mut ranges, 3);
-        for node in 1..=5 {
-            let on = |place: &ReplicaPlace| place.location.node == NodeId(node);
-            let held = ranges.iter().filter(|r| r.voters.iter().any(on)).count();
-            assert!((11..=13).contains(&held), "node {node} holds {held}");
-            assert!((3..=6).contains(&leaders(&ranges, node)));
-        }
-    }
-
-    #[test]
-    fn without_spreading_dead_nodes_are_replaced_and_half_done_changes_are_ended() {
-        let nodes: Vec<Node> = (1..=4).map(node).collect();
-        let mut ranges: Vec<Range> = (1..=8).map(|id| range(id, &[1, 2, 3])).collect();
-        assert_ne!(plan(&nodes, &ranges, 3, true), [], "node 4 has nothing");
-        assert_eq!(plan(&nodes, &ranges, 3, false), []);
-        ranges[5].is_joint = true;
-        let steps = plan(&nodes, &ranges, 3, false);
-        assert!(
-            matches!(&*steps, [Step::Change { range, .. }] if *range == RangeId(6)),
-            "{steps:?}"
-        );
-        // Node 2 is dead.
-        let alive = [node(1), node(3), node(4)];
-        assert_eq!(plan(&alive, &ranges, 3, false).len(), CHANGES_MAX);
-    }
-
-    #[test]
-    fn a_busy_range_and_a_silent_node_are_left_alone() {
-        let mut busy = range(2, &[1]);
-        busy.busy = true;
-        let mut silent = node(2);
-        silent.alive = false;
-        assert_eq!(
-            plan(&[node(1), silent], &[busy, range(3, &[1])], 3, true),
-            []
-        );
-    }
-
-    #[test]
-    fn a_node_that_drains_is_given_nothing_and_keeps_its_replicas() {
-        let mut nodes: Vec<Node> = (1..=4).map(node).collect();
-        let mut ranges: Vec<Range> = (1..=8).map(|id| range(id, &[1, 2, 3])).collect();
-        settle(&nodes, &mut ranges, 3);
-        let on = |ranges: &[Range], node: u64| {
-            let on = |place: &ReplicaPlace| place.location.node == NodeId(node);
-            ranges.iter().filter(|r| r.voters.iter().any(on)).count()
-        };
-        let before = on(&ranges, 2);
-        assert!(leaders(&ranges, 2) > 0 && before > 0);
-        (nodes[1].alive, nodes[1].drains) = (false, true);
-        for range in &mut ranges {
-            range.caught_up = range.voters.iter().map(|place| place.replica).collect();
-        }
-        settle(&nodes, &mut ranges, 3);
-        assert_eq!((leaders(&ranges, 2), on(&ranges, 2)), (0, before));
-        // Also without spreading, and of a range that has nobody else it is not asked.
-        let mut alone = range(9, &[2, 3, 1]);
-        alone.caught_up.clear();
-        assert_eq!(plan(&nodes, std::slice::from_ref(&alone), 3, false), []);
-        alone.caught_up = vec![ReplicaId(903)];
-        let to = ReplicaId(903);
-        let steps = plan(&nodes, &[alone], 3, false);
-        assert!(
-            steps.contains(&Step::Lead {
-                range: RangeId(9),
-                to
-            }),
-            "{steps:?}"
-        );
-    }
-
-    #[test]
-    fn a_learner_stays_on_a_node_that_drains() {
-        let mut nodes = vec![node(1), node(2)];
-        let mut ranges = vec![range(1, &[1])];
-        settle(&nodes, &mut ranges, 3);
-        assert_eq!(ranges[0].learners.len(), 1);
-        (nodes[1].alive, nodes[1].drains) = (false, true);
-        assert_eq!(plan(&nodes, &ranges, 3, true), []);
-    }
-
-    #[test]
-    fn the_factor_may_be_raised_and_lowered() {
-        let mut ranges: Vec<Range> = (1..=5).map(|id| range(id, &[1, 2, 3])).collect();
-        let nodes: Vec<Node> = (1..=5).map(node).collect();
-        settle(&nodes, &mut ranges, 5);
-        assert!(ranges.iter().all(|range| range.voters.len() == 5));
-        settle(&nodes, &mut ranges, 3);
-        assert!(ranges.iter().all(|range| range.voters.len() == 3));
-        settle(&nodes, &mut ranges, 1);
-        assert!(ranges.iter().all(|range| range.voters.len() == 1));
-    }
-
-    #[test]
-    fn a_replica_moves_to_the_shard_of_a_node_that_holds_the_fewest() {
-        let mut nodes = vec![node(1), node(2), node(3)];
-        // Of ranges 1 and 3 replicas are on shard 1, of range 2 on shard 0.
-        let ranges = [range(1, &[1, 2]), range(2, &[1, 2]), range(3, &[2])];
-        let shard = |nodes: &[Node], of| least_loaded_shard(nodes, &ranges, NodeId(of));
-        assert_eq!(shard(&nodes, 1), Some(at(1, 0)), "of equal ones the first");
-        assert_eq!(shard(&nodes, 2), Some(at(2, 0)));
-        assert_eq!(shard(&nodes, 3), Some(at(3, 0)));
-        nodes[1].avoided = vec![ShardId(0)];
-        assert_eq!(
-            shard(&nodes, 2),
-            Some(at(2, 1)),
-            "one that has failed comes last"
-        );
-        nodes[2].shards = 0;
-        assert_eq!(shard(&nodes, 3), None);
-        assert_eq!(shard(&nodes, 9), None);
-    }
-}
+#[path = "placement_tests.rs"]
+mod tests;

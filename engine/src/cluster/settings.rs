@@ -18,7 +18,7 @@ pub struct Rule {
 }
 
 /// The settings.
-pub const SETTINGS: [Rule; 6] = [
+pub const SETTINGS: [Rule; 7] = [
     Rule {
         name: "replication-factor",
         default: "3",
@@ -49,6 +49,11 @@ pub const SETTINGS: [Rule; 6] = [
         default: "10m",
         may_be: "a time from 1s to 24h, such as 90s or 10m",
     },
+    Rule {
+        name: "moves-max",
+        default: "2",
+        may_be: "a whole number from 0 to 8",
+    },
 ];
 
 /// The rule of a setting.
@@ -71,6 +76,8 @@ const DEAD_AFTER_MIN: Duration = Duration::from_secs(1);
 const MERGE_AFTER: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_hours(24);
 /// What `range-size-max` may be, in bytes.
 const RANGE_SIZE_MAX: RangeInclusive<u64> = 16 << 20..=4 << 30;
+/// What `moves-max` may be, in replicas.
+const MOVES_MAX: RangeInclusive<u8> = 0..=8;
 
 /// Checks a new value.
 ///
@@ -94,6 +101,10 @@ pub fn check(name: &str, value: &str) -> Result<(), OrderError> {
         "range-size-max" => {
             let invalid = |bad| OrderError::Invalid(format!("{name} is {value:?}: {bad}"));
             RANGE_SIZE_MAX.contains(&parse_size(value).map_err(invalid)?)
+        }
+        "moves-max" => {
+            let is_number = value.bytes().all(|digit| digit.is_ascii_digit());
+            is_number && value.parse().is_ok_and(|moves| MOVES_MAX.contains(&moves))
         }
         _ => ["on", "off"].contains(&value),
     };
@@ -132,6 +143,8 @@ mod tests {
             ("range-size-max", "16MiB"),
             ("range-size-max", "4GiB"),
             ("range-size-max", "100000000"),
+            ("moves-max", "0"),
+            ("moves-max", "8"),
         ] {
             assert_eq!(check(name, value), Ok(()), "{name} {value}");
         }
@@ -154,6 +167,11 @@ mod tests {
             ("range-size-max", "1TB"),
             ("range-size-max", ""),
             ("range-size-max", "99999999TiB"),
+            ("moves-max", "9"),
+            ("moves-max", "-1"),
+            ("moves-max", "+1"),
+            ("moves-max", "1.5"),
+            ("moves-max", ""),
         ] {
             let refused = check(name, value);
             assert!(

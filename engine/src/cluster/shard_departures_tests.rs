@@ -118,7 +118,7 @@ impl Case {
     /// What is ordered now: the range, and where its only replica must be.
     fn planned(&mut self) -> Vec<(RangeId, Location)> {
         let steps = self.manager.plan(self.now).into_iter();
-        let planned = steps.map(|step| match step {
+        let planned = steps.map(|planned| match planned.step {
             Step::Change {
                 range,
                 voters,

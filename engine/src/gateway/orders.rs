@@ -3,11 +3,11 @@
 
 use super::Gateway;
 use crate::cluster::{
-    ClusterRequest, ClusterResponse, Leaving, MembershipStatus, Setting, SplitPart, View,
+    ClusterRequest, ClusterResponse, Decision, Leaving, MembershipStatus, Setting, SplitPart, View,
 };
 use crate::env::{AsyncRuntime, Env, Now};
 use crate::error::{Error, OrderError};
-use crate::types::{NodeId, RangeId, ShardId};
+use crate::types::{KeyRange, NodeId, RangeId, ShardId};
 
 /// An order of an operator.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -164,6 +164,29 @@ impl<E: Env> Gateway<E> {
         };
         match self.manage(order, until).await? {
             ClusterResponse::Split { ranges, failed } => Ok((ranges, failed)),
+            response => Err(unexpected(response)),
+        }
+    }
+
+    /// The last decisions of the manager, oldest first.
+    ///
+    /// # Errors
+    /// The manager did not answer in time.
+    pub async fn decisions(&self, until: Now<E>) -> Result<Vec<Decision>, OrderFailure> {
+        match self.manage(ClusterRequest::Decisions, until).await? {
+            ClusterResponse::Decisions(decisions) => Ok(decisions),
+            response => Err(unexpected(response)),
+        }
+    }
+
+    /// Orders leaders and replicas of the users' ranges with keys in an interval to be spread evenly. Gives
+    /// how many orders the manager gives for that, one after the other.
+    ///
+    /// # Errors
+    /// The interval is empty, or the manager did not answer in time: then it may have followed the order.
+    pub async fn scatter(&self, keys: KeyRange, until: Now<E>) -> Result<u64, OrderFailure> {
+        match self.manage(ClusterRequest::Scatter { keys }, until).await? {
+            ClusterResponse::Scattered(orders) => Ok(orders),
             response => Err(unexpected(response)),
         }
     }

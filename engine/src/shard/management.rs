@@ -9,13 +9,13 @@
 //! it is.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
 use std::io;
 use std::rc::Rc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
 
+use super::balancing::GivenOrders;
 use super::bounds_changes::BoundsChanges;
 use super::load::LoadMeter;
 use super::merge_orders::{self, Merges};
@@ -26,11 +26,11 @@ use crate::cluster::manager::Manager;
 use crate::cluster::message::{self, Report};
 use crate::cluster::record::Row;
 use crate::cluster::{ClusterRequest, ClusterResponse, HighestIds, NodeRecord, View};
-use crate::env::{AsyncRuntime, Env, Instant, MessageClass, Now, Transport, is_unsent};
+use crate::env::{AsyncRuntime, Clock, Env, Instant, MessageClass, Now, Transport, is_unsent};
 use crate::error::{Error, Fatal, Fate, OrderError};
 use crate::notify::Count;
 use crate::raft::{self, Message};
-use crate::types::{Location, RangeId, ShardId};
+use crate::types::{Location, ShardId};
 
 /// How often a shard reports, and the manager plans.
 const REPORT_INTERVAL: Duration = Duration::from_millis(500);
@@ -84,8 +84,8 @@ pub(super) struct Management<E: Env> {
     pub(super) merges: Merges<Now<E>>,
     /// The changes of bounds that were made here.
     pub(super) bounds_changes: BoundsChanges,
-    /// What was logged of the last order to each range, and when.
-    pub(super) told_orders: RefCell<BTreeMap<RangeId, (String, Now<E>)>>,
+    /// The orders that the manager here has given.
+    pub(super) given_orders: GivenOrders<Now<E>>,
     pub(super) load: LoadMeter<Now<E>>,
 }
 
@@ -113,7 +113,7 @@ impl<E: Env> Management<E> {
             splits: Splits::default(),
             merges: Merges::default(),
             bounds_changes: BoundsChanges::new(),
-            told_orders: RefCell::default(),
+            given_orders: GivenOrders::default(),
             load: LoadMeter::default(),
         }
     }
@@ -485,10 +485,12 @@ impl<E: Env> Inner<E> {
             match report::system_rows(&running.replica) {
                 Ok(rows) => {
                     let now = Now::<E>::now();
-                    let new = running.replica.with_state(|state| {
+                    let mut new = running.replica.with_state(|state| {
                         let placed = state.descriptor.locations().map(|at| at.node);
                         Manager::new(term, self.location, &rows, placed, now)
                     });
+                    let wall_ms = self.around.clock.wall_ms();
+                    new.planning.decisions.set_clock(now, wall_ms);
                     *manager = Some(new);
                     tracing::info!(event = "manager_elected", "this shard manages the cluster");
                 }
@@ -546,10 +548,12 @@ impl<E: Env> Inner<E> {
             };
             manager.saved(&rows);
             manager.refresh(now);
-            for step in manager.plan(now) {
-                let found = steering::ask_of(manager, step, now);
+            manager.observe(now);
+            for planned in manager.plan(now) {
+                let found = steering::ask_of(manager, planned.step, now);
                 if let Some((_, request)) = &found {
                     manager.order(request, now);
+                    manager.note(request, planned.why, now);
                 }
                 orders.extend(found);
             }
@@ -563,7 +567,7 @@ impl<E: Env> Inner<E> {
                 orders
                     .iter()
                     .filter_map(|(_, request)| request.range())
-                    .for_each(|range| manager.refused(range));
+                    .for_each(|range| manager.not_followed(range, steering::NO_IDS, now));
             }
             return;
         }

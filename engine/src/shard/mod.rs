@@ -12,6 +12,7 @@
 
 mod availability;
 mod background;
+mod balancing;
 mod bounds_changes;
 pub mod contents;
 mod digests;
@@ -63,6 +64,7 @@ use crate::tree::{OnFatal, Store};
 use crate::types::{Blob, KeyRange, Location, NodeId, RangeId, ReplicaId, Timestamp};
 use crate::wal::Wal;
 pub use availability::Availability;
+pub use balancing::MoveStats;
 pub use bounds_changes::{BoundsChangeStats, BoundsChanges};
 pub use digests::{DigestOptions, DigestStats};
 pub use folder::{FolderMark, Opened};

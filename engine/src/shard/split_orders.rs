@@ -86,6 +86,7 @@ impl<E: Env> Inner<E> {
         if !self.save_ids().await {
             return self.not_here();
         }
+        let decision = self.note_split(range, keys.len(), reason);
         let until = now + ORDER_TIMEOUT;
         let mut under_way = FuturesUnordered::new();
         loop {
@@ -101,7 +102,9 @@ impl<E: Env> Inner<E> {
         }
         drop(under_way);
         self.hold(range, &mut order, held_until_ms).await;
-        order.response()
+        let response = order.response();
+        self.note_split_end(decision, &response);
+        response
     }
 
     /// Splits a range at its next key. Gives the range back, and whether that is done.

@@ -12,7 +12,7 @@ use crate::range::Route;
 use crate::range::usage::RangeLoad;
 use crate::shard::availability::{Availability, availability};
 use crate::shard::slow_disk::SlowDiskStatus;
-use crate::shard::{BoundsChangeStats, DigestStats, Inner, Running};
+use crate::shard::{BoundsChangeStats, DigestStats, Inner, MoveStats, Running};
 use crate::tree::cold_reads::ColdReadStats;
 use crate::types::{DataId, KeyRange, Location, MergeId, ReplicaId, Timestamp};
 use crate::wal::WalStats;
@@ -114,6 +114,8 @@ pub struct ReplicationStatus {
     pub receiving: usize,
     /// The changes of bounds that leaders here have made.
     pub bounds_changes: BoundsChangeStats,
+    /// The moves that the manager has begun while it was here.
+    pub moves: MoveStats,
     /// Counters of the Raft groups.
     pub stats: RaftStats,
     /// The shards with which this one exchanges heartbeats.
@@ -207,6 +209,7 @@ fn replication<E: Env>(inner: &Inner<E>) -> ReplicationStatus {
         changing,
         receiving: inner.receiving(),
         bounds_changes: inner.management.bounds_changes.stats(),
+        moves: inner.management.given_orders.moves.stats(),
         stats: inner.around.counters.stats(),
         peers: inner.liveness.peer_status(Now::<E>::now()),
         round_trip_micros: inner.liveness.round_trip_micros(),

@@ -12,6 +12,7 @@ use super::{Inner, merge_orders, split_orders};
 use crate::cluster::manager::Manager;
 use crate::cluster::message::Report;
 use crate::cluster::placement::{Range, Step};
+use crate::cluster::planned::Why;
 use crate::cluster::{
     ClusterRequest, ClusterResponse, MembershipStatus, SplitReason, moves, record, split, voter_on,
 };
@@ -22,6 +23,8 @@ use crate::types::{Location, NodeId, RangeId, ReplicaId, ShardId};
 
 /// Time limit of an order.
 pub(super) const ORDER_TIMEOUT: Duration = Duration::from_secs(2);
+/// Why an order was not given whose new replicas got no ids.
+pub(super) const NO_IDS: &str = "the ids of its new replicas were not written down";
 /// Least time from one log line to the next about the same order with the same outcome.
 const SAME_ORDER_INTERVAL: Duration = Duration::from_mins(1);
 
@@ -76,6 +79,8 @@ impl<E: Env> Inner<E> {
                 to,
                 shard,
             } => self.move_replica(range, from, (to, shard)).await,
+            ClusterRequest::Decisions => self.decisions(),
+            ClusterRequest::Scatter { keys } => self.scatter(&keys),
             _ => self.not_here(),
         }
     }
@@ -186,7 +191,7 @@ impl<E: Env> Inner<E> {
             Some(Err(why)) => ClusterResponse::Refused(why),
             Some(Ok(_)) if !self.save_ids().await => {
                 if let Some(manager) = self.management.manager.borrow_mut().as_mut() {
-                    manager.refused(range);
+                    manager.not_followed(range, NO_IDS, now);
                 }
                 self.not_here()
             }
@@ -258,11 +263,15 @@ impl<E: Env> Inner<E> {
             })
         });
         self.tell_order(at, range, request, &response);
-        if let ClusterResponse::Refused(why) = &response
-            && !matches!(why, OrderError::Unknown(_))
-            && let Some(manager) = self.management.manager.borrow_mut().as_mut()
-        {
-            manager.refused(range);
+        if let Some(manager) = self.management.manager.borrow_mut().as_mut() {
+            match &response {
+                // Reports will tell.
+                ClusterResponse::Refused(OrderError::Unknown(_)) => {}
+                ClusterResponse::Refused(why) => {
+                    manager.not_followed(range, &why.to_string(), Now::<E>::now());
+                }
+                _ => self.count_move(manager, request),
+            }
         }
         response
     }
@@ -289,7 +298,7 @@ impl<E: Env> Inner<E> {
         let words =
             format!("shard {at}, which leads range {range}, was ordered {order}: {outcome}");
         let now = Now::<E>::now();
-        let mut told = self.management.told_orders.borrow_mut();
+        let mut told = self.management.given_orders.told.borrow_mut();
         told.retain(|_, (_, when)| now < *when + SAME_ORDER_INTERVAL);
         if told.get(&range).is_some_and(|before| before.0 == words) {
             return;
@@ -393,6 +402,7 @@ fn choose_leader<T: Instant>(
     };
     let request = ClusterRequest::TransferLeadership { range, to: replica };
     manager.order(&request, now);
+    manager.note(&request, Why::operator(), now);
     Ok((at, request))
 }
 
@@ -422,6 +432,7 @@ fn choose_move<T: Instant>(
     let replica = check_move(&found, from, to)?;
     let request = request(manager, moves::step(&found, replica, to));
     manager.order(&request, now);
+    manager.note(&request, Why::operator(), now);
     Ok((at, request, (replica, to)))
 }
 

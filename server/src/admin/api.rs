@@ -13,7 +13,9 @@ use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 use rangedb_client::admin::Admin;
 use rangedb_client::{BatchOutcome, Client, ClientOptions, Error};
-use rangedb_protocol::admin::{self, ClusterStatus, Done, Merged, Nodes, Range, Ranges, Settings};
+use rangedb_protocol::admin::{
+    self, Balance, ClusterStatus, Done, Merged, Nodes, Range, Ranges, Scattered, Settings,
+};
 use rangedb_protocol::limits::{
     ADMIN_COMMAND_LEN_MAX, BATCH_LEN_MAX, MULTI_GET_KEYS_LEN_MAX, VALUE_LEN_MAX,
 };
@@ -69,6 +71,8 @@ enum Resource {
     SplitRange(u64),
     MergeRange(u64),
     ReleaseRange(u64),
+    ScatterRanges,
+    Balance,
     DrainNode(u64),
     UndrainNode(u64),
     DecommissionNode(u64),
@@ -114,6 +118,8 @@ impl Resource {
             ["ranges", range, "move-replica"] => Resource::MoveReplica(id(range)?),
             ["ranges", range, "split"] => Resource::SplitRange(id(range)?),
             ["ranges", range, "merge"] => Resource::MergeRange(id(range)?),
+            ["ranges", "scatter"] => Resource::ScatterRanges,
+            ["balance"] => Resource::Balance,
             ["ranges", range, "release"] => Resource::ReleaseRange(id(range)?),
             ["nodes", node, "drain"] => Resource::DrainNode(id(node)?),
             ["nodes", node, "undrain"] => Resource::UndrainNode(id(node)?),
@@ -136,6 +142,7 @@ impl Resource {
             | Resource::SplitRange(_)
             | Resource::MergeRange(_)
             | Resource::ReleaseRange(_)
+            | Resource::ScatterRanges
             | Resource::DrainNode(_)
             | Resource::UndrainNode(_)
             | Resource::DecommissionNode(_)
@@ -349,6 +356,32 @@ impl SplitRange {
     }
 }
 
+/// The fields of the body of an order to scatter ranges.
+#[derive(Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ScatterRanges {
+    start: Option<String>,
+    end: Option<String>,
+    /// Keys as hexadecimal digits.
+    start_hex: Option<String>,
+    end_hex: Option<String>,
+}
+
+impl ScatterRanges {
+    fn interval(self) -> Result<(Vec<u8>, Option<Vec<u8>>), Failure> {
+        let key = |text: Option<String>, hex: Option<String>, name| match (text, hex) {
+            (Some(_), Some(_)) => Err(Failure::invalid(format!(
+                "give {name} or {name}_hex, not both"
+            ))),
+            (text, None) => Ok(text.map(String::into_bytes)),
+            (None, Some(hex)) => from_hex(&hex).map(Some).map_err(Failure::invalid),
+        };
+        let start = key(self.start, self.start_hex, "start")?;
+        let end = key(self.end, self.end_hex, "end")?;
+        Ok((start.unwrap_or_default(), end))
+    }
+}
+
 /// The fields of the body of an order to decommission a node.
 #[derive(Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -380,6 +413,9 @@ async fn show(admin: &Admin, resource: Resource) -> Result<Value, Failure> {
         }),
         Resource::Setting(name) => of_state(admin.config_get(&name).await?),
         Resource::NodeLeaving(node) => of_state(admin.leaving(node).await?),
+        Resource::Balance => of_state(Balance {
+            decisions: admin.decisions().await?,
+        }),
         _ => return Err(Failure::no_such_page()),
     };
     Ok(shown?)
@@ -408,6 +444,11 @@ async fn order(admin: &Admin, resource: Resource, body: &[u8]) -> Result<Value, 
         Resource::ReleaseRange(range) => {
             let NoFields {} = fields_or_none(body)?;
             admin.release_range(range).await?;
+        }
+        Resource::ScatterRanges => {
+            let (start, end) = fields_or_none::<ScatterRanges>(body)?.interval()?;
+            let orders = admin.scatter_ranges(&start, end.as_deref()).await?;
+            return Ok(of_state(Scattered { orders })?);
         }
         Resource::DecommissionNode(node) => {
             let DecommissionNode { dry_run } = fields_or_none(body)?;
@@ -502,6 +543,8 @@ mod tests {
             resource("ranges/7/release"),
             Some(Resource::ReleaseRange(7))
         );
+        assert_eq!(resource("ranges/scatter"), Some(Resource::ScatterRanges));
+        assert_eq!(resource("balance"), Some(Resource::Balance));
         assert_eq!(resource("nodes/3/drain"), Some(Resource::DrainNode(3)));
         assert_eq!(resource("nodes/3/leaving"), Some(Resource::NodeLeaving(3)));
         let key = resource("kv/a%2Fb/%00?");
@@ -562,6 +605,26 @@ mod tests {
             "",
         ] {
             assert_eq!(keys(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn an_interval_to_scatter_is_text_or_hexadecimal_digits_and_may_be_open() {
+        let interval = |body: &str| {
+            let scatter = fields_or_none::<ScatterRanges>(body.as_bytes()).ok()?;
+            scatter.interval().ok()
+        };
+        assert_eq!(interval(""), Some((vec![], None)));
+        assert_eq!(interval(r#"{"start":"a"}"#), Some((b"a".to_vec(), None)));
+        let both = interval(r#"{"start_hex":"00ff","end":"m"}"#);
+        assert_eq!(both, Some((vec![0, 0xff], Some(b"m".to_vec()))));
+        for bad in [
+            r#"{"start":"a","start_hex":"61"}"#,
+            r#"{"end_hex":"m"}"#,
+            r#"{"begin":"a"}"#,
+            "[]",
+        ] {
+            assert_eq!(interval(bad), None, "{bad}");
         }
     }
 

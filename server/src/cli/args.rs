@@ -102,6 +102,16 @@ pub enum CliCommand {
         #[command(subcommand)]
         command: RangeCommand,
     },
+    /// Prints the last decisions of the cluster's manager: which leaders and replicas it has moved and which
+    /// ranges it has split, why, and what became of it.
+    Balance {
+        /// Prints decisions as they come, and again when they have ended, until a signal.
+        #[arg(long)]
+        watch: bool,
+        /// The node to connect to, and the format of results.
+        #[command(flatten)]
+        connection: ConnectionArgs,
+    },
 }
 
 /// The commands about nodes.
@@ -376,6 +386,7 @@ impl CliCommand {
             | CliCommand::Delete { connection, .. }
             | CliCommand::Incr { connection, .. }
             | CliCommand::Status { connection, .. }
+            | CliCommand::Balance { connection, .. }
             | CliCommand::Reload { connection } => connection,
             CliCommand::Node { command } => match command {
                 NodeCommand::Ls { connection }

@@ -1,12 +1,12 @@
-//! `rangedb node ls`, `range ls|show|release|transfer-leader|move-replica` and `config`: commands that show
-//! the cluster or steer it. With `--format json` they print the JSON of the wire protocol's answers.
+//! `rangedb node ls`, `range ls|show|release|scatter|transfer-leader|move-replica` and `config`: commands that
+//! show the cluster or steer it. With `--format json` they print the JSON of the wire protocol's answers.
 
 use std::io::Write;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rangedb_client::Client;
 use rangedb_client::admin::{Admin, BoundsState, HealthReason, Node, Range, Replica, ReplicaState};
-use rangedb_protocol::admin::{Done, History, Merged, Nodes, Ranges, Started};
+use rangedb_protocol::admin::{Done, History, Merged, Nodes, Ranges, Scattered, Started};
 use rangedb_server::admin::json::of_state;
 
 use super::output::{Printer, border, columns, size};
@@ -82,6 +82,14 @@ pub(super) async fn order(
         Order::Release { range } => {
             admin.release_range(*range).await?;
             return printer.applied(out, of_state(Done { done: true })?, "done");
+        }
+        Order::Scatter { start, end } => {
+            let orders = admin.scatter_ranges(start, end.as_deref()).await?;
+            let words = match orders {
+                0 => "no orders: the ranges are spread evenly".to_owned(),
+                orders => format!("{orders} orders; `rangedb balance --watch` shows them"),
+            };
+            return printer.applied(out, of_state(Scattered { orders })?, &words);
         }
         Order::TransferLeader { range, to } => {
             let leader = |ranges: &[Range]| {

@@ -69,6 +69,7 @@ pub(super) async fn perform(
         Request::Split(at, hold) => {
             super::split::perform(client, (at, hold), connection.timeout, printer, out).await
         }
+        Request::Balance { watch } => super::balance::perform(client, watch, printer, out).await,
         Request::Order(order, waits) => {
             let wait = waits.then_some(connection.timeout);
             super::cluster::order(client, (&order, wait), printer, out).await

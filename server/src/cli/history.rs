@@ -100,7 +100,7 @@ fn table(told: &NodeHistory) -> String {
 }
 
 /// A time as a date and a time of day in UTC.
-fn time(ms: u64) -> String {
+pub(super) fn time(ms: u64) -> String {
     let seconds = ms / 1000;
     let (day, second) = (seconds / 86_400, seconds % 86_400);
     // Days are counted from 1 March of the year 0, so that a leap day ends a year (Hinnant, "Low-Level

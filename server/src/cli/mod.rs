@@ -10,6 +10,7 @@
 //! output went away, as after SIGPIPE. Of `rangedb status`: 0 whole, 1 degraded, 3 a range is unavailable. Results go to standard output, errors to standard error.
 
 mod args;
+mod balance;
 mod cluster;
 mod commands;
 mod connection_args;

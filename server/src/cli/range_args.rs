@@ -67,6 +67,20 @@ pub enum RangeCommand {
         #[command(flatten)]
         connection: ConnectionArgs,
     },
+    /// Spreads leaders and replicas of the users' ranges evenly over nodes and shards, whatever loads they
+    /// carry. Prints how many orders that takes; they are given one after the other, and `rangedb balance`
+    /// shows them.
+    Scatter {
+        /// The ranges that have this key or later ones [default: from the first range on].
+        #[arg(long, allow_hyphen_values = true, value_name = "K")]
+        start: Option<String>,
+        /// And that begin before this key [default: to the last range].
+        #[arg(long, allow_hyphen_values = true, value_name = "K")]
+        end: Option<String>,
+        /// The node to connect to, and the format of results.
+        #[command(flatten)]
+        connection: ConnectionArgs,
+    },
     /// Makes another node the leader of a range.
     TransferLeader {
         /// The range's id.
@@ -110,6 +124,7 @@ impl RangeCommand {
             | RangeCommand::Split { connection, .. }
             | RangeCommand::Merge { connection, .. }
             | RangeCommand::Release { connection, .. }
+            | RangeCommand::Scatter { connection, .. }
             | RangeCommand::TransferLeader { connection, .. }
             | RangeCommand::MoveReplica { connection, .. } => connection,
         }

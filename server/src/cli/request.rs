@@ -69,6 +69,10 @@ pub(super) enum Request {
     Split(At, Duration),
     /// An order, and whether its end is waited for.
     Order(Order, bool),
+    /// The last decisions of the manager; with `watch` those that come, too.
+    Balance {
+        watch: bool,
+    },
 }
 
 /// How the live view is shown.
@@ -107,6 +111,10 @@ pub(super) enum Order {
     },
     Release {
         range: u64,
+    },
+    Scatter {
+        start: Vec<u8>,
+        end: Option<Vec<u8>>,
     },
     Set {
         name: String,
@@ -174,6 +182,14 @@ pub(super) fn prepare(command: &CliCommand) -> Result<Request, Trouble> {
                     ..
                 },
         } => Request::Split(split_at((*range, at), at_file.as_deref(), hex)?, *hold),
+        CliCommand::Range {
+            command: RangeCommand::Scatter { start, end, .. },
+        } => {
+            let start = start.as_ref().map(bytes).transpose()?.unwrap_or_default();
+            let end = end.as_ref().map(bytes).transpose()?;
+            Request::Order(Order::Scatter { start, end }, false)
+        }
+        CliCommand::Balance { watch, .. } => Request::Balance { watch: *watch },
         CliCommand::Node { .. } | CliCommand::Range { .. } | CliCommand::Config { .. } => {
             of_cluster(command)
         }
@@ -207,7 +223,9 @@ fn of_cluster(command: &CliCommand) -> Request {
             &RangeCommand::Show { range, .. } => Request::Show(Show::Range(range)),
             &RangeCommand::Merge { range, .. } => Request::Order(Order::Merge { range }, false),
             &RangeCommand::Release { range, .. } => Request::Order(Order::Release { range }, false),
-            RangeCommand::Ls { .. } | RangeCommand::Split { .. } => Request::Show(Show::Ranges),
+            RangeCommand::Ls { .. } | RangeCommand::Split { .. } | RangeCommand::Scatter { .. } => {
+                Request::Show(Show::Ranges)
+            }
             &RangeCommand::TransferLeader {
                 range, to, wait, ..
             } => Request::Order(Order::TransferLeader { range, to }, wait),

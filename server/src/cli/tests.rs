@@ -179,6 +179,23 @@ fn the_cluster_is_steered_by_orders() {
         request(&["range", "release", "7"]),
         order(Order::Release { range: 7 })
     );
+    let scatter = |start: &[u8], end: Option<&[u8]>| {
+        let (start, end) = (start.to_vec(), end.map(<[u8]>::to_vec));
+        order(Order::Scatter { start, end })
+    };
+    assert_eq!(request(&["range", "scatter"]), scatter(b"", None));
+    assert_eq!(
+        request(&["range", "scatter", "--start", "61", "--end", "-b", "--hex"]).ok(),
+        None
+    );
+    assert_eq!(
+        request(&["range", "scatter", "--start", "a", "--end", "-b"]),
+        scatter(b"a", Some(b"-b"))
+    );
+    assert_eq!(
+        request(&["balance", "--watch"]),
+        Ok(Request::Balance { watch: true })
+    );
     assert_eq!(
         request(&["range", "show", "7"]),
         Ok(Request::Show(Show::Range(7)))
@@ -285,6 +302,9 @@ fn senseless_command_lines_are_usage_errors() {
         &["range", "split", "7", "--at", "m", "--hold", "ever"],
         &["range", "show"],
         &["range", "release", "x"],
+        &["range", "scatter", "7"],
+        &["range", "scatter", "--begin", "a"],
+        &["balance", "on"],
         &["config", "set", "balance"],
         &["node"],
         &["write"],

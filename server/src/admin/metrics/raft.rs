@@ -126,6 +126,17 @@ pub(super) const METRICS: &[Metric] = &[
             samples.value(&["failed"], changes.merges_failed as f64);
         }),
     ),
+    counter_by(
+        "rangedb_moves_total",
+        &["kind"],
+        "Changes of leaders and replicas that the cluster's manager has ordered and leaders have begun, by \
+         kind, while the shard hosted it: for balance, to replace replicas, and by operators.",
+        Source::ShardBy(|report, samples| {
+            for (kind, count) in report.status.replication.moves.0 {
+                samples.value(&[kind.name()], count as f64);
+            }
+        }),
+    ),
     histogram(
         "rangedb_range_bounds_change_seconds",
         BOUNDS_CHANGES,

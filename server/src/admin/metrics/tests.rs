@@ -12,8 +12,8 @@ use rangedb_engine::raft::RaftStats;
 use rangedb_engine::range::Route;
 use rangedb_engine::range::usage::RangeLoad;
 use rangedb_engine::shard::{
-    Availability, BoundsChangeStats, DigestStats, PeerStatus, RangeStatus, ReplicationStatus,
-    ShardStatus, SlowDiskStatus,
+    Availability, BoundsChangeStats, DigestStats, MoveStats, PeerStatus, RangeStatus,
+    ReplicationStatus, ShardStatus, SlowDiskStatus,
 };
 use rangedb_engine::tree::cold_reads::ColdReadStats;
 use rangedb_engine::types::{
@@ -181,6 +181,7 @@ fn report(shard: u16) -> ShardReport {
             changing: 0,
             receiving: 0,
             bounds_changes: BoundsChangeStats::default(),
+            moves: MoveStats::default(),
             stats: RaftStats::default(),
             peers: (2..2 + PEERS).map(peer).collect(),
             round_trip_micros: spread(),

@@ -15,9 +15,9 @@ use rangedb_engine::env::{AsyncRuntime, Clock, Instant};
 use rangedb_engine::error::Error;
 use rangedb_engine::gateway::Order;
 use rangedb_engine::gateway::responder::Responder;
-use rangedb_engine::types::{NodeId, RangeId, ShardId};
+use rangedb_engine::types::{KeyRange, NodeId, RangeId, ShardId};
 use rangedb_protocol::Reply;
-use rangedb_protocol::admin::{Command, Done, HOLD_MS_DEFAULT, Merged};
+use rangedb_protocol::admin::{Command, Done, HOLD_MS_DEFAULT, Merged, Scattered};
 use rangedb_protocol::limits::ADMIN_JSON_LEN_MAX;
 use serde::Serialize;
 
@@ -115,12 +115,7 @@ async fn perform(context: &Context, command: Command, until: Now) -> Result<Stri
             return text(&render::history(&gateway.settings(until).await?));
         }
         Command::NodeConfig {} => return text(&context.node.settings.shown()),
-        Command::Reload {} => {
-            let told = context.node.settings.reload_apart();
-            let reloaded = reactor::cross_thread(told).await;
-            let no_thread = |_| Refusal::internal("there is no thread for a reload".to_owned());
-            return text(&reloaded.map_err(no_thread)?);
-        }
+        Command::Reload {} => return reload(context).await,
         Command::NodeLeaving { node, dry_run } => {
             let leaving = gateway.leaving(NodeId(node), dry_run, until).await?;
             return text(&render::leaving(&leaving, dry_run));
@@ -141,6 +136,10 @@ async fn perform(context: &Context, command: Command, until: Now) -> Result<Stri
                 step,
             };
             return history(context, node, query, until).await;
+        }
+        Command::Balance {} => return text(&render::balance(gateway.decisions(until).await?)),
+        Command::ScatterRanges { start, end } => {
+            return scatter(context, KeyRange { start, end }, until).await;
         }
         Command::SplitRange { range, at, hold_ms } => {
             return split(context, RangeId(range), (at, hold_ms), until).await;
@@ -174,6 +173,20 @@ async fn perform(context: &Context, command: Command, until: Now) -> Result<Stri
     };
     gateway.order(order, until).await?;
     text(&Done { done: true })
+}
+
+/// Has this node read its settings again; gives what became of them, in JSON.
+async fn reload(context: &Context) -> Result<String, Refusal> {
+    let told = context.node.settings.reload_apart();
+    let reloaded = reactor::cross_thread(told).await;
+    let no_thread = |_| Refusal::internal("there is no thread for a reload".to_owned());
+    text(&reloaded.map_err(no_thread)?)
+}
+
+/// Has the ranges of an interval scattered; gives how many orders that takes, in JSON.
+async fn scatter(context: &Context, keys: KeyRange, until: Now) -> Result<String, Refusal> {
+    let orders = context.gateway.scatter(keys, until).await?;
+    text(&Scattered { orders })
 }
 
 /// Has a range split; gives the ranges that it was split into, in JSON.

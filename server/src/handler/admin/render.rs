@@ -4,15 +4,15 @@ use std::collections::BTreeMap;
 
 use rangedb_engine::cluster::settings::{self, Rule, SETTINGS};
 use rangedb_engine::cluster::{
-    self, BoundsPhase, MembershipStatus, NodeHealth, NodeView, RangeView, Trouble, View,
+    self, BoundsPhase, MembershipStatus, NodeHealth, NodeView, Outcome, RangeView, Trouble, View,
 };
 use rangedb_engine::error::OrderError;
 use rangedb_engine::range::{Keyspace, ReplicaPlace};
 use rangedb_engine::types::{NodeId, ReplicaId};
 use rangedb_protocol::admin::{
-    BlockedRange, BoundsState, ClusterStatus, Departure, Health, HealthReason, History, Leaving,
-    Liveness, Membership, Node, Nodes, Range, Ranges, Replica, ReplicaInTrouble, ReplicaState,
-    Setting, SettingChange, Settings, Split, SplitFailure, SplitPart,
+    Balance, BlockedRange, BoundsState, ClusterStatus, Decision, Departure, Health, HealthReason,
+    History, Leaving, Liveness, Membership, Node, Nodes, Range, Ranges, Replica, ReplicaInTrouble,
+    ReplicaState, Setting, SettingChange, Settings, Split, SplitFailure, SplitPart,
 };
 
 /// The leaders and replicas on one node.
@@ -341,6 +341,30 @@ fn known(view: &View, rule: &Rule) -> Setting {
     setting.at_ms = set.map(|set| set.at_ms);
     setting.may_be = rule.may_be.to_owned();
     setting
+}
+
+/// The answer to `balance`.
+pub(super) fn balance(decisions: Vec<cluster::Decision>) -> Balance {
+    let each = |known: cluster::Decision| {
+        let mut decision = Decision::default();
+        decision.id = known.id;
+        decision.at_ms = known.at_ms;
+        decision.range = known.range.0;
+        decision.kind = known.kind.name().to_owned();
+        decision.reason = known.reason;
+        decision.from = known.from.map(|at| at.to_string());
+        decision.to = known.to.map(|at| at.to_string());
+        decision.expected = known.expected;
+        decision.outcome = match known.outcome {
+            Outcome::UnderWay => "under_way".to_owned(),
+            Outcome::Done => "done".to_owned(),
+            Outcome::Failed(why) => format!("failed: {why}"),
+        };
+        decision
+    };
+    Balance {
+        decisions: decisions.into_iter().map(each).collect(),
+    }
 }
 
 /// The answer to `config_history`, oldest first.

@@ -1,0 +1,300 @@
+//! Balance by load: which leaders and replicas move because shards use different amounts of CPU time. Pure.
+//!
+//! The signals are the CPU time of each shard and of each range at its leader, as reports tell them and as
+//! they are expected to be after the orders that are under way ([`super::loads`]). Shards of all nodes are
+//! compared with each other: nodes differ where their shards do. The busiest shard comes first:
+//!
+//! - It hands leaderships to replicas on idler shards, the largest loads first; that copies no data.
+//! - If that takes too little off it, replicas that it leads move to idler shards, of its own node or of
+//!   others, and the leadership goes with them.
+//!
+//! A load moves only if the shards differ by more than [`DIFFERENCE`], and have for half a minute; and only
+//! if the other shard is not busier afterwards than the first one: the move must not cross the middle. So a
+//! hot range that makes any shard busy does not wander. What a shard gives away in one plan must take a
+//! third of the difference, or it is not worth the trouble. Several ranges count together: a shard with many
+//! small ones would never be rid of them otherwise.
+//!
+//! What balance may order at all is an [`Allowance`], for moves because of load, because of numbers
+//! ([`super::spread`]) and by an order to scatter ([`super::scatter`]).
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::loads::{Loads, ShardCpu};
+use super::moves;
+use super::placement::{Node, Range, Step};
+use crate::env::Instant;
+use crate::types::{Location, NodeId, RangeId, SYSTEM_RANGE};
+
+/// Shards may differ by so much, in thousandths of a core.
+pub(super) const DIFFERENCE: i64 = 150;
+/// A range with so much CPU time at its leader carries load, in thousandths of a core.
+pub(super) const CARRIES_LOAD: u32 = 10;
+
+/// What balance looks at.
+pub(super) struct Picture<'a> {
+    pub nodes: &'a [Node],
+    /// All ranges, those with an order as they will be after it.
+    pub ranges: &'a [Range],
+    /// The CPU time of ranges at their leaders, in thousandths of a core.
+    pub cpu: &'a BTreeMap<RangeId, u32>,
+    /// Ranges that get no order of balance now.
+    pub resting: &'a BTreeSet<RangeId>,
+}
+
+impl<'a> Picture<'a> {
+    pub fn new(
+        nodes: &'a [Node],
+        ranges: &'a [Range],
+        cpu: &'a BTreeMap<RangeId, u32>,
+        resting: &'a BTreeSet<RangeId>,
+    ) -> Picture<'a> {
+        Picture {
+            nodes,
+            ranges,
+            cpu,
+            resting,
+        }
+    }
+
+    pub fn cpu(&self, range: RangeId) -> u32 {
+        self.cpu.get(&range).copied().unwrap_or_default()
+    }
+
+    /// Whether balance may order something of a range.
+    pub fn is_free(&self, range: &Range) -> bool {
+        !range.busy && !self.resting.contains(&range.id)
+    }
+
+    pub fn is_alive(&self, node: NodeId) -> bool {
+        self.nodes.iter().any(|n| n.id == node && n.alive)
+    }
+
+    fn is_avoided(&self, at: Location) -> bool {
+        let mut nodes = self.nodes.iter();
+        nodes.any(|node| node.id == at.node && node.avoided.contains(&at.shard))
+    }
+}
+
+/// What balance may still order.
+pub(super) struct Allowance {
+    /// Orders, of the whole cluster.
+    pub orders: usize,
+    /// Replicas that may be on their way to a shard at the same time.
+    pub moves_max: usize,
+    /// Replicas that are on their way to each shard.
+    pub incoming: BTreeMap<Location, usize>,
+}
+
+impl Allowance {
+    /// Whether a replica may be sent to a shard now.
+    pub fn may_come(&self, to: Location) -> bool {
+        self.incoming.get(&to).copied().unwrap_or_default() < self.moves_max
+    }
+
+    /// Takes leave for a step; gives whether it is allowed. A replica that moves goes to this shard.
+    pub fn take(&mut self, step: &Step, to: Location) -> bool {
+        let moves = matches!(step, Step::Change { .. });
+        if self.orders == 0 || moves && !self.may_come(to) {
+            return false;
+        }
+        self.orders -= 1;
+        if moves {
+            *self.incoming.entry(to).or_default() += 1;
+        }
+        true
+    }
+}
+
+/// A step that balance wants, and why.
+#[derive(Clone, Debug)]
+pub(super) struct Proposal {
+    pub step: Step,
+    pub reason: String,
+    pub expected: String,
+}
+
+/// Whether a load may go from one shard to another without making that one the busier one. Where nothing
+/// is known of a shard it may.
+pub(super) fn keeps_order(cpu: &ShardCpu, (from, to): (Location, Location), load: u32) -> bool {
+    match (cpu.get(&from), cpu.get(&to)) {
+        (Some(from), Some(to)) => from - to >= 2 * i64::from(load),
+        _ => true,
+    }
+}
+
+/// Counts a load as gone from one shard to another.
+pub(super) fn shift(cpu: &mut ShardCpu, (from, to): (Location, Location), load: u32) {
+    cpu.entry(from).and_modify(|cpu| *cpu -= i64::from(load));
+    cpu.entry(to).and_modify(|cpu| *cpu += i64::from(load));
+}
+
+/// How a range's load can leave a shard.
+#[derive(Clone, Copy)]
+enum By {
+    Leader,
+    Replica,
+}
+
+/// A range whose load is to go to a shard.
+struct Departure<'a> {
+    range: &'a Range,
+    to: Location,
+    load: u32,
+}
+
+/// The moves because of load. `cpu` are the expected loads of the shards; those of the moves are counted.
+pub(super) fn by_load<T: Instant>(
+    picture: &Picture<'_>,
+    loads: &Loads<T>,
+    cpu: &mut ShardCpu,
+    allowance: &mut Allowance,
+) -> Vec<Proposal> {
+    let mut led: BTreeMap<Location, Vec<&Range>> = BTreeMap::new();
+    for range in picture.ranges {
+        let is_users = range.id != SYSTEM_RANGE && picture.cpu(range.id) > 0;
+        if let Some(at) = range
+            .led_at()
+            .filter(|_| is_users && picture.is_free(range))
+        {
+            led.entry(at).or_default().push(range);
+        }
+    }
+    let mut busiest: Vec<(Location, Vec<&Range>)> = led.into_iter().collect();
+    busiest.sort_by_key(|(at, _)| Reverse(cpu.get(at).copied()));
+    let mut proposals = Vec::new();
+    for (from, mut ranges) in busiest {
+        let idlest = cpu.values().min().copied().unwrap_or_default();
+        if cpu.get(&from).is_none_or(|cpu| cpu - idlest <= DIFFERENCE) {
+            continue;
+        }
+        ranges.sort_by_key(|range| Reverse(picture.cpu(range.id)));
+        for by in [By::Leader, By::Replica] {
+            let departures = departures(picture, (loads, cpu, allowance), from, &ranges, by);
+            if departures.is_empty() {
+                continue;
+            }
+            for departure in departures {
+                proposals.extend(departure.propose(from, cpu, allowance));
+            }
+            break;
+        }
+    }
+    proposals
+}
+
+/// Which ranges a shard gives away, the largest loads first; none if that is not worth it.
+fn departures<'a, T: Instant>(
+    picture: &Picture<'_>,
+    (loads, expected, allowance): (&Loads<T>, &ShardCpu, &Allowance),
+    from: Location,
+    ranges: &[&'a Range],
+    by: By,
+) -> Vec<Departure<'a>> {
+    let mut cpu = expected.clone();
+    let gap = |cpu: &ShardCpu, to: Location| match (cpu.get(&from), cpu.get(&to)) {
+        (Some(from), Some(to)) => from - to,
+        _ => 0,
+    };
+    let (mut taken, mut widest) = (0, 0);
+    let mut departures = Vec::new();
+    for range in ranges {
+        let load = picture.cpu(range.id);
+        let is_worse = |to: &Location| {
+            gap(&cpu, *to) > DIFFERENCE
+                && keeps_order(&cpu, (from, *to), load)
+                && loads.exceeds(from, *to, DIFFERENCE)
+        };
+        let targets = match by {
+            By::Leader => leader_targets(picture, range),
+            By::Replica => replica_targets(picture, range, from, expected, allowance),
+        };
+        let fit = targets.into_iter().filter(is_worse);
+        // Of equal ones, one on the same node.
+        let Some(to) = fit.min_by_key(|to| (cpu.get(to).copied(), to.node != from.node)) else {
+            continue;
+        };
+        widest = widest.max(gap(expected, to));
+        taken += 2 * i64::from(load);
+        shift(&mut cpu, (from, to), load);
+        departures.push(Departure { range, to, load });
+    }
+    if taken * 3 < widest {
+        departures.clear();
+    }
+    departures
+}
+
+/// The shards that could lead a range instead.
+pub(super) fn leader_targets(picture: &Picture<'_>, range: &Range) -> Vec<Location> {
+    let voters = range.voters.iter();
+    let fit = voters.filter(|place| {
+        Some(place.replica) != range.leader
+            && range.caught_up.contains(&place.replica)
+            && picture.is_alive(place.location.node)
+    });
+    fit.map(|place| place.location).collect()
+}
+
+/// The shards that could have the leading replica of a range instead.
+fn replica_targets(
+    picture: &Picture<'_>,
+    range: &Range,
+    from: Location,
+    expected: &ShardCpu,
+    allowance: &Allowance,
+) -> Vec<Location> {
+    let others = || range.places().filter(|place| place.location != from);
+    let shards = expected.keys().copied().filter(|to| {
+        *to != from
+            && picture.is_alive(to.node)
+            && !picture.is_avoided(*to)
+            && allowance.may_come(*to)
+            && others().all(|place| place.location.node != to.node)
+    });
+    shards.collect()
+}
+
+impl Departure<'_> {
+    /// The step, if it is allowed.
+    fn propose(
+        &self,
+        from: Location,
+        cpu: &mut ShardCpu,
+        allowance: &mut Allowance,
+    ) -> Option<Proposal> {
+        let Departure { range, to, load } = *self;
+        let step = match range.voters.iter().find(|place| place.location == to) {
+            Some(voter) => Step::Lead {
+                range: range.id,
+                to: voter.replica,
+            },
+            None => moves::step(range, range.leader?, to),
+        };
+        if !allowance.take(&step, to) {
+            return None;
+        }
+        let reason = format!(
+            "for 30 s shard {from} has used more CPU time than shard {to}, now {} of a core against {}",
+            percent(cpu.get(&from)),
+            percent(cpu.get(&to)),
+        );
+        shift(cpu, (from, to), load);
+        let expected = format!(
+            "shard {from} uses {} and shard {to} {}: the range takes {} along",
+            percent(cpu.get(&from)),
+            percent(cpu.get(&to)),
+            percent(Some(&i64::from(load)))
+        );
+        Some(Proposal {
+            step,
+            reason,
+            expected,
+        })
+    }
+}
+
+fn percent(cpu: Option<&i64>) -> String {
+    let cpu = cpu.copied().unwrap_or_default().max(0);
+    format!("{}.{}%", cpu / 10, cpu % 10)
+}

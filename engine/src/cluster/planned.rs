@@ -1,0 +1,123 @@
+//! What the manager plans, and what it remembers of its orders. No I/O here.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use super::decisions::{DecisionKind, Decisions};
+use super::loads::Loads;
+use super::placement::Step;
+use super::scatter::Scatter;
+use crate::env::Instant;
+use crate::types::{Location, RangeId};
+
+/// The most orders of balance in [`ORDERS_PER`].
+pub(super) const ORDERS_MAX: usize = 16;
+pub(super) const ORDERS_PER: Duration = Duration::from_secs(10);
+/// How long a range that carries load is led where balance has moved it.
+const REST: Duration = Duration::from_mins(5);
+/// How long balance leaves a range alone after its order failed: the first time, and at most.
+const PAUSE: Duration = Duration::from_secs(10);
+const PAUSE_MAX: Duration = Duration::from_mins(5);
+/// Whose an order is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Origin {
+    /// It is necessary, or an operator's.
+    Duty,
+    Balance,
+    /// It goes on with an order that was noted.
+    Continued,
+}
+
+/// Why an order is given.
+#[derive(Clone, Debug)]
+pub struct Why {
+    pub(super) reason: String,
+    pub(super) expected: String,
+    pub(super) origin: Origin,
+}
+
+impl Why {
+    /// An operator wants it.
+    pub fn operator() -> Why {
+        Why {
+            reason: "an operator ordered it".to_owned(),
+            expected: String::new(),
+            origin: Origin::Duty,
+        }
+    }
+}
+
+/// A step, and why.
+#[derive(Clone, Debug)]
+pub struct Planned {
+    /// The step.
+    pub step: Step,
+    /// Why.
+    pub why: Why,
+}
+
+/// An order that is under way.
+pub(super) struct UnderWay<T> {
+    pub decision: u64,
+    pub kind: DecisionKind,
+    pub to: Option<Location>,
+    pub origin: Origin,
+    pub since: T,
+    /// When the members were what they should be.
+    pub reached: Option<T>,
+    /// Since when nothing is being done to the range, by its leaders' reports.
+    pub quiet: Option<T>,
+}
+
+/// What the manager remembers of its orders.
+pub struct Planning<T: Instant> {
+    /// The last decisions.
+    pub decisions: Decisions<T>,
+    pub(super) loads: Loads<T>,
+    pub(super) scatter: Scatter<T>,
+    pub(super) under_way: BTreeMap<RangeId, UnderWay<T>>,
+    /// When balance has had ranges led elsewhere.
+    pub(super) moved: BTreeMap<RangeId, T>,
+    /// Until when balance leaves ranges alone, and the pause that led to it.
+    pub(super) paused: BTreeMap<RangeId, (T, Duration)>,
+    /// When balance gave its last orders.
+    pub(super) given: VecDeque<T>,
+}
+
+impl<T: Instant> Planning<T> {
+    /// Of a manager of this term.
+    pub(super) fn new(term: u64) -> Planning<T> {
+        Planning {
+            decisions: Decisions::new(term),
+            loads: Loads::new(),
+            scatter: Scatter::new(),
+            under_way: BTreeMap::new(),
+            moved: BTreeMap::new(),
+            paused: BTreeMap::new(),
+            given: VecDeque::new(),
+        }
+    }
+
+    /// What an order under way does to its range.
+    pub fn kind_of(&self, range: RangeId) -> Option<DecisionKind> {
+        self.under_way.get(&range).map(|order| order.kind)
+    }
+
+    pub(super) fn is_paused(&self, range: RangeId, now: T) -> bool {
+        let paused = self.paused.get(&range);
+        paused.is_some_and(|(until, _)| now < *until)
+    }
+
+    pub(super) fn pause(&mut self, range: RangeId, now: T) {
+        let before = self.paused.get(&range);
+        let pause = before.map_or(PAUSE, |(_, pause)| (*pause * 2).min(PAUSE_MAX));
+        self.paused.insert(range, (now + pause, pause));
+    }
+
+    pub(super) fn forget_old(&mut self, now: T) {
+        self.given.retain(|at| now < *at + ORDERS_PER);
+        self.moved.retain(|_, at| now < *at + REST);
+        self.paused
+            .retain(|_, (until, pause)| now < *until + *pause * 2);
+    }
+}

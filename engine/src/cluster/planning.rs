@@ -1,0 +1,324 @@
+//! What the manager orders next, why, and what became of its orders. No I/O here.
+//!
+//! In each round ([`Manager::plan`]) what is necessary comes first: moves of operators, repairs and drains.
+//! Then comes balance, of ranges that have no order: what an operator has had scattered, then loads, then
+//! numbers. An order that is under way counts as carried out, so that the next round does not give it twice;
+//! a range that is stuck holds up no other. Balance keeps to limits:
+//!
+//! - at most [`ORDERS_MAX`] orders in [`ORDERS_PER`], in the whole cluster;
+//! - at most `moves-max` replicas that are on their way to a shard, those of repairs counted;
+//! - a range that carries load is led elsewhere once in `REST`;
+//! - a range whose order failed is left alone for a while, twice as long each time.
+//!
+//! Every order is a decision, which is shown with its reason and its end ([`super::decisions`]).
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+use super::balance::{self, Allowance, CARRIES_LOAD, Picture, Proposal};
+use super::manager::{Goal, KnownRange, Manager};
+use super::message::NodeHealth;
+use super::placement::{self, Node, Range, Slot, Step};
+use super::planned::{ORDERS_MAX, ORDERS_PER, Origin, Planned, Planning, Why};
+use super::scatter;
+use super::{record::MembershipStatus, settings, spread};
+use crate::env::Instant;
+use crate::error::OrderError;
+use crate::mutant::{self, Mutant};
+use crate::range::{Keyspace, ReplicaPlace};
+use crate::types::{KeyRange, Location, NodeId, RangeId, ReplicaId};
+
+/// An order of which nothing is heard for so long has failed.
+const UNHEARD_MAX: Duration = Duration::from_mins(10);
+
+impl<T: Instant> Manager<T> {
+    /// Takes what has changed since the last round. Once in a round, before [`Manager::plan`].
+    pub fn observe(&mut self, now: T) {
+        self.planning.forget_old(now);
+        let cpu: Vec<(Location, u32)> = self
+            .loads
+            .iter()
+            .filter(|(at, _)| {
+                let node = self.nodes.get(&at.node);
+                node.is_some_and(|node| {
+                    at.shard.0 < node.record.shards
+                        && self.node_health(node, now) == NodeHealth::Alive
+                })
+            })
+            .map(|(at, load)| (*at, load.stats.cpu))
+            .collect();
+        self.planning.loads.observe(cpu.into_iter(), now);
+        let unheard = self.planning.under_way.iter();
+        let unheard = unheard.filter(|(range, order)| {
+            now >= order.since + UNHEARD_MAX || !self.ranges.contains_key(range)
+        });
+        let unheard: Vec<RangeId> = unheard.map(|(range, _)| *range).collect();
+        for range in unheard {
+            self.end(range, Err("nothing is heard of the range".to_owned()), now);
+        }
+        if !self.planning.scatter.is_empty() {
+            let ranges = self.ranges.values().map(|known| self.range(known, now));
+            let ranges: Vec<Range> = ranges.collect();
+            self.planning.scatter.observe(&ranges, now);
+        }
+    }
+
+    /// The next steps to order.
+    pub fn plan(&self, now: T) -> Vec<Planned> {
+        let (nodes, mut ranges) = self.placed(now);
+        let mut allowance = self.allowance(now);
+        let mut planned = Vec::new();
+        for step in self.moves.steps(&nodes, &mut ranges, now) {
+            let why = match step {
+                Step::Change { .. } => Why::operator(),
+                Step::Lead { .. } => Why {
+                    reason: "the leadership goes with the replica".to_owned(),
+                    expected: String::new(),
+                    origin: Origin::Continued,
+                },
+            };
+            planned.push(Planned { step, why });
+        }
+        for step in self.leave_shards(&nodes, &mut ranges, now) {
+            let why = Why {
+                reason: "a node has given up the shard that has a replica".to_owned(),
+                expected: "the replica is on a shard that stays".to_owned(),
+                origin: Origin::Duty,
+            };
+            planned.push(Planned { step, why });
+        }
+        for step in placement::plan(&nodes, &ranges, self.factor()) {
+            let why = self.why_necessary(&step, now);
+            planned.push(Planned { step, why });
+        }
+        for Planned { step, .. } in &planned {
+            take_place(&mut ranges, step, &mut allowance.incoming);
+        }
+        for Proposal {
+            step,
+            reason,
+            expected,
+        } in self.balance(&nodes, &mut ranges, &mut allowance, now)
+        {
+            let why = Why {
+                reason,
+                expected,
+                origin: Origin::Balance,
+            };
+            planned.push(Planned { step, why });
+        }
+        planned
+    }
+
+    fn balance(
+        &self,
+        nodes: &[Node],
+        ranges: &mut [Range],
+        allowance: &mut Allowance,
+        now: T,
+    ) -> Vec<Proposal> {
+        let Planning {
+            loads,
+            scatter,
+            moved,
+            ..
+        } = &self.planning;
+        let cpu: BTreeMap<RangeId, u32> = self
+            .ranges
+            .iter()
+            .filter_map(|(range, known)| {
+                let stats = self.fresh(known, now)?.stats;
+                Some((*range, stats.cpu_millis_per_second))
+            })
+            .collect();
+        let is_unready =
+            |range: RangeId| self.planning.is_paused(range, now) || self.moves.leads_after(range);
+        let ids = || self.ranges.keys().copied();
+        let mut resting: BTreeSet<RangeId> = ids().filter(|range| is_unready(*range)).collect();
+        // What a stage orders is busy for the next one.
+        let mut proposals = Vec::new();
+        let mut settle = |ranges: &mut [Range], stage: Vec<Proposal>| {
+            for proposal in &stage {
+                take_place(ranges, &proposal.step, &mut BTreeMap::new());
+            }
+            proposals.extend(stage);
+        };
+        let stage = scatter.steps(&Picture::new(nodes, ranges, &cpu, &resting), allowance);
+        settle(ranges, stage);
+        if self.setting("balance") != Some("off") {
+            let has_moved = |range: &RangeId| {
+                let carries_load = cpu.get(range).is_some_and(|cpu| *cpu >= CARRIES_LOAD);
+                scatter.has(*range) || carries_load && moved.contains_key(range)
+            };
+            resting.extend(ids().filter(has_moved));
+            let mut shards = loads.expected();
+            let picture = Picture::new(nodes, ranges, &cpu, &resting);
+            let stage = balance::by_load(&picture, loads, &mut shards, allowance);
+            settle(ranges, stage);
+            let picture = Picture::new(nodes, ranges, &cpu, &resting);
+            let stage = spread::by_count(&picture, &mut shards, allowance);
+            settle(ranges, stage);
+        }
+        proposals
+    }
+
+    /// What balance may still order.
+    fn allowance(&self, now: T) -> Allowance {
+        let mut incoming: BTreeMap<Location, usize> = BTreeMap::new();
+        for known in self.ranges.values() {
+            let Some(Goal::Members { voters, learners }) = self.goal(known, now) else {
+                continue;
+            };
+            let record = &known.record;
+            let is_new = |place: &&ReplicaPlace| !record.voters.contains(&place.replica);
+            let is_absent =
+                |place: &&ReplicaPlace| record.descriptor.location(place.replica).is_none();
+            let coming = voters.iter().filter(is_new);
+            for place in coming.chain(learners.iter().filter(is_absent)) {
+                *incoming.entry(place.location).or_default() += 1;
+            }
+        }
+        let recent = self.planning.given.iter();
+        let recent = recent.filter(|at| now < **at + ORDERS_PER).count();
+        Allowance {
+            orders: ORDERS_MAX.saturating_sub(recent),
+            moves_max: self.moves_max(),
+            incoming,
+        }
+    }
+
+    fn moves_max(&self) -> usize {
+        let name = "moves-max";
+        let default = || settings::rule(name).map(|rule| rule.default).ok();
+        let text = self.setting(name).or_else(default);
+        text.and_then(|text| text.parse().ok()).unwrap_or_default()
+    }
+
+    /// What a range is becoming by an order that is under way.
+    fn goal<'a>(&self, known: &'a KnownRange<T>, now: T) -> Option<&'a Goal> {
+        let (_, goal) = known.ordered.as_ref()?;
+        let is_changing = self
+            .fresh(known, now)
+            .is_some_and(|report| report.changing && matches!(goal, Goal::Members { .. }));
+        (self.is_ordered(known, now) || is_changing).then_some(goal)
+    }
+
+    /// Nodes that keep their replicas, and all ranges, as placement sees them: those with an order as they
+    /// will be after it.
+    pub(super) fn placed(&self, now: T) -> (Vec<Node>, Vec<Range>) {
+        let avoided = self.health.avoided(now);
+        let nodes = self.nodes.values().filter_map(|known| {
+            let state = self.node_health(known, now);
+            let id = known.record.id;
+            let of_node = avoided.iter().filter(|at| at.node == id);
+            let membership = self.membership(id);
+            let is_drained =
+                membership == MembershipStatus::Draining && !mutant::is(Mutant::DrainedNodeLeads);
+            let drains = is_drained || self.has_slow_disk(id);
+            (state != NodeHealth::Dead && membership.keeps_replicas()).then(|| Node {
+                id,
+                shards: known.record.staying_shards(),
+                alive: state == NodeHealth::Alive && !drains,
+                drains,
+                avoided: of_node.map(|at| at.shard).collect(),
+            })
+        });
+        let ranges = self.ranges.values().map(|known| {
+            let mut range = self.range(known, now);
+            let goal = self.goal(known, now);
+            match goal.filter(|_| range.busy) {
+                Some(Goal::Members { voters, learners }) => {
+                    range.voters.clone_from(voters);
+                    range.learners.clone_from(learners);
+                    let order = self.planning.under_way.get(&range.id);
+                    if range.led_at().is_none() {
+                        let to = order.and_then(|order| order.to);
+                        let at_goal = |place: &&ReplicaPlace| Some(place.location) == to;
+                        range.leader = voters.iter().find(at_goal).map(|place| place.replica);
+                    }
+                }
+                Some(Goal::Leader(to)) => range.leader = Some(*to),
+                _ => {}
+            }
+            range
+        });
+        (nodes.collect(), ranges.collect())
+    }
+
+    /// The shard of a node that should be given the next replica; see
+    /// [`placement::least_loaded_shard`].
+    pub fn least_loaded_shard(&self, node: NodeId, now: T) -> Option<Location> {
+        let (nodes, ranges) = self.placed(now);
+        placement::least_loaded_shard(&nodes, &ranges, node)
+    }
+
+    /// Takes an order to scatter the users' ranges that have keys in an interval; gives how many orders that
+    /// takes.
+    ///
+    /// # Errors
+    /// The interval is empty.
+    pub fn scatter(&mut self, keys: &KeyRange, now: T) -> Result<u64, OrderError> {
+        if keys.end.as_ref().is_some_and(|end| *end <= keys.start) {
+            let why = "the interval to scatter has no keys: its end must come after its start";
+            return Err(OrderError::Invalid(why.to_owned()));
+        }
+        let (nodes, ranges) = self.placed(now);
+        let is_in = |range: &&Range| {
+            let known = self.ranges.get(&range.id);
+            known.is_some_and(|known| {
+                let descriptor = &known.record.descriptor;
+                let own = &descriptor.keys;
+                descriptor.keyspace == Keyspace::User
+                    && own.end.as_ref().is_none_or(|end| *end > keys.start)
+                    && keys.end.as_ref().is_none_or(|end| own.start < *end)
+            })
+        };
+        let mut ranges: Vec<&Range> = ranges.iter().filter(is_in).collect();
+        ranges.sort_by_key(|range| {
+            let known = self.ranges.get(&range.id);
+            known.map(|known| &known.record.descriptor.keys.start)
+        });
+        let goals = scatter::goals(&nodes, &ranges, self.moves_max() > 0);
+        let orders = goals.values().map(VecDeque::len).sum::<usize>() as u64;
+        self.planning.scatter.begin(goals, now);
+        Ok(orders)
+    }
+}
+
+/// Has a range count as what a step makes of it, and as busy. New replicas are on their way to their shards.
+fn take_place(ranges: &mut [Range], step: &Step, incoming: &mut BTreeMap<Location, usize>) {
+    let Ok(index) = ranges.binary_search_by_key(&step.range(), |range| range.id) else {
+        return;
+    };
+    let range = &mut ranges[index];
+    range.busy = true;
+    match step {
+        Step::Lead { to, .. } => range.leader = Some(*to),
+        Step::Change {
+            voters, learners, ..
+        } => {
+            let leader = range.led_at();
+            let mut place = |slot: &Slot| match slot {
+                Slot::Here(place) => *place,
+                Slot::New(location) => {
+                    *incoming.entry(*location).or_default() += 1;
+                    // It has no id yet.
+                    ReplicaPlace {
+                        replica: ReplicaId(0),
+                        location: *location,
+                    }
+                }
+            };
+            range.voters = voters.iter().map(&mut place).collect();
+            range.learners = learners.iter().map(&mut place).collect();
+            let is_new = |place: &&ReplicaPlace| place.replica == ReplicaId(0);
+            if leader.is_some() && range.led_at().is_none() {
+                range.leader = range.voters.iter().find(is_new).map(|place| place.replica);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "planning_tests.rs"]
+mod tests;

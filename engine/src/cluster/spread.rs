@@ -1,0 +1,169 @@
+//! Balance by numbers: nodes hold about equally many replicas and lead about equally many ranges. Pure.
+//!
+//! Numbers within a tenth of the average are left alone, and so is a difference of one. Leaders that carry
+//! load move first, as long as the shard that gets one is not busier afterwards than the one that gave it;
+//! other leaders move whatever the loads are. So numbers never undo what was done because of load
+//! ([`super::balance`]).
+
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+
+use super::balance::{
+    Allowance, CARRIES_LOAD, Picture, Proposal, keeps_order, leader_targets, shift,
+};
+use super::loads::ShardCpu;
+use super::moves;
+use super::placement::{Plan, Range, Step};
+use crate::types::{Location, NodeId, RangeId, SYSTEM_RANGE, ShardId};
+
+/// The moves because of numbers. `cpu` are the expected loads of the shards.
+pub(super) fn by_count(
+    picture: &Picture<'_>,
+    cpu: &mut ShardCpu,
+    allowance: &mut Allowance,
+) -> Vec<Proposal> {
+    let mut proposals = replicas(picture, allowance);
+    let moved: Vec<RangeId> = proposals.iter().map(|moved| moved.step.range()).collect();
+    proposals.extend(leaders(picture, &moved, cpu, allowance));
+    proposals
+}
+
+/// Whether two of several numbers with this sum differ too much.
+fn is_uneven((full, empty): (usize, usize), sum: usize, numbers: usize) -> bool {
+    let is_off = full * numbers * 10 > sum * 11 || empty * numbers * 10 < sum * 9;
+    full >= empty + 2 && is_off
+}
+
+/// Moves replicas from the fullest nodes to the emptiest.
+fn replicas(picture: &Picture<'_>, allowance: &mut Allowance) -> Vec<Proposal> {
+    let mut plan = Plan::new(picture.nodes, picture.ranges, 0);
+    let sum = plan.load.values().sum();
+    let mut proposals = Vec::new();
+    for range in picture.ranges.iter().filter(|range| picture.is_free(range)) {
+        let nodes: Vec<NodeId> = range.voters.iter().map(|p| p.location.node).collect();
+        let full = range
+            .voters
+            .iter()
+            .max_by_key(|place| plan.node_load(place.location.node));
+        let empty = plan.others(&nodes).first().copied();
+        let (Some(full), Some(empty)) = (full.copied(), empty) else {
+            continue;
+        };
+        let (from, loads) = (full.location, |plan: &Plan<'_>| {
+            (plan.node_load(full.location.node), plan.node_load(empty))
+        });
+        // A leader's load would go to who knows where.
+        let is_busy = range.led_at() == Some(from) && picture.cpu(range.id) >= CARRIES_LOAD;
+        let has_learner = range.learners.iter().any(|p| p.location.node == empty);
+        if is_busy || has_learner || !is_uneven(loads(&plan), sum, picture.nodes.len()) {
+            continue;
+        }
+        let Some(to) = emptiest_shard(picture, &plan, empty, allowance) else {
+            continue;
+        };
+        let step = moves::step(range, full.replica, to);
+        if !allowance.take(&step, to) {
+            continue;
+        }
+        let words = |(full, empty): (usize, usize), verb| {
+            let node = from.node;
+            format!(
+                "node {node} {verb} {full} replicas and node {empty_node} {empty}",
+                empty_node = to.node
+            )
+        };
+        let reason = words(loads(&plan), "has");
+        plan.load.entry(from).and_modify(|load| *load -= 1);
+        *plan.load.entry(to).or_default() += 1;
+        proposals.push(Proposal {
+            step,
+            reason,
+            expected: words(loads(&plan), "will have"),
+        });
+    }
+    proposals
+}
+
+/// The shard of a node that has the fewest replicas, of those that may be sent one.
+fn emptiest_shard(
+    picture: &Picture<'_>,
+    plan: &Plan<'_>,
+    node: NodeId,
+    allowance: &Allowance,
+) -> Option<Location> {
+    let shards = picture.nodes.iter().find(|n| n.id == node)?.shards;
+    let shards = (0..shards).map(|shard| Location {
+        node,
+        shard: ShardId(shard),
+    });
+    let fit = shards.filter(|at| !plan.is_avoided(*at) && allowance.may_come(*at));
+    fit.min_by_key(|at| plan.load.get(at).copied().unwrap_or_default())
+}
+
+/// Makes live nodes lead equally many ranges. The leader of the system range stays, and so do those of
+/// ranges that are `moved`.
+fn leaders(
+    picture: &Picture<'_>,
+    moved: &[RangeId],
+    cpu: &mut ShardCpu,
+    allowance: &mut Allowance,
+) -> Vec<Proposal> {
+    let users = || picture.ranges.iter().filter(|r| r.id != SYSTEM_RANGE);
+    let mut led: BTreeMap<NodeId, usize> = BTreeMap::new();
+    let alive = picture.nodes.iter().filter(|node| node.alive);
+    led.extend(alive.map(|node| (node.id, 0)));
+    for node in users().filter_map(Range::led_on) {
+        *led.entry(node).or_default() += 1;
+    }
+    let (sum, nodes) = (led.values().sum(), led.len());
+    let load_of = |range: &Range| match picture.cpu(range.id) {
+        cpu if cpu < CARRIES_LOAD => 0,
+        cpu => cpu,
+    };
+    let free = |range: &&Range| picture.is_free(range) && !moved.contains(&range.id);
+    let mut ranges: Vec<&Range> = users().filter(free).collect();
+    ranges.sort_by_key(|range| Reverse(load_of(range)));
+    let mut proposals = Vec::new();
+    for range in ranges {
+        let Some(from) = range.led_at() else {
+            continue;
+        };
+        let count = |led: &BTreeMap<NodeId, usize>, at: Location| {
+            led.get(&at.node).copied().unwrap_or(usize::MAX)
+        };
+        let others = leader_targets(picture, range).into_iter();
+        let Some(to) = others.min_by_key(|at| count(&led, *at)) else {
+            continue;
+        };
+        let (counts, load) = ((count(&led, from), count(&led, to)), load_of(range));
+        let is_uneven = is_uneven(counts, sum, nodes);
+        if !is_uneven || load > 0 && !keeps_order(cpu, (from, to), load) {
+            continue;
+        }
+        let Some(replica) = range.ready_at(to) else {
+            continue;
+        };
+        let step = Step::Lead {
+            range: range.id,
+            to: replica,
+        };
+        if !allowance.take(&step, to) {
+            break;
+        }
+        *led.entry(from.node).or_default() -= 1;
+        *led.entry(to.node).or_default() += 1;
+        shift(cpu, (from, to), load);
+        let words = |(full, empty): (usize, usize), verb| {
+            format!(
+                "node {} {verb} {full} ranges and node {} {empty}",
+                from.node, to.node
+            )
+        };
+        proposals.push(Proposal {
+            step,
+            reason: words(counts, "leads"),
+            expected: words((count(&led, from), count(&led, to)), "will lead"),
+        });
+    }
+    proposals
+}

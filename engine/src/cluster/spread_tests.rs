@@ -1,0 +1,70 @@
+//! Replicas and leaders that are spread by number, by themselves and by an operator's order, over a made-up
+//! cluster.
+
+use super::*;
+
+#[test]
+fn a_new_node_takes_its_share_by_itself() {
+    let mut model = Model::new(3, 2);
+    for number in 0..24_u16 {
+        let shard = number % 2;
+        let first = u64::from(number) % 3;
+        let places = (0..3).map(|node| ((first + node) % 3 + 1, shard));
+        model.range(&places.collect::<Vec<_>>(), 20.0);
+    }
+    model.pass(60);
+    assert_eq!(model.given.len(), 0);
+    model.nodes = 4;
+    model.pass(300);
+    let held = |node| model.replicas(at(node, 0)) + model.replicas(at(node, 1));
+    for node in 1..=4 {
+        assert!(
+            (16..=20).contains(&held(node)),
+            "node {node}: {}",
+            held(node)
+        );
+        assert!((5..=7).contains(&model.leaders(node)), "node {node}");
+    }
+    assert_eq!(model.orders_in(1800), 0, "it is balanced");
+}
+
+#[test]
+fn scattered_ranges_are_spread_over_nodes_and_shards() {
+    let mut model = Model::new(3, 2);
+    model.set("balance", "off");
+    for _ in 0..24 {
+        model.range(&[(1, 0), (2, 0), (3, 0)], 0.0);
+    }
+    model.pass(10);
+    let interval = |start: &str, end: Option<&str>| KeyRange {
+        start: start.into(),
+        end: end.map(Into::into),
+    };
+    for (start, end) in [("b", "a"), ("a", "a"), ("", "")] {
+        let refused = model
+            .manager
+            .scatter(&interval(start, Some(end)), model.now);
+        assert!(matches!(refused, Err(OrderError::Invalid(why)) if why.contains("start")));
+    }
+    // The first twelve.
+    let keys = interval("", Some("00014"));
+    let orders = model
+        .manager
+        .scatter(&keys, model.now)
+        .expect("it has keys");
+    model.pass(400);
+    assert_eq!(model.given.len() as u64, orders);
+    let touched: BTreeSet<u64> = model.given.iter().map(|given| given.range).collect();
+    assert!(touched.iter().all(|range| *range < 14), "{touched:?}");
+    for node in 1..=3 {
+        assert_eq!(model.replicas(at(node, 1)), 6);
+        let led = |shard| {
+            let led = model.ranges.range(..14);
+            led.filter(|(_, range)| range.led_at() == at(node, shard))
+                .count()
+        };
+        assert_eq!((led(0), led(1)), (2, 2), "node {node}");
+    }
+    let again = model.manager.scatter(&keys, model.now);
+    assert_eq!(again, Ok(0), "they are spread");
+}

@@ -1,0 +1,160 @@
+//! The part of balance that is not the manager's own: it answers what operators ask of it, and counts the
+//! moves that were begun, for metrics. Runs on the shard that hosts the manager.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+
+use super::Inner;
+use crate::cluster::manager::Manager;
+use crate::cluster::{ClusterRequest, ClusterResponse, DecisionKind, NewDecision, SplitReason};
+use crate::env::{Env, Instant, Now};
+use crate::types::{KeyRange, RangeId};
+
+/// How many moves of each kind were begun.
+#[derive(Debug, Default)]
+pub(super) struct MoveCounts([Cell<u64>; DecisionKind::MOVES.len()]);
+
+impl MoveCounts {
+    fn count(&self, kind: DecisionKind) {
+        let place = DecisionKind::MOVES.iter().position(|known| *known == kind);
+        if let Some(count) = place.and_then(|place| self.0.get(place)) {
+            count.set(count.get() + 1);
+        }
+    }
+
+    /// The counts now.
+    pub(super) fn stats(&self) -> MoveStats {
+        let counts = self.0.each_ref().map(Cell::get);
+        MoveStats(std::array::from_fn(|place| {
+            (DecisionKind::MOVES[place], counts[place])
+        }))
+    }
+}
+
+/// How many moves of each kind the manager had begun while it was on a shard.
+#[derive(Clone, Copy, Debug)]
+pub struct MoveStats(pub [(DecisionKind, u64); DecisionKind::MOVES.len()]);
+
+impl Default for MoveStats {
+    fn default() -> MoveStats {
+        MoveCounts::default().stats()
+    }
+}
+
+/// The orders that the manager has given while it was on a shard.
+pub(super) struct GivenOrders<T> {
+    /// What was logged of the last order to each range, and when.
+    pub told: RefCell<BTreeMap<RangeId, (String, T)>>,
+    /// The moves that leaders have begun.
+    pub moves: MoveCounts,
+}
+
+impl<T> Default for GivenOrders<T> {
+    fn default() -> GivenOrders<T> {
+        GivenOrders {
+            told: RefCell::default(),
+            moves: MoveCounts::default(),
+        }
+    }
+}
+
+impl<E: Env> Inner<E> {
+    /// The last decisions of the manager here.
+    pub(super) fn decisions(&self) -> ClusterResponse {
+        self.with_manager(|manager| ClusterResponse::Decisions(manager.planning.decisions.last()))
+    }
+
+    /// Has ranges scattered; the manager here gives the orders one after the other.
+    pub(super) fn scatter(&self, keys: &KeyRange) -> ClusterResponse {
+        let now = Now::<E>::now();
+        self.with_manager(|manager| match manager.scatter(keys, now) {
+            Ok(orders) => {
+                tracing::info!(
+                    "{orders} orders spread the ranges of an interval, as an operator wants it"
+                );
+                ClusterResponse::Scattered(orders)
+            }
+            Err(why) => ClusterResponse::Refused(why),
+        })
+    }
+
+    /// Notes the decision to split a range at so many keys; gives its id.
+    pub(super) fn note_split(
+        &self,
+        range: RangeId,
+        keys: usize,
+        reason: SplitReason,
+    ) -> Option<u64> {
+        let mut manager = self.management.manager.borrow_mut();
+        let manager = manager.as_mut()?;
+        let now = Now::<E>::now();
+        let new = NewDecision {
+            range,
+            kind: DecisionKind::Split,
+            reason: match reason {
+                SplitReason::Manual => "an operator ordered it",
+                SplitReason::Size => "it is larger than `range-size-max`",
+                SplitReason::Load => "it has more load than the others",
+            }
+            .to_owned(),
+            from: manager.leader_of(range, now),
+            to: None,
+            expected: format!("the range becomes {}", keys + 1),
+        };
+        Some(manager.planning.decisions.note(new, now))
+    }
+
+    /// Notes what became of it.
+    pub(super) fn note_split_end(&self, decision: Option<u64>, response: &ClusterResponse) {
+        let result = match response {
+            ClusterResponse::Split { failed: None, .. } => Ok(()),
+            ClusterResponse::Split {
+                failed: Some(why), ..
+            }
+            | ClusterResponse::Refused(why) => Err(why.to_string()),
+            _ => Err("another shard manages the cluster by now".to_owned()),
+        };
+        let mut manager = self.management.manager.borrow_mut();
+        if let Some((manager, decision)) = manager.as_mut().zip(decision) {
+            manager.planning.decisions.ended(decision, result);
+        }
+    }
+
+    /// Counts an order that a leader has begun to carry out. A leadership that follows a replica is no move
+    /// of its own.
+    pub(super) fn count_move(&self, manager: &Manager<Now<E>>, request: &ClusterRequest) {
+        let leads = match request {
+            ClusterRequest::TransferLeadership { .. } => true,
+            ClusterRequest::Change { .. } => false,
+            _ => return,
+        };
+        let range = request.range();
+        let kind = range.and_then(|range| manager.planning.kind_of(range));
+        if let Some(kind) = kind.filter(|kind| leads == (*kind == DecisionKind::MoveLeader)) {
+            self.management.given_orders.moves.count(kind);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn moves_are_counted_by_their_kinds() {
+        let counts = MoveCounts::default();
+        counts.count(DecisionKind::MoveLeader);
+        counts.count(DecisionKind::MoveLeader);
+        counts.count(DecisionKind::RemoveReplica);
+        counts.count(DecisionKind::Split);
+        let MoveStats(stats) = counts.stats();
+        let stats = stats.map(|(kind, count)| (kind.name(), count));
+        let wanted = [
+            ("move_leader", 2),
+            ("move_replica", 0),
+            ("add_replica", 0),
+            ("remove_replica", 1),
+        ];
+        assert_eq!(stats, wanted);
+    }
+}
