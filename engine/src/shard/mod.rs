@@ -51,6 +51,7 @@ use crate::error::{Error, Fatal, Fate};
 use crate::hlc::Hlc;
 use crate::mutant::{self, Mutant};
 use crate::raft::GroupDeps;
+use crate::range::hot_keys::Sample;
 use crate::range::proposer::{Proposal, ProposalKind};
 use crate::range::replica::{Home, Replica};
 pub use crate::range::sink::WriteSink;
@@ -326,7 +327,7 @@ impl<E: Env> Shard<E> {
             Ok(replica) => replica,
             Err(error) => return sink.complete(token, Err(error)),
         };
-        let began = replica.usage.begin_write();
+        let began = replica.usage.begin();
         let version = replica.with_state(|state| state.descriptor.epoch.version);
         if !all_in_range(&replica, &write) {
             return self.refuse_several_ranges(&replica, &request, sink.as_ref(), token);
@@ -336,11 +337,12 @@ impl<E: Env> Shard<E> {
             false => write,
         };
         let bytes = write.len_in_bytes();
+        let keys = began.and_then(|_| Sample::of_all(write.keys().map(|key| &**key)));
         let kind = ProposalKind::Write(write, request.session);
         let proposal = Proposal::new(kind, version, request.deadline, (sink, token));
         let proposal = proposal.named(request.target.is_some());
         replica.proposer.push(proposal);
-        replica.usage.has_written(bytes, began);
+        replica.usage.has_written(keys, bytes, began);
     }
 
     /// The batch without its conditions if they hold now.
