@@ -10,10 +10,11 @@ use crate::cluster::record::{
     self, HeldRecord, MembershipRecord, MembershipStatus, NodeRecord, RangeRecord, Setting,
 };
 use crate::cluster::{
-    HighestIds, Leaving, NodeHealth, NodeView, RangeStats, RangeView, ShardStats, SplitPart,
-    SplitReason, Trouble,
+    BlockReason, HighestIds, HotRange, Leaving, NodeHealth, NodeView, RangeStats, RangeView,
+    ShardStats, SplitBlocked, SplitPart, SplitReason, Trouble,
 };
 use crate::error::OrderError;
+use crate::range::hot_keys::HotKey;
 use crate::range::{Descriptor, Keyspace, ReplicaPlace};
 use crate::types::{Epoch, KeyRange, Location, NodeId, RangeId, ReplicaId, ShardId};
 
@@ -76,6 +77,11 @@ fn view() -> View {
         unavailable: false,
         splitting: true,
         held_until_ms: u64::MAX,
+        split_blocked: Some(SplitBlocked {
+            reason: BlockReason::SingleKey,
+            since_ms: 9,
+            key: Some(b"k".to_vec()),
+        }),
         stats: RangeStats::default(),
     };
     let node = NodeView {
@@ -120,6 +126,10 @@ fn questions_and_answers() {
         is_done: false,
     };
     let range = RangeId(7);
+    let hot_key = HotKey {
+        key: b"m".to_vec(),
+        share: 900,
+    };
     let requests = [
         ClusterRequest::Report(report),
         ClusterRequest::View,
@@ -174,6 +184,14 @@ fn questions_and_answers() {
             voters: vec![PLACE],
             learners: vec![PLACE],
         },
+        ClusterRequest::SplitInto {
+            range,
+            parts: 4,
+            held_until_ms: Some(9),
+        },
+        ClusterRequest::HotRanges { top: 10 },
+        ClusterRequest::HotKeys { range, top: 10 },
+        ClusterRequest::LoadKeys { range, version: 3 },
     ];
     let tally = fuzz(
         "asks",
@@ -204,6 +222,20 @@ fn questions_and_answers() {
                 keys: descriptor().keys,
             }],
             failed: Some(OrderError::busy("why")),
+        },
+        ClusterResponse::HotRanges(vec![HotRange {
+            range,
+            cpu_millis_per_second: 300,
+            keys: vec![hot_key.clone()],
+        }]),
+        ClusterResponse::HotKeys(vec![hot_key]),
+        ClusterResponse::LoadKeys {
+            keys: vec![b"m".to_vec()],
+            hot: Some(b"m".to_vec()),
+        },
+        ClusterResponse::NoLoadKey {
+            reason: BlockReason::NoKey,
+            key: None,
         },
     ];
     let tally = fuzz(

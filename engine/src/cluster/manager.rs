@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
+use super::blocked::SplitWatch;
 use super::bounds::Bounds;
 use super::health::Health;
 use super::ids::Ids;
@@ -62,6 +63,7 @@ pub(super) struct KnownRange<T: Instant> {
     pub(super) saved: bool,
     report: Option<(T, LedRange)>,
     pub(super) ordered: Option<(T, Goal)>,
+    pub(super) watch: SplitWatch<T>,
 }
 
 /// What a range was ordered to become.
@@ -183,6 +185,7 @@ impl<T: Instant> Manager<T> {
                 saved: true,
                 report: None,
                 ordered: None,
+                watch: SplitWatch::default(),
                 record,
             };
             self.ranges.insert(known.record.descriptor.range, known);
@@ -379,6 +382,7 @@ impl<T: Instant> Manager<T> {
             saved: false,
             report: None,
             ordered: None,
+            watch: SplitWatch::default(),
         });
         if known.record != record {
             known.record = record;
@@ -392,6 +396,10 @@ impl<T: Instant> Manager<T> {
         let (descriptor, followers) = (&known.record.descriptor, &led.followers);
         self.health
             .take_followers(descriptor, led.leader, followers, now);
+        let version = descriptor.epoch.version;
+        known
+            .watch
+            .take(version, led.stats.cpu_millis_per_second, now);
         known.report = Some((now, led));
     }
 

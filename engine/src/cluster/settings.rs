@@ -18,7 +18,7 @@ pub struct Rule {
 }
 
 /// The settings.
-pub const SETTINGS: [Rule; 4] = [
+pub const SETTINGS: [Rule; 5] = [
     Rule {
         name: "replication-factor",
         default: "3",
@@ -38,6 +38,11 @@ pub const SETTINGS: [Rule; 4] = [
         name: "range-size-max",
         default: "256MiB",
         may_be: "a size from 16MiB to 4GiB",
+    },
+    Rule {
+        name: "split-by-load",
+        default: "on",
+        may_be: "on or off",
     },
 ];
 
@@ -109,6 +114,7 @@ mod tests {
             ("dead-after", "2500ms"),
             ("dead-after", "0.5m"),
             ("balance", "off"),
+            ("split-by-load", "off"),
             ("range-size-max", "16MiB"),
             ("range-size-max", "4GiB"),
             ("range-size-max", "100000000"),
@@ -126,6 +132,7 @@ mod tests {
             ("dead-after", "5"),
             ("dead-after", "99999999999h"),
             ("balance", "maybe"),
+            ("split-by-load", "yes"),
             ("range-size-max", "15MiB"),
             ("range-size-max", "4097MiB"),
             ("range-size-max", "1TB"),

@@ -10,12 +10,14 @@
 //! [`WriteSink`]. The way of a read: [`Shard::get`] checks the lease and looks into the tree at
 //! once.
 
+mod auto_splits;
 mod availability;
 mod background;
 mod bounds_changes;
 pub mod contents;
 mod digests;
 mod folder;
+mod hot_ranges;
 mod leadership_transfer;
 mod liveness;
 mod load;
@@ -29,7 +31,6 @@ mod range_map;
 mod read;
 mod report;
 mod scan;
-mod size_splits;
 mod slow_disk;
 mod snapshot_receiver;
 mod split;
