@@ -12,7 +12,10 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 pub use history::{NodeEvent, NodeHistory, Period, Step};
-pub use ranges::{BoundsState, HOLD_MS_DEFAULT, RangeStats, Split, SplitFailure, SplitPart};
+pub use ranges::{
+    BlockReason, Borders, BoundsState, HOLD_MS_DEFAULT, HOT_RANGES_DEFAULT, HotKey, HotRange,
+    HotRanges, RangeStats, Split, SplitBlocked, SplitFailure, SplitPart,
+};
 pub use settings::{NodeConfig, NodeSetting, Reloaded, SettingDifference, SettingRefused};
 
 /// An admin command.
@@ -54,6 +57,22 @@ pub enum Command {
         /// given, for ever if it is `u64::MAX`.
         #[serde(default)]
         hold_ms: Option<u64>,
+    },
+    /// Splits a range into parts of about the same size. [`Split`] is the answer.
+    SplitInto {
+        /// The range.
+        range: u64,
+        /// How many parts.
+        parts: u32,
+        /// See [`Command::SplitRange`].
+        #[serde(default)]
+        hold_ms: Option<u64>,
+    },
+    /// Shows the ranges with most CPU time, and their hottest keys. [`HotRanges`] is the answer.
+    HotRanges {
+        /// How many ranges.
+        #[serde(default = "hot_ranges_default")]
+        top: u32,
     },
     /// Has a range be no longer held against merging. [`Done`] is the answer.
     ReleaseRange {
@@ -119,6 +138,10 @@ pub enum Command {
         #[serde(default)]
         step: Step,
     },
+}
+
+fn hot_ranges_default() -> u32 {
+    HOT_RANGES_DEFAULT
 }
 
 impl Command {
@@ -298,10 +321,9 @@ pub struct Range {
     /// What its bounds are doing.
     #[serde(default)]
     pub state: BoundsState,
-    /// Until when it must not be merged, in milliseconds since 1970; 0 if it may be, `u64::MAX` if it never
-    /// must.
-    #[serde(default)]
-    pub held_until_ms: u64,
+    /// What is decided about its borders.
+    #[serde(flatten)]
+    pub borders: Borders,
     /// Its load and its size.
     #[serde(flatten)]
     pub stats: RangeStats,

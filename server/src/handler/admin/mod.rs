@@ -145,6 +145,18 @@ async fn perform(context: &Context, command: Command, until: Now) -> Result<Stri
         Command::SplitRange { range, at, hold_ms } => {
             return split(context, RangeId(range), (at, hold_ms), until).await;
         }
+        Command::SplitInto {
+            range,
+            parts,
+            hold_ms,
+        } => {
+            let (range, held_until_ms) = (RangeId(range), held_until_ms(hold_ms));
+            let split = gateway.split_range_into(range, parts, held_until_ms, until);
+            return text(&render::split(split.await?));
+        }
+        Command::HotRanges { top } => {
+            return text(&render::hot_ranges(&gateway.hot_ranges(top, until).await?));
+        }
         Command::ReleaseRange { range } => Order::ReleaseRange {
             range: RangeId(range),
         },
