@@ -4,6 +4,7 @@
 //! never renamed, since other tools read them, too. Pure.
 
 mod history;
+mod leaving;
 mod ranges;
 mod settings;
 
@@ -12,6 +13,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 pub use history::{NodeEvent, NodeHistory, Period, Step};
+pub use leaving::{BlockedRange, Departure, Leaving};
 pub use ranges::{
     BlockReason, Borders, BoundsState, HOLD_MS_DEFAULT, HOT_RANGES_DEFAULT, HotKey, HotRange,
     HotRanges, RangeStats, Split, SplitBlocked, SplitFailure, SplitPart,
@@ -236,56 +238,6 @@ pub struct Node {
     /// About how many bytes the rows of its replicas have, before compression.
     #[serde(default)]
     pub bytes: u64,
-}
-
-/// How far a node has left: the answer to [`Command::NodeLeaving`].
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[non_exhaustive]
-pub struct Leaving {
-    /// The node, if it drains.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub draining: Option<u64>,
-    /// The node, if it is or would be decommissioned.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub decommissioning: Option<u64>,
-    /// What operators have decided about it.
-    pub membership: Membership,
-    /// The ranges that it leads, or may lead, as their leader is not known.
-    pub leaders_left: u64,
-    /// The ranges of which it has a replica, if these are to go.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub replicas_left: Option<u64>,
-    /// The writes that it has not answered yet.
-    pub requests_left: u64,
-    /// The ranges that cannot leave it now.
-    pub blocked: Vec<BlockedRange>,
-    /// Where replicas would go, of a decommissioning that was only asked about.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub moves: Vec<Departure>,
-    /// Whether it has left: it leads and answers nothing any more, or holds nothing.
-    pub done: bool,
-}
-
-/// A range that cannot leave a node now.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[non_exhaustive]
-pub struct BlockedRange {
-    /// The range.
-    pub range: u64,
-    /// What stands in the way.
-    pub reason: String,
-}
-
-/// Where a replica would go.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[non_exhaustive]
-pub struct Departure {
-    /// Its range.
-    pub range: u64,
-    /// The node that gets it.
-    pub node: u64,
-    /// The shard of that node.
-    pub shard: u16,
 }
 
 /// A range.
@@ -724,26 +676,6 @@ mod tests {
             let text = text.replace(r#""start":"""#, bad);
             assert!(serde_json::from_str::<Range>(&text).is_err(), "{text}");
         }
-    }
-
-    #[test]
-    fn progress_names_the_node_under_what_it_does() {
-        let blocked = BlockedRange {
-            range: 7,
-            reason: "no voter has matched".to_owned(),
-        };
-        let leaving = Leaving {
-            draining: Some(3),
-            membership: Membership::Draining,
-            leaders_left: 12,
-            requests_left: 4,
-            blocked: vec![blocked],
-            ..Leaving::default()
-        };
-        let text = serde_json::to_string(&leaving).expect("it has a text");
-        let wanted = r#"{"draining":3,"membership":"draining","leaders_left":12,"requests_left":4,"blocked":[{"range":7,"reason":"no voter has matched"}],"done":false}"#;
-        assert_eq!(text, wanted);
-        assert_eq!(serde_json::from_str::<Leaving>(&text).ok(), Some(leaving));
     }
 
     #[test]

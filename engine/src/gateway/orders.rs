@@ -167,7 +167,7 @@ impl<E: Env> Gateway<E> {
     ///
     /// # Errors
     /// It has too few keys for that, and the errors of [`Gateway::split_range`].
-    pub async fn split_range_into(
+    pub async fn split_into(
         &self,
         range: RangeId,
         parts: u32,

@@ -21,7 +21,7 @@ use crate::types::KeyRange;
 /// Most samples of a range.
 const SAMPLES_MAX: usize = 128;
 /// Most bytes of their keys.
-const KEYS_LEN_MAX: usize = 128 << 10;
+const KEYS_LEN_MAX: usize = 96 << 10;
 /// The time in which the weight of a sample falls to a third.
 const FORGET_OVER: Duration = Duration::from_secs(10);
 /// A sample that is as old says nothing of the load now.

@@ -27,7 +27,7 @@ use crate::types::{DataId, KeyRange, Timestamp};
 /// Of so many requests one is timed and its keys are sampled, on average.
 const SAMPLED_ONE_IN: u32 = 16;
 /// Keys are sampled in ranges that take at least as much timed CPU time, in nanoseconds a second, and until
-/// they take less than a quarter of it. So few ranges of a shard have samples.
+/// they take less than half of it. So a bounded number of a shard's ranges has samples.
 const HOT_KEYS_FROM: f64 = 1e6;
 /// The time over which the shorter rates forget.
 const SHORT: Duration = Duration::from_secs(10);
@@ -265,7 +265,7 @@ impl<I: Instant> Usage<I> {
         }
         let rates = self.rates.get();
         let mut hot_keys = self.hot_keys.borrow_mut();
-        if rates.short.cpu_nanos < HOT_KEYS_FROM / 4.0 {
+        if rates.short.cpu_nanos < HOT_KEYS_FROM / 2.0 {
             *hot_keys = None;
         } else if rates.short.cpu_nanos >= HOT_KEYS_FROM {
             hot_keys.get_or_insert_with(|| Box::new(HotKeys::new(now)));
