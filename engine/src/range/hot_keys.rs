@@ -69,6 +69,15 @@ impl Sample {
         }
     }
 
+    /// The keys from one on, before another, or to the end of the range.
+    pub fn interval(first: &[u8], end: Option<&[u8]>) -> Sample {
+        match end {
+            Some(end) if is_after(end, first) => Sample::Point(first.to_vec()),
+            Some(end) => Sample::Span(first.to_vec(), SpanEnd::Before(end.to_vec())),
+            None => Sample::Span(first.to_vec(), SpanEnd::OfRange),
+        }
+    }
+
     /// A span that has all these keys; `None` if there are none.
     pub fn of_all<'k>(keys: impl Iterator<Item = &'k [u8]>) -> Option<Sample> {
         let ends = keys.fold(None, |ends: Option<(&[u8], &[u8])>, key| {
@@ -314,7 +323,11 @@ impl<I: Instant> HotKeys<I> {
 
     /// Where the load of the range, which has these keys, is best split.
     pub fn cut(&self, now: I, keys: &KeyRange) -> LoadCut {
-        if keys.end.as_deref() == Some(&after(&keys.start)) {
+        if keys
+            .end
+            .as_deref()
+            .is_some_and(|end| is_after(end, &keys.start))
+        {
             return LoadCut::SingleKey(keys.start.clone());
         }
         let samples = self.fresh(now);
@@ -365,8 +378,13 @@ fn counts<'a>(samples: &[&'a Sample]) -> BTreeMap<&'a [u8], Count> {
     counts
 }
 
+/// Whether a key follows right after another.
+fn is_after(key: &[u8], other: &[u8]) -> bool {
+    key.strip_suffix(b"\0") == Some(other)
+}
+
 /// The key that follows right after another.
-pub fn after(key: &[u8]) -> Vec<u8> {
+fn after(key: &[u8]) -> Vec<u8> {
     [key, b"\0"].concat()
 }
 

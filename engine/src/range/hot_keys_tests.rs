@@ -120,7 +120,7 @@ fn two_hot_keys_are_parted() {
     };
     let parted = cuts
         .iter()
-        .any(|cut| &cut[..] > &b"40000000"[..] && &cut[..] <= &b"c0000000"[..]);
+        .any(|cut| cut[..] > b"40000000"[..] && cut[..] <= b"c0000000"[..]);
     assert!(parted, "{cuts:?} {hot:?}");
     for key in ["40000000", "c0000000"] {
         assert!((250..550).contains(&case.share(key)), "{}", case.share(key));
@@ -148,6 +148,10 @@ fn spans_count_at_both_ends_and_a_range_that_all_of_them_cross_is_not_split() {
     let batches = [Sample::keys(b"a", b"m"), Sample::keys(b"m", b"x")];
     case.pass(20, &batches);
     assert_eq!(case.cut(), LoadCut::NoKey);
+    // A scan of one key is as good as a get.
+    let mut case = Case::new();
+    case.pass(20, &[Sample::interval(b"k", Some(b"k\0"))]);
+    assert_eq!(case.share("k"), 1000);
     // A quarter of the requests may cross.
     let mut case = Case::new();
     let mut requests = uniform(900);

@@ -19,7 +19,7 @@
 use std::cell::{Cell, RefCell};
 use std::time::Duration;
 
-use super::hot_keys::{HotKey, HotKeys, LoadCut, Sample, SpanEnd};
+use super::hot_keys::{HotKey, HotKeys, LoadCut, Sample};
 use crate::env::Instant;
 use crate::lsm::Size;
 use crate::types::{DataId, KeyRange, Timestamp};
@@ -209,10 +209,7 @@ impl<I: Instant> Usage<I> {
     /// Samples the keys of a page of a scan, which ends before a key or with the range.
     pub fn has_scanned_keys(&self, first: &[u8], end: Option<&[u8]>) {
         match self.unsampled.get() {
-            0 => self.take_sample(I::now(), || {
-                let end = end.map_or(SpanEnd::OfRange, |end| SpanEnd::Before(end.to_vec()));
-                Some(Sample::Span(first.to_vec(), end))
-            }),
+            0 => self.take_sample(I::now(), || Some(Sample::interval(first, end))),
             unsampled => self.unsampled.set(unsampled - 1),
         }
     }
@@ -276,15 +273,15 @@ impl<I: Instant> Usage<I> {
     /// The keys with the most requests, the hottest first, at most so many; none if the range has no load.
     pub fn hottest(&self, now: I, keys_max: usize) -> Vec<HotKey> {
         let hot_keys = self.hot_keys.borrow();
-        let top = |hot_keys: &Box<HotKeys<I>>| hot_keys.top(now, keys_max);
-        hot_keys.as_ref().map_or_else(Vec::new, top)
+        let top = |hot_keys: &HotKeys<I>| hot_keys.top(now, keys_max);
+        hot_keys.as_deref().map_or_else(Vec::new, top)
     }
 
     /// Where the load of the range, which has these keys, is best split.
     pub fn load_cut(&self, now: I, keys: &KeyRange) -> LoadCut {
         let hot_keys = self.hot_keys.borrow();
-        let cut = |hot_keys: &Box<HotKeys<I>>| hot_keys.cut(now, keys);
-        hot_keys.as_ref().map_or(LoadCut::NoKey, cut)
+        let cut = |hot_keys: &HotKeys<I>| hot_keys.cut(now, keys);
+        hot_keys.as_deref().map_or(LoadCut::NoKey, cut)
     }
 
     /// The rates as they were last made.
