@@ -45,14 +45,24 @@ fn home(folder: &std::path::Path) -> Home {
     Home::new(folder, &["--shards", "2"])
 }
 
-fn json(output: &Output) -> Value {
+/// Runs a command until it is answered: node and load may leave others little of the machine.
+fn cli(home: &Home, arguments: &[&str]) -> Output {
+    wait_for("an answer", || {
+        let output = home.cli(&[arguments, &["--timeout", "20s"]].concat());
+        // No node was reached.
+        (output.status.code() != Some(5)).then_some(output)
+    })
+}
+
+fn json(home: &Home, arguments: &[&str]) -> Value {
+    let output = cli(home, &[arguments, &["--format", "json"]].concat());
     assert!(output.status.success(), "{output:?}");
     serde_json::from_slice(&output.stdout).expect("JSON")
 }
 
 /// The ranges of users' keys, as `range ls` shows them.
 fn users_ranges(home: &Home) -> Vec<Value> {
-    let all = json(&home.cli(&["range", "ls", "--format", "json"]));
+    let all = json(home, &["range", "ls"]);
     let all = all["ranges"].as_array().expect("a list").clone();
     all.into_iter()
         .filter(|range| range["system"] == false)
@@ -74,7 +84,7 @@ fn ask(home: &Home, records: &str, workload: &[&str]) -> Background {
     without_settings(&mut command);
     command.args(words).args(["run", "--addr", &home.listen]);
     command.args(["--records", records, "--distribution", "uniform"]);
-    command.args(["--connections", "16", "--depth", "4", "--duration", "30m"]);
+    command.args(["--connections", "8", "--depth", "4", "--duration", "30m"]);
     command.args(workload);
     Background::start(&mut command)
 }
@@ -112,7 +122,7 @@ fn a_hot_range_is_split_and_the_idle_shard_takes_a_part() {
     load(&home, &RECORDS.to_string());
     // Scans of up to 100 rows: the node has more to do with them than the client.
     let mut scans = ask(&home, &RECORDS.to_string(), &["--workload", "e"]);
-    let hottest = |top: &str| json(&home.cli(&["range", "hot", "--top", top, "--format", "json"]));
+    let hottest = |top: &str| json(&home, &["range", "hot", "--top", top]);
     wait_long("keys of the hot range", &home, || {
         let keys = hottest("1")["ranges"][0]["keys"].clone();
         (keys.as_array()?.len() == 10).then_some(())
@@ -154,7 +164,7 @@ fn a_hot_key_is_cut_out_and_shown_and_is_not_split_again() {
     for neighbour in ["!", "~"] {
         assert!(home.cli(&["put", neighbour, "v"]).status.success());
     }
-    let rows = json(&home.cli(&["scan", "--keys-only", "--format", "json"]));
+    let rows = json(&home, &["scan", "--keys-only"]);
     let key = rows["rows"][1]["key"].as_str().expect("a key").to_owned();
     let hex: String = key.bytes().map(|byte| format!("{byte:02x}")).collect();
     let _gets = ask(&home, "1", &["--workload", "c", "--batch", "20"]);
@@ -176,7 +186,7 @@ fn a_hot_key_is_cut_out_and_shown_and_is_not_split_again() {
     assert_eq!(blocked["key"], hex.as_str(), "{blocked}");
     assert!(blocked["since_ms"].as_u64() > Some(0), "{blocked}");
     let id = alone.to_string();
-    let shown = home.cli(&["range", "show", &id]);
+    let shown = cli(&home, &["range", "show", &id]);
     let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
     assert!(
         shown.contains("single_key") && shown.contains(&key),
@@ -185,7 +195,7 @@ fn a_hot_key_is_cut_out_and_shown_and_is_not_split_again() {
     // Neighbours are ranges of their own, and nothing else was split.
     assert_eq!(users_ranges(&home).len(), 3);
     // The key is the hottest one, on the command line and over HTTP.
-    let by_command = json(&home.cli(&["range", "hot", "--format", "json"]));
+    let by_command = json(&home, &["range", "hot"]);
     assert_eq!(by_command["ranges"].as_array().map(Vec::len), Some(3));
     let (status, body) = home.page("/api/v1/ranges/hot?top=1");
     assert_eq!(status, 200, "{body}");
@@ -202,11 +212,11 @@ fn a_hot_key_is_cut_out_and_shown_and_is_not_split_again() {
     let lines = log.lines().filter(|line| line.contains("split_blocked"));
     let of_reason = lines.filter(|line| line.contains("single_key")).count();
     assert_eq!(of_reason, 1, "{log}");
-    let table = home.cli(&["range", "hot", "--top", "1"]);
+    let table = cli(&home, &["range", "hot", "--top", "1"]);
     let table = String::from_utf8_lossy(&table.stdout).into_owned();
     assert!(table.contains(&key), "{table}");
     for bad in ["0", "101"] {
-        let refused = home.cli(&["range", "hot", "--top", bad]);
+        let refused = cli(&home, &["range", "hot", "--top", bad]);
         assert_eq!(refused.status.code(), Some(3), "{refused:?}");
         assert_eq!(home.page(&format!("/api/v1/ranges/hot?top={bad}")).0, 400);
     }
@@ -242,7 +252,7 @@ fn a_range_is_split_into_equal_parts_by_command_and_only_if_it_has_the_keys() {
     assert_eq!(users_ranges(&home).len(), 1, "nothing was changed");
     load(&home, "8000");
     let parts = PARTS.to_string();
-    let split = json(&home.cli(&["range", "split", &id, "--into", &parts, "--format", "json"]));
+    let split = json(&home, &["range", "split", &id, "--into", &parts]);
     let split = split["ranges"].as_array().expect("a list").clone();
     assert_eq!(split.len(), PARTS);
     assert_eq!(split[0]["id"].to_string(), id);
