@@ -5,12 +5,11 @@
 
 use std::time::Duration;
 
-use rangedb_protocol::admin::{Balance, Command, History, Nodes, Ranges, Scattered, Settings};
+use rangedb_protocol::admin::{
+    Balance, Command, History, HotRanges, Nodes, Ranges, Scattered, Settings,
+};
 pub use rangedb_protocol::admin::{
-    BlockedRange, BoundsState, ClusterStatus, Decision, Departure, Epoch, Health, HealthReason,
-    Leaving, Liveness, Membership, Node, NodeConfig, NodeEvent, NodeHistory, NodeSetting, Period,
-    Range, RangeStats, Reloaded, Replica, ReplicaInTrouble, ReplicaState, Setting, SettingChange,
-    SettingDifference, SettingRefused, Split, SplitFailure, SplitPart, Step, SystemLeader,
+    BlockedRange, BoundsState, ClusterStatus, Decision, Departure, Epoch, Health, HealthReason, Leaving, Liveness, Membership, Node, NodeConfig, NodeEvent, NodeHistory, NodeSetting, Period, Range, RangeStats, Reloaded, Replica, ReplicaInTrouble, ReplicaState, Setting, SettingChange, SettingDifference, SettingRefused, Split, SplitFailure, SplitPart, Step, SystemLeader, BlockReason, Borders, HotKey, HotRange, SplitBlocked,
 };
 pub use rangedb_protocol::{MemoryUse, NodeState, RangeState, Route, ShardState};
 use rangedb_protocol::{Reply, RequestBody, Session};
@@ -40,8 +39,8 @@ use crate::perform::{Request, Take};
 ///
 /// Calls that show something change nothing and are tried again as reads are. Orders
 /// ([`transfer_leader`](Admin::transfer_leader), [`move_replica`](Admin::move_replica),
-/// [`split_range`](Admin::split_range), [`merge_range`](Admin::merge_range),
-/// [`release_range`](Admin::release_range),
+/// [`split_range`](Admin::split_range), [`split_range_into`](Admin::split_range_into),
+/// [`merge_range`](Admin::merge_range), [`release_range`](Admin::release_range),
 /// [`scatter_ranges`](Admin::scatter_ranges),
 /// [`drain_node`](Admin::drain_node) and its likes, [`config_set`](Admin::config_set)) are not tried
 /// again once a node may have taken them; each may be given again. An order that cannot be carried out
@@ -86,6 +85,16 @@ impl Admin {
     /// See [`Error`].
     pub async fn ranges(&self) -> Result<Vec<Range>, Error> {
         let answer: Ranges = self.show(Command::Ranges {}).await?;
+        Ok(answer.ranges)
+    }
+
+    /// The ranges of users' keys that take the most CPU time, the hottest first, each with its hottest
+    /// keys: from 1 to 100 ranges.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn hot_ranges(&self, top: u32) -> Result<Vec<HotRange>, Error> {
+        let answer: HotRanges = self.show(Command::HotRanges { top }).await?;
         Ok(answer.ranges)
     }
 
@@ -188,11 +197,27 @@ impl Admin {
         at: &[Vec<u8>],
         hold: Option<Duration>,
     ) -> Result<Split, Error> {
-        let hold_ms = |hold: Duration| u64::try_from(hold.as_millis()).unwrap_or(u64::MAX);
-        let command = Command::SplitRange {
+        let (at, hold_ms) = (at.to_vec(), hold.map(in_ms));
+        self.order_answered(Command::SplitRange { range, at, hold_ms })
+            .await
+    }
+
+    /// Splits a range into parts of about the same size, from 2 to 1024. For the rest as
+    /// [`split_range`](Admin::split_range).
+    ///
+    /// # Errors
+    /// See [`Error`]; [`ErrorCode::Conflict`] if the range has too few keys.
+    pub async fn split_range_into(
+        &self,
+        range: u64,
+        parts: u32,
+        hold: Option<Duration>,
+    ) -> Result<Split, Error> {
+        let hold_ms = hold.map(in_ms);
+        let command = Command::SplitInto {
             range,
-            at: at.to_vec(),
-            hold_ms: hold.map(hold_ms),
+            parts,
+            hold_ms,
         };
         self.order_answered(command).await
     }
@@ -381,6 +406,11 @@ impl Admin {
             })
             .await
     }
+}
+
+/// A duration in milliseconds; the longest ones are for ever.
+fn in_ms(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Reads an answer.

@@ -24,7 +24,8 @@ use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
 use crate::admin::{
-    ClusterStatus, Node, NodeHistory, NodeState, Range, Setting, SettingChange, Split, Step,
+    ClusterStatus, HotRange, Node, NodeHistory, NodeState, Range, Setting, SettingChange, Split,
+    Step,
 };
 use crate::{
     Batch, BatchOutcome, CasOutcome, ClientOptions, ClusterId, Condition, Continuation, Deleted,
@@ -312,6 +313,29 @@ impl Admin {
     /// See [`Error`].
     pub fn merge_range(&self, range: u64) -> Result<(), Error> {
         self.wait(self.inner.merge_range(range))
+    }
+
+    /// Splits a range into parts of about the same size; see
+    /// [`crate::admin::Admin::split_range_into`].
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn split_range_into(
+        &self,
+        range: u64,
+        parts: u32,
+        hold: Option<Duration>,
+    ) -> Result<Split, Error> {
+        self.wait(self.inner.split_range_into(range, parts, hold))
+    }
+
+    /// The ranges with most CPU time, and their hottest keys; see
+    /// [`crate::admin::Admin::hot_ranges`].
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn hot_ranges(&self, top: u32) -> Result<Vec<HotRange>, Error> {
+        self.wait(self.inner.hot_ranges(top))
     }
 
     /// Has a range be no longer held against merging; see [`crate::admin::Admin::release_range`].

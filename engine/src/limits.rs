@@ -33,6 +33,8 @@ pub const PROPOSAL_BYTES_WAITING_MAX: usize = 32 << 20;
 
 /// Keys at which one order splits a range.
 pub const SPLIT_KEYS_MAX: usize = 1024;
+/// Ranges that one question for the hottest shows.
+pub const HOT_RANGES_MAX: u32 = 100;
 
 /// How far a client's timestamp may lie above a node's wall clock, in milliseconds: the clocks of the
 /// nodes that the client has asked may differ by this much.

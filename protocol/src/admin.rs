@@ -19,7 +19,7 @@ pub use balance::{Balance, Decision, Scattered};
 pub use history::{NodeEvent, NodeHistory, Period, Step};
 pub use leaving::{BlockedRange, Departure, Leaving};
 pub use ranges::{
-    BoundsState, HOLD_MS_DEFAULT, Merged, RangeStats, Split, SplitFailure, SplitPart,
+    BoundsState, HOLD_MS_DEFAULT, Merged, RangeStats, Split, SplitFailure, SplitPart, BlockReason, Borders, HOT_RANGES_DEFAULT, HotKey, HotRange, HotRanges, SplitBlocked,
 };
 pub use settings::{NodeConfig, NodeSetting, Reloaded, SettingDifference, SettingRefused};
 
@@ -67,6 +67,22 @@ pub enum Command {
     MergeRange {
         /// The range.
         range: u64,
+    },
+    /// Splits a range into parts of about the same size. [`Split`] is the answer.
+    SplitInto {
+        /// The range.
+        range: u64,
+        /// How many parts.
+        parts: u32,
+        /// See [`Command::SplitRange`].
+        #[serde(default)]
+        hold_ms: Option<u64>,
+    },
+    /// Shows the ranges with most CPU time, and their hottest keys. [`HotRanges`] is the answer.
+    HotRanges {
+        /// How many ranges.
+        #[serde(default = "hot_ranges_default")]
+        top: u32,
     },
     /// Has a range be no longer held against merging. [`Done`] is the answer.
     ReleaseRange {
@@ -144,6 +160,10 @@ pub enum Command {
         #[serde(default, with = "hex_or_null")]
         end: Option<Vec<u8>>,
     },
+}
+
+fn hot_ranges_default() -> u32 {
+    HOT_RANGES_DEFAULT
 }
 
 impl Command {
@@ -276,10 +296,9 @@ pub struct Range {
     /// What its bounds are doing.
     #[serde(default)]
     pub state: BoundsState,
-    /// Until when it must not be merged, in milliseconds since 1970; 0 if it may be, `u64::MAX` if it never
-    /// must.
-    #[serde(default)]
-    pub held_until_ms: u64,
+    /// What is decided about its borders.
+    #[serde(flatten)]
+    pub borders: Borders,
     /// Its load and its size.
     #[serde(flatten)]
     pub stats: RangeStats,
@@ -629,26 +648,6 @@ mod tests {
             let text = text.replace(r#""start":"""#, bad);
             assert!(serde_json::from_str::<Range>(&text).is_err(), "{text}");
         }
-    }
-
-    #[test]
-    fn progress_names_the_node_under_what_it_does() {
-        let blocked = BlockedRange {
-            range: 7,
-            reason: "no voter has matched".to_owned(),
-        };
-        let leaving = Leaving {
-            draining: Some(3),
-            membership: Membership::Draining,
-            leaders_left: 12,
-            requests_left: 4,
-            blocked: vec![blocked],
-            ..Leaving::default()
-        };
-        let text = serde_json::to_string(&leaving).expect("it has a text");
-        let wanted = r#"{"draining":3,"membership":"draining","leaders_left":12,"requests_left":4,"blocked":[{"range":7,"reason":"no voter has matched"}],"done":false}"#;
-        assert_eq!(text, wanted);
-        assert_eq!(serde_json::from_str::<Leaving>(&text).ok(), Some(leaving));
     }
 
     #[test]

@@ -10,10 +10,10 @@ use crate::cluster::record::{
     self, HeldRecord, MembershipRecord, MembershipStatus, NodeRecord, RangeRecord, Setting,
 };
 use crate::cluster::{
-    Decision, DecisionKind, HighestIds, Leaving, NodeHealth, NodeView, Outcome, RangeStats,
-    RangeView, ShardStats, SplitPart, SplitReason, Trouble,
+    Decision, DecisionKind, HighestIds, Leaving, NodeHealth, NodeView, Outcome, RangeStats, RangeView, ShardStats, SplitPart, SplitReason, Trouble, BlockReason, HotRange, SplitBlocked,
 };
 use crate::error::OrderError;
+use crate::range::hot_keys::HotKey;
 use crate::range::{Descriptor, Keyspace, ReplicaPlace};
 use crate::types::{Epoch, KeyRange, Location, NodeId, RangeId, ReplicaId, ShardId};
 
@@ -91,6 +91,11 @@ fn view() -> View {
         unavailable: false,
         phase: crate::cluster::BoundsPhase::Splitting,
         held_until_ms: u64::MAX,
+        split_blocked: Some(SplitBlocked {
+            reason: BlockReason::SingleKey,
+            since_ms: 9,
+            key: Some(b"k".to_vec()),
+        }),
         stats: RangeStats::default(),
     };
     let node = NodeView {
@@ -137,6 +142,10 @@ fn questions_and_answers() {
         stuck_ms: 4,
     };
     let range = RangeId(7);
+    let hot_key = HotKey {
+        key: b"m".to_vec(),
+        share: 900,
+    };
     let requests = [
         ClusterRequest::Report(report),
         ClusterRequest::View,
@@ -195,6 +204,14 @@ fn questions_and_answers() {
             voters: vec![PLACE],
             learners: vec![PLACE],
         },
+        ClusterRequest::SplitInto {
+            range,
+            parts: 4,
+            held_until_ms: Some(9),
+        },
+        ClusterRequest::HotRanges { top: 10 },
+        ClusterRequest::HotKeys { range, top: 10 },
+        ClusterRequest::LoadKeys { range, version: 3 },
     ];
     let tally = fuzz(
         "asks",
@@ -228,6 +245,20 @@ fn questions_and_answers() {
         },
         ClusterResponse::Decisions(vec![decision()]),
         ClusterResponse::Scattered(7),
+        ClusterResponse::HotRanges(vec![HotRange {
+            range,
+            cpu_millis_per_second: 300,
+            keys: vec![hot_key.clone()],
+        }]),
+        ClusterResponse::HotKeys(vec![hot_key]),
+        ClusterResponse::LoadKeys {
+            keys: vec![b"m".to_vec()],
+            hot: Some(b"m".to_vec()),
+        },
+        ClusterResponse::NoLoadKey {
+            reason: BlockReason::NoKey,
+            key: None,
+        },
     ];
     let tally = fuzz(
         "tolds",

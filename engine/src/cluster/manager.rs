@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
+use super::blocked::SplitWatch;
 use super::bounds::Bounds;
 use super::departure::Departure;
 use super::health::Health;
@@ -68,6 +69,7 @@ pub(super) struct KnownRange<T: Instant> {
     pub(super) ordered: Option<(T, Goal)>,
     /// Since when it has these bounds and little load.
     pub(super) rest: Rest<T>,
+    pub(super) watch: SplitWatch<T>,
 }
 
 /// What a range was ordered to become.
@@ -198,6 +200,7 @@ impl<T: Instant> Manager<T> {
                 report: None,
                 ordered: None,
                 rest: Rest::new(record.descriptor.epoch.version, now),
+                watch: SplitWatch::default(),
                 record,
             };
             self.ranges.insert(known.record.descriptor.range, known);
@@ -405,6 +408,7 @@ impl<T: Instant> Manager<T> {
             report: None,
             ordered: None,
             rest: Rest::new(record.descriptor.epoch.version, now),
+            watch: SplitWatch::default(),
         });
         let version = record.descriptor.epoch.version;
         known
@@ -423,6 +427,10 @@ impl<T: Instant> Manager<T> {
         let (descriptor, followers) = (&known.record.descriptor, &led.followers);
         self.health
             .take_followers(descriptor, led.leader, followers, now);
+        let version = descriptor.epoch.version;
+        known
+            .watch
+            .take(version, led.stats.cpu_millis_per_second, now);
         known.report = Some((now, led));
         self.follow(range, is_reached, now);
     }

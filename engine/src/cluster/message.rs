@@ -7,11 +7,13 @@
     reason = "what rkyv derives for enums has fields without docs"
 )]
 
+use super::blocked::{BlockReason, SplitBlocked};
 use super::decisions::Decision;
 use super::record::{MembershipStatus, NodeRecord, Setting};
 use crate::codec;
 use crate::error::OrderError;
 use crate::range::digest::Digest;
+use crate::range::hot_keys::HotKey;
 use crate::range::{Descriptor, ReplicaPlace};
 use crate::types::{Epoch, KeyRange, Location, MergeId, NodeId, RangeId, ReplicaId, ShardId};
 
@@ -163,6 +165,22 @@ pub enum ClusterRequest {
     /// To the manager: the users' ranges with keys in this interval must be spread evenly. The response is
     /// [`ClusterResponse::Scattered`].
     Scatter { keys: KeyRange },
+    /// To the manager: a range must be split into parts of about the same size. For the rest as
+    /// [`ClusterRequest::SplitRange`].
+    SplitInto {
+        range: RangeId,
+        parts: u32,
+        held_until_ms: Option<u64>,
+    },
+    /// To the manager: asks for the ranges with most CPU time, and their hottest keys. The response is
+    /// [`ClusterResponse::HotRanges`].
+    HotRanges { top: u32 },
+    /// To the leader of a range: asks for its hottest keys, at most so many. The response is
+    /// [`ClusterResponse::HotKeys`].
+    HotKeys { range: RangeId, top: u32 },
+    /// To the leader of a range: asks where its load is best split, if its version is this one. The
+    /// response is [`ClusterResponse::LoadKeys`] or [`ClusterResponse::NoLoadKey`].
+    LoadKeys { range: RangeId, version: u32 },
 }
 
 impl ClusterRequest {
@@ -186,6 +204,7 @@ impl ClusterRequest {
                 | ClusterRequest::MoveReplica { .. }
                 | ClusterRequest::SetMembership { .. }
                 | ClusterRequest::SplitRange { .. }
+                | ClusterRequest::SplitInto { .. }
                 | ClusterRequest::ReleaseRange { .. }
                 | ClusterRequest::MergeRange { .. }
                 | ClusterRequest::Scatter { .. }
@@ -247,6 +266,32 @@ pub enum ClusterResponse {
     Decisions(Vec<Decision>),
     /// So many orders are given to spread ranges.
     Scattered(u64),
+    /// The ranges with most CPU time, the hottest first.
+    HotRanges(Vec<HotRange>),
+    /// The hottest keys of a range, the hottest first; none if it has no load.
+    HotKeys(Vec<HotKey>),
+    /// The keys at which the load of a range is best split, in their order. If a key is so hot that it must
+    /// be alone, it is named.
+    LoadKeys {
+        keys: Vec<Vec<u8>>,
+        hot: Option<Vec<u8>>,
+    },
+    /// There is no key at which the load of a range can be split, and why; perhaps because of a key.
+    NoLoadKey {
+        reason: BlockReason,
+        key: Option<Vec<u8>>,
+    },
+}
+
+/// A range that takes much CPU time.
+#[derive(Clone, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+pub struct HotRange {
+    /// The range.
+    pub range: RangeId,
+    /// The CPU time, in milliseconds a second, over the last 10 s.
+    pub cpu_millis_per_second: u32,
+    /// Its hottest keys; none if its leader did not answer.
+    pub keys: Vec<HotKey>,
 }
 
 /// Why a range is split.
@@ -597,6 +642,9 @@ pub struct RangeView {
     pub phase: BoundsPhase,
     /// Until when it must not be merged; see [`HeldRecord::until_ms`](super::record::HeldRecord).
     pub held_until_ms: u64,
+    /// Why it was not split although it should be. Not in the views that shards get; see
+    /// [`super::manager::Manager::refresh`].
+    pub split_blocked: Option<SplitBlocked>,
     /// Its load and its size, if its leader has reported. Not in the views that shards get; see
     /// [`super::manager::Manager::refresh`].
     pub stats: RangeStats,

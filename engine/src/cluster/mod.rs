@@ -4,12 +4,14 @@
 //! shard that leads the **system range**. Its [`manager`] receives every shard's
 //! [`message::Report`] twice a second, keeps in the system range the records that must outlive it
 //! ([`record`]), and orders replicas and leaders to move as [`planning`] says, and ranges to be split
-//! ([`split`]). It decides nothing on the data path: while no shard leads the system range, nodes go on
+//! ([`split`], [`load_splits`]) and merged ([`merge`]). It decides nothing on the data path: while no shard
+//! leads the system range, nodes go on
 //! serving, and nothing moves.
 //! The shards' part (reporting, making and removing replicas, changing a group's members) is in
 //! [`crate::shard`].
 
 mod balance;
+mod blocked;
 mod bounds;
 pub mod decisions;
 mod departure;
@@ -18,6 +20,7 @@ mod fuzz;
 mod health;
 mod ids;
 mod leaving;
+pub mod load_splits;
 mod loads;
 pub mod manager;
 pub mod merge;
@@ -39,9 +42,10 @@ mod spread;
 mod stuck;
 mod view;
 
+pub use blocked::{BlockReason, SplitBlocked};
 pub use decisions::{Decision, DecisionKind, NewDecision, Outcome};
 pub use message::{
-    BoundsPhase, ClusterRequest, ClusterResponse, HighestIds, Leaving, NodeHealth, NodeView,
+    BoundsPhase, ClusterRequest, ClusterResponse, HighestIds, HotRange, Leaving, NodeHealth, NodeView,
     RangeStats, RangeView, ShardStats, SplitPart, SplitReason, Trouble, View,
 };
 pub use orders::voter_on;

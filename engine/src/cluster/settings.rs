@@ -18,7 +18,7 @@ pub struct Rule {
 }
 
 /// The settings.
-pub const SETTINGS: [Rule; 7] = [
+pub const SETTINGS: [Rule; 8] = [
     Rule {
         name: "replication-factor",
         default: "3",
@@ -53,6 +53,11 @@ pub const SETTINGS: [Rule; 7] = [
         name: "moves-max",
         default: "2",
         may_be: "a whole number from 0 to 8",
+    },
+    Rule {
+        name: "split-by-load",
+        default: "on",
+        may_be: "on or off",
     },
 ];
 
@@ -140,6 +145,7 @@ mod tests {
             ("merge", "off"),
             ("merge-after", "1s"),
             ("merge-after", "24h"),
+            ("split-by-load", "off"),
             ("range-size-max", "16MiB"),
             ("range-size-max", "4GiB"),
             ("range-size-max", "100000000"),
@@ -162,6 +168,7 @@ mod tests {
             ("merge", "maybe"),
             ("merge-after", "999ms"),
             ("merge-after", "25h"),
+            ("split-by-load", "yes"),
             ("range-size-max", "15MiB"),
             ("range-size-max", "4097MiB"),
             ("range-size-max", "1TB"),

@@ -1,5 +1,5 @@
-//! Splits that operators order: what the manager checks, the ids that it gives, and which splits it
-//! orders one after the other. No I/O here.
+//! Splits as the manager orders them: what it checks, the ids that it gives, and which splits it orders one
+//! after the other. Which ranges are too hot is in [`super::load_splits`]. No I/O here.
 //!
 //! A leader splits its range at one key, into the range itself, which keeps what is left of the key, and
 //! a new one. An order for many keys is carried out by halves: at the middle key first, then both halves
@@ -255,12 +255,17 @@ impl<T: Instant> Manager<T> {
         Ok((at, request, is_short))
     }
 
-    /// The ranges that are larger than `range-size-max` and can be split now.
+    /// The ranges that are larger than `range-size-max` and can be split now, without those that could not be
+    /// split a short while ago.
     pub fn too_large(&self, now: T) -> Vec<TooLarge> {
         let Some(max) = self.range_size_max() else {
             return Vec::new();
         };
-        let large = self.ranges.keys().filter_map(|range| {
+        let large = self.ranges.iter().filter_map(|(range, known)| {
+            let size = known.watch.size.as_ref();
+            if size.is_some_and(|pause| pause.lasts(now)) {
+                return None;
+            }
             let (leader, report) = self.splittable(*range, now).ok()?;
             let bytes = report.stats.bytes;
             (bytes > max).then(|| TooLarge {
@@ -274,6 +279,7 @@ impl<T: Instant> Manager<T> {
         large.collect()
     }
 
+    /// The setting `range-size-max`, in bytes.
     pub(super) fn range_size_max(&self) -> Option<u64> {
         let name = "range-size-max";
         let default = || settings::rule(name).map(|rule| rule.default).ok();
@@ -305,11 +311,10 @@ impl<T: Instant> Manager<T> {
     }
 
     /// The leader of a range of users' keys, and its report, if its bounds can be changed now.
-    pub(super) fn splittable(
-        &self,
-        range: RangeId,
-        now: T,
-    ) -> Result<(Location, &LedRange), OrderError> {
+    ///
+    /// # Errors
+    /// Why they cannot be.
+    pub fn splittable(&self, range: RangeId, now: T) -> Result<(Location, &LedRange), OrderError> {
         let known = self.users_range(range)?;
         let descriptor = &known.record.descriptor;
         let report = self.fresh(known, now);

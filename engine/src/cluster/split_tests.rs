@@ -8,7 +8,7 @@ use super::*;
 use crate::cluster::manager::Manager;
 use crate::cluster::message::{Follower, HeldReplica, HighestIds, LedRange, Report, Trouble};
 use crate::cluster::placement::{Slot, Step};
-use crate::cluster::record::{self, NodeRecord};
+use crate::cluster::record::{self, MembershipRecord, MembershipStatus, NodeRecord};
 use crate::cluster::{RangeStats, ShardStats, SplitReason};
 use crate::cluster::{RangeView, View};
 use crate::range::ReplicaPlace;
@@ -41,6 +41,14 @@ struct Case {
     changing: BTreeSet<RangeId>,
     /// The bytes of ranges that are not empty.
     bytes: BTreeMap<RangeId, u64>,
+    /// The CPU time of ranges that take some, in milliseconds a second.
+    cpu_of_range: BTreeMap<RangeId, u32>,
+    /// The CPU time of shards that use some, in thousandths of a core.
+    cpu: BTreeMap<Location, u32>,
+    /// How many shards each node has; replicas are on the first one.
+    shards: u16,
+    /// Replicas that lack many entries.
+    lagging: BTreeSet<ReplicaId>,
     /// Every id that a split has named.
     used: BTreeSet<(bool, u64)>,
 }
@@ -77,6 +85,10 @@ impl Case {
             missing: BTreeSet::new(),
             changing: BTreeSet::new(),
             bytes: BTreeMap::new(),
+            cpu_of_range: BTreeMap::new(),
+            cpu: BTreeMap::new(),
+            shards: 1,
+            lagging: BTreeSet::new(),
             used: BTreeSet::new(),
         };
         case.pass(5);
@@ -101,7 +113,11 @@ impl Case {
         let follower = |replica: &ReplicaId| Follower {
             replica: *replica,
             matched: Some(9),
-            lag: 0,
+            lag: if self.lagging.contains(replica) {
+                1000
+            } else {
+                0
+            },
             answers: true,
             lost: false,
             takes_snapshot: false,
@@ -109,6 +125,11 @@ impl Case {
         LedRange {
             stats: RangeStats {
                 bytes: self.bytes.get(&descriptor.range).copied().unwrap_or(0),
+                cpu_millis_per_second: self
+                    .cpu_of_range
+                    .get(&descriptor.range)
+                    .copied()
+                    .unwrap_or(0),
                 ..RangeStats::default()
             },
             followers: others.map(follower).collect(),
@@ -145,12 +166,12 @@ impl Case {
             }
         }
         Report {
-            stats: ShardStats::default(),
+            stats: self.stats_of(at(node)),
             from: at(node),
             node: NodeRecord {
                 id: NodeId(node),
                 address: format!("node-{node}"),
-                shards: 1,
+                shards: self.shards,
                 ..NodeRecord::default()
             },
             known: 0,
@@ -174,11 +195,31 @@ impl Case {
         self.check_tiling();
     }
 
+    fn stats_of(&self, at: Location) -> ShardStats {
+        ShardStats {
+            cpu: self.cpu.get(&at).copied().unwrap_or(0),
+            ..ShardStats::default()
+        }
+    }
+
+    /// Reports of the shards of a node that have no replica.
+    fn report_idle_shards(&mut self, node: u64) {
+        for shard in (1..self.shards).map(ShardId) {
+            let mut report = self.report_of(node, &[]);
+            report.from.shard = shard;
+            report.stats = self.stats_of(report.from);
+            self.manager.take(report, true, self.now);
+        }
+    }
+
     /// Lets this much time pass, in which all nodes report.
     fn pass(&mut self, seconds: u32) {
         for _ in 0..seconds * 2 {
             self.now += REPORT;
-            (1..=3).for_each(|node| self.report(node));
+            for node in 1..=3 {
+                self.report(node);
+                self.report_idle_shards(node);
+            }
         }
     }
 
@@ -528,6 +569,9 @@ fn ranges_that_a_person_has_split_are_held_until_they_are_released() {
 
 #[path = "overlap_tests.rs"]
 mod overlap;
+
+#[path = "load_splits_tests.rs"]
+mod load_splits;
 
 #[test]
 fn a_range_that_is_too_large_is_found_and_cut_into_as_many_parts_as_it_needs() {

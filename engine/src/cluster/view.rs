@@ -2,7 +2,8 @@
 //!
 //! A view has a version, and the manager sends one to the shards only when its version is another than
 //! theirs. What changes all the time makes no new version and is not in the views that are sent: how far
-//! ranges have applied their logs, and the loads and sizes of ranges and shards. Who asks for the view
+//! ranges have applied their logs, what stands in the way of their splits, and the loads and sizes of ranges and
+//! shards. Who asks for the view
 //! gets all of it, as of the shards' last reports.
 
 use std::collections::BTreeMap;
@@ -83,6 +84,7 @@ impl<T: Instant> Manager<T> {
                 unavailable: report.is_none_or(|report| !report.has_quorum),
                 phase: report.map_or_else(Default::default, |report| report.phase),
                 held_until_ms: self.held_until_ms(descriptor.range),
+                split_blocked: self.split_blocked(known, now),
                 leader: report.and_then(|report| descriptor.location(report.leader)),
                 term: report.map_or(0, |report| report.term),
                 applied: report.map_or(0, |report| report.applied),
@@ -132,6 +134,7 @@ impl<T: Instant> Manager<T> {
         for range in &mut view.ranges {
             range.applied = 0;
             range.lag.clear();
+            range.split_blocked = None;
             range.stats = RangeStats::default();
         }
         view.nodes.iter_mut().for_each(|node| node.shards.clear());

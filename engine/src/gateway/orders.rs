@@ -3,7 +3,7 @@
 
 use super::Gateway;
 use crate::cluster::{
-    ClusterRequest, ClusterResponse, Decision, Leaving, MembershipStatus, Setting, SplitPart, View,
+    ClusterRequest, ClusterResponse, Decision, Leaving, MembershipStatus, Setting, SplitPart, View, HotRange,
 };
 use crate::env::{AsyncRuntime, Env, Now};
 use crate::error::{Error, OrderError};
@@ -179,6 +179,29 @@ impl<E: Env> Gateway<E> {
         }
     }
 
+    /// Orders a range to be split into parts of about the same size. For the rest as
+    /// [`Gateway::split_range`].
+    ///
+    /// # Errors
+    /// It has too few keys for that, and the errors of [`Gateway::split_range`].
+    pub async fn split_into(
+        &self,
+        range: RangeId,
+        parts: u32,
+        held_until_ms: Option<u64>,
+        until: Now<E>,
+    ) -> Result<(Vec<SplitPart>, Option<OrderError>), OrderFailure> {
+        let order = ClusterRequest::SplitInto {
+            range,
+            parts,
+            held_until_ms,
+        };
+        match self.manage(order, until).await? {
+            ClusterResponse::Split { ranges, failed } => Ok((ranges, failed)),
+            response => Err(unexpected(response)),
+        }
+    }
+
     /// Orders leaders and replicas of the users' ranges with keys in an interval to be spread evenly. Gives
     /// how many orders the manager gives for that, one after the other.
     ///
@@ -187,6 +210,20 @@ impl<E: Env> Gateway<E> {
     pub async fn scatter(&self, keys: KeyRange, until: Now<E>) -> Result<u64, OrderFailure> {
         match self.manage(ClusterRequest::Scatter { keys }, until).await? {
             ClusterResponse::Scattered(orders) => Ok(orders),
+            response => Err(unexpected(response)),
+        }
+    }
+
+    /// The ranges with most CPU time, the hottest first, and their hottest keys.
+    ///
+    /// # Errors
+    /// There are none or too many asked for, or the manager did not answer in time.
+    pub async fn hot_ranges(&self, top: u32, until: Now<E>) -> Result<Vec<HotRange>, OrderFailure> {
+        match self
+            .manage(ClusterRequest::HotRanges { top }, until)
+            .await?
+        {
+            ClusterResponse::HotRanges(ranges) => Ok(ranges),
             response => Err(unexpected(response)),
         }
     }

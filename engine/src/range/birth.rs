@@ -174,6 +174,7 @@ impl<E: Env> Replica<E> {
                 true => StartMode::Before,
                 false => StartMode::Now { leads },
             };
+            let usage = self.usage.split(&child.descriptor.keys.start);
             let mut replica = Replica::new(ReplicaParts {
                 group,
                 parts: right,
@@ -182,7 +183,7 @@ impl<E: Env> Replica<E> {
                 last_before: log.state().last.map_or(0, |id| id.index),
                 home: self.home.clone(),
             });
-            replica.usage = self.usage.split();
+            replica.usage = usage;
             let replica = Rc::new(replica);
             replica.was_born();
             self.home.absorption.add(group.range, &replica);

@@ -13,6 +13,7 @@ mod digesting;
 pub mod format;
 #[cfg(test)]
 mod fuzz;
+pub mod hot_keys;
 pub mod leadership;
 pub mod machine;
 pub mod merge;

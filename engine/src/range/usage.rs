@@ -8,19 +8,27 @@
 //!
 //! CPU time is the time that reads, checks of writes, turns of scans, and applied entries take on the
 //! shard's thread. Looking at the clock twice costs about as much as a twentieth of a get, so only one get
-//! and one write in [`TIMED_ONE_IN`] is timed and counts that often. What a request costs besides, such
+//! and one write in [`SAMPLED_ONE_IN`] is timed and counts that often. What a request costs besides, such
 //! as its frame and its part of a log entry, is not known by range: [`crate::shard`] shares
 //! the CPU time of its whole thread out among its replicas by what is counted here.
+//!
+//! The keys of the same requests, and of as many pages of scans, are the samples of [`HotKeys`], in ranges
+//! that have some load. The next one comes after a random number of others, so that requests that come in
+//! turn are all met.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::time::Duration;
 
+use super::hot_keys::{HotKey, HotKeys, LoadCut, Sample};
 use crate::env::Instant;
 use crate::lsm::Size;
-use crate::types::{DataId, Timestamp};
+use crate::types::{DataId, KeyRange, Timestamp};
 
-/// One in so many gets and writes is timed.
-const TIMED_ONE_IN: u64 = 16;
+/// Of so many requests one is timed and its keys are sampled, on average.
+const SAMPLED_ONE_IN: u32 = 16;
+/// Keys are sampled in ranges that take at least as much timed CPU time, in nanoseconds a second, and until
+/// they take less than half of it. So a bounded number of a shard's ranges has samples.
+const HOT_KEYS_FROM: f64 = 1e6;
 /// The time over which the shorter rates forget.
 const SHORT: Duration = Duration::from_secs(10);
 /// The time over which the longer rates forget.
@@ -91,6 +99,11 @@ pub struct Usage<I> {
     measured: Cell<Option<(I, Work)>>,
     rates: Cell<Rates>,
     size: Cell<Option<MeasuredSize>>,
+    /// The requests that come before the next one that is sampled.
+    unsampled: Cell<u32>,
+    /// The random number that the next pause comes of.
+    random: Cell<u32>,
+    hot_keys: RefCell<Option<Box<HotKeys<I>>>>,
 }
 
 /// How busy a replica of a range is. Only a leader's has any work.
@@ -133,47 +146,72 @@ impl<I: Instant> Usage<I> {
             measured: Cell::new(None),
             rates: Cell::default(),
             size: Cell::new(None),
+            unsampled: Cell::new(0),
+            random: Cell::new(1),
+            hot_keys: RefCell::default(),
         }
     }
 
-    /// The time at which the next read begins, if it is one of those that are timed.
+    /// The time at which the next read of a key or the next write begins, if it is one of those that are
+    /// sampled.
     #[inline]
-    pub fn begin_read(&self) -> Option<I> {
-        (self.reads.get().is_multiple_of(TIMED_ONE_IN)).then(I::now)
+    pub fn begin(&self) -> Option<I> {
+        (self.unsampled.get() == 0).then(I::now)
     }
 
-    /// Counts the read of a key, of so many bytes.
+    /// Counts the read of a key, with its value of so many bytes.
     #[inline]
-    pub fn has_read(&self, bytes: usize, began: Option<I>) {
+    pub fn has_read(&self, key: &[u8], bytes: usize, began: Option<I>) {
         raise(&self.reads, 1);
         raise(&self.read_bytes, bytes as u64);
-        self.end(began);
+        self.end(began, || Some(Sample::Point(key.to_vec())));
     }
 
-    /// The time at which the next write begins, if it is one of those that are timed.
+    /// Counts a write of so many bytes. If it is sampled, its keys are given.
     #[inline]
-    pub fn begin_write(&self) -> Option<I> {
-        (self.writes.get().is_multiple_of(TIMED_ONE_IN)).then(I::now)
-    }
-
-    /// Counts a write of so many bytes.
-    #[inline]
-    pub fn has_written(&self, bytes: usize, began: Option<I>) {
+    pub fn has_written(&self, keys: Option<Sample>, bytes: usize, began: Option<I>) {
         raise(&self.writes, 1);
         raise(&self.written_bytes, bytes as u64);
-        self.end(began);
+        self.end(began, || keys);
     }
 
     #[inline]
-    fn end(&self, began: Option<I>) {
-        if let Some(began) = began {
-            raise(&self.cpu_nanos, TIMED_ONE_IN * nanos(began.elapsed()));
+    fn end(&self, began: Option<I>, sample: impl FnOnce() -> Option<Sample>) {
+        let Some(began) = began else {
+            let unsampled = self.unsampled.get();
+            return self.unsampled.set(unsampled.saturating_sub(1));
+        };
+        raise(
+            &self.cpu_nanos,
+            u64::from(SAMPLED_ONE_IN) * nanos(began.elapsed()),
+        );
+        self.take_sample(began, sample);
+    }
+
+    fn take_sample(&self, now: I, sample: impl FnOnce() -> Option<Sample>) {
+        // Xorshift: any pause below twice the usual one is as likely.
+        let mut random = self.random.get();
+        random ^= random << 13;
+        random ^= random >> 17;
+        random ^= random << 5;
+        self.random.set(random);
+        self.unsampled.set(random % (2 * SAMPLED_ONE_IN - 1));
+        if let Some(hot_keys) = self.hot_keys.borrow_mut().as_mut() {
+            hot_keys.offer(now, sample);
         }
     }
 
     /// Counts a page of a scan.
     pub fn has_scanned(&self) {
         raise(&self.reads, 1);
+    }
+
+    /// Samples the keys of a page of a scan, which ends before a key or with the range.
+    pub fn has_scanned_keys(&self, first: &[u8], end: Option<&[u8]>) {
+        match self.unsampled.get() {
+            0 => self.take_sample(I::now(), || Some(Sample::interval(first, end))),
+            unsampled => self.unsampled.set(unsampled - 1),
+        }
     }
 
     /// Counts bytes of a scan, and the work of a turn of it.
@@ -222,7 +260,28 @@ impl<I: Instant> Usage<I> {
         if before.is_none() || elapsed > Duration::ZERO {
             self.measured.set(Some((now, counted)));
         }
-        self.rates.get()
+        let rates = self.rates.get();
+        let mut hot_keys = self.hot_keys.borrow_mut();
+        if rates.short.cpu_nanos < HOT_KEYS_FROM / 2.0 {
+            *hot_keys = None;
+        } else if rates.short.cpu_nanos >= HOT_KEYS_FROM {
+            hot_keys.get_or_insert_with(|| Box::new(HotKeys::new(now)));
+        }
+        rates
+    }
+
+    /// The keys with the most requests, the hottest first, at most so many; none if the range has no load.
+    pub fn hottest(&self, now: I, keys_max: usize) -> Vec<HotKey> {
+        let hot_keys = self.hot_keys.borrow();
+        let top = |hot_keys: &HotKeys<I>| hot_keys.top(now, keys_max);
+        hot_keys.as_deref().map_or_else(Vec::new, top)
+    }
+
+    /// Where the load of the range, which has these keys, is best split.
+    pub fn load_cut(&self, now: I, keys: &KeyRange) -> LoadCut {
+        let hot_keys = self.hot_keys.borrow();
+        let cut = |hot_keys: &HotKeys<I>| hot_keys.cut(now, keys);
+        hot_keys.as_deref().map_or(LoadCut::NoKey, cut)
     }
 
     /// The rates as they were last made.
@@ -251,9 +310,10 @@ impl<I: Instant> Usage<I> {
         size
     }
 
-    /// The use of a range that is split off this one: half of the rates are its, and half stay here.
+    /// The use of a range that is split off this one at a key: half of the rates are its, and half stay
+    /// here. The samples go with their keys.
     #[must_use]
-    pub fn split(&self) -> Usage<I> {
+    pub fn split(&self, key: &[u8]) -> Usage<I> {
         let Rates { short, long } = self.rates.get();
         let half = Rates {
             short: short.halved(),
@@ -266,6 +326,9 @@ impl<I: Instant> Usage<I> {
         other
             .measured
             .set(begun.map(|(at, _)| (at, Work::default())));
+        let mut hot_keys = self.hot_keys.borrow_mut();
+        let right = hot_keys.as_mut().map(|left| Box::new(left.split_off(key)));
+        other.hot_keys.replace(right);
         other
     }
 }
@@ -279,7 +342,7 @@ mod tests {
     /// Half a second after half a second, `reads` reads in each.
     fn pass(usage: &Usage<Instant>, now: &mut Instant, seconds: u32, reads: u32) -> Rates {
         for _ in 0..seconds * 2 {
-            (0..reads).for_each(|_| usage.has_read(10, None));
+            (0..reads).for_each(|_| usage.has_read(b"k", 10, None));
             *now += Duration::from_millis(500);
             usage.measure(*now);
         }
@@ -314,7 +377,7 @@ mod tests {
         let (usage, mut now) = (Usage::new(Timestamp(7)), Instant::now());
         usage.measure(now);
         let before = pass(&usage, &mut now, 30, 40);
-        let child = usage.split();
+        let child = usage.split(b"m");
         assert_eq!(child.last_write.get(), Timestamp(7));
         for half in [usage.measure(now), child.measure(now)] {
             assert!(
@@ -346,9 +409,9 @@ mod tests {
         assert_eq!(look(here, false, 5), 0, "not known yet");
         assert_eq!(look(here, true, 6), 6);
         assert_eq!(look(here, false, 7), 6);
-        usage.has_written(1 << 20, None);
+        usage.has_written(None, 1 << 20, None);
         assert_eq!(look(here, false, 8), 6);
-        usage.has_written(1, None);
+        usage.has_written(None, 1, None);
         assert_eq!(look(here, false, 9), 9, "much was written");
         assert_eq!(look((DataId(3), 2), false, 4), 4, "other bounds");
         assert_eq!(look((DataId(5), 2), false, 10), 10, "another snapshot");
@@ -357,16 +420,88 @@ mod tests {
 
     #[test]
     fn timed_requests_stand_for_all() {
+        const REQUESTS: u32 = 4000;
         let usage: Usage<Instant> = Usage::new(Timestamp(1));
-        for _ in 0..TIMED_ONE_IN * 10 {
-            let began = usage.begin_read();
+        let mut timed = 0;
+        for _ in 0..REQUESTS {
+            let began = usage.begin();
             if began.is_some() {
-                std::thread::sleep(Duration::from_millis(1));
+                timed += 1;
+                std::thread::sleep(Duration::from_micros(100));
             }
-            usage.has_read(1, began);
+            usage.has_read(b"k", 1, began);
         }
+        assert!(
+            (REQUESTS / 20..REQUESTS / 12).contains(&timed),
+            "{timed} of {REQUESTS}"
+        );
         let nanos = usage.counted().cpu_nanos;
-        let least = (TIMED_ONE_IN * 10 * 1_000_000) as f64;
-        assert!(nanos >= least && nanos < least * 20.0, "{nanos}");
+        let least = f64::from(SAMPLED_ONE_IN * timed) * 100_000.0;
+        assert!(nanos >= least && nanos < least * 100.0, "{nanos}");
+    }
+
+    /// Lets a range have load, and reads these keys in turn.
+    fn read_in_turn(usage: &Usage<Instant>, keys: &[&[u8]], times: usize) -> Instant {
+        let now = Instant::now();
+        usage.measure(now);
+        raise(&usage.cpu_nanos, 1_000_000_000);
+        let now = now + Duration::from_secs(1);
+        usage.measure(now);
+        for key in keys.iter().cycle().take(keys.len() * times) {
+            usage.has_read(key, 1, usage.begin());
+        }
+        now
+    }
+
+    #[test]
+    fn keys_that_come_in_turn_are_all_sampled() {
+        let usage = Usage::new(Timestamp(1));
+        let keys: Vec<Vec<u8>> = (0..16).map(|n| vec![b'a' + n]).collect();
+        let keys: Vec<&[u8]> = keys.iter().map(Vec::as_slice).collect();
+        let now = read_in_turn(&usage, &keys, 4000);
+        let hot = usage.hottest(now, 100);
+        assert_eq!(hot.len(), 16, "{hot:?}");
+        assert!(hot[0].share < 200, "{hot:?}");
+    }
+
+    #[test]
+    fn samples_need_load_go_with_their_keys_at_a_split_and_go_when_the_load_has_gone() {
+        let usage: Usage<Instant> = Usage::new(Timestamp(1));
+        for _ in 0..100 {
+            usage.has_read(b"a", 1, usage.begin());
+        }
+        assert_eq!(usage.hottest(Instant::now(), 9), [], "it has no load yet");
+        let keys: [&[u8]; 4] = [b"a", b"b", b"x", b"y"];
+        let now = read_in_turn(&usage, &keys, 1000);
+        assert_eq!(usage.hottest(now, 9).len(), 4);
+        assert_eq!(usage.hottest(now, 2).len(), 2);
+        let right = usage.split(b"m");
+        for (side, keys) in [(&usage, [b"a", b"b"]), (&right, [b"x", b"y"])] {
+            let mut found: Vec<Vec<u8>> = side
+                .hottest(now, 9)
+                .into_iter()
+                .map(|hot| hot.key)
+                .collect();
+            found.sort();
+            assert_eq!(found, keys.map(|key| key.to_vec()));
+        }
+        usage.measure(now + Duration::from_mins(5));
+        assert_eq!(usage.hottest(now, 9), []);
+    }
+
+    #[test]
+    fn batches_and_pages_are_spans() {
+        let usage: Usage<Instant> = Usage::new(Timestamp(1));
+        let now = read_in_turn(&usage, &[], 0);
+        let batch: [&[u8]; 3] = [b"k", b"c", b"p"];
+        for _ in 0..1000 {
+            usage.has_written(Sample::of_all(batch.into_iter()), 1, usage.begin());
+            usage.has_scanned_keys(b"s", Some(b"t"));
+        }
+        let hot = usage.hottest(now, 9);
+        let mut keys: Vec<&[u8]> = hot.iter().map(|hot| hot.key.as_slice()).collect();
+        keys.sort_unstable();
+        assert_eq!(keys, [b"c", b"p", b"s", b"t"], "{hot:?}");
+        assert!(hot.iter().all(|hot| hot.share > 100), "{hot:?}");
     }
 }

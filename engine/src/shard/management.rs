@@ -15,11 +15,11 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 
+use super::auto_splits::Splits;
 use super::balancing::GivenOrders;
 use super::bounds_changes::BoundsChanges;
 use super::load::LoadMeter;
 use super::merge_orders::{self, Merges};
-use super::size_splits::Splits;
 use super::steering::{self, ORDER_TIMEOUT};
 use super::{Inner, IsAt, Running, Shard, report, split_orders};
 use crate::cluster::manager::Manager;
@@ -78,7 +78,7 @@ pub(super) struct Management<E: Env> {
     unmet: Cell<u32>,
     /// How many reasons there are to report before the next interval.
     reports_due: Rc<Count>,
-    /// The splits that the manager here has under way, and those because of size.
+    /// The splits that the manager here has under way.
     pub(super) splits: Splits<Now<E>>,
     /// The merges that the manager here does by itself.
     pub(super) merges: Merges<Now<E>>,
@@ -295,7 +295,9 @@ impl<E: Env> Inner<E> {
         let mut asked: Vec<Location> = Vec::new();
         let mut has_more = true;
         let timeout = match request {
-            ClusterRequest::SplitRange { .. } => split_orders::ORDER_TIMEOUT + ASK_TIMEOUT,
+            ClusterRequest::SplitRange { .. } | ClusterRequest::SplitInto { .. } => {
+                split_orders::ORDER_TIMEOUT + ASK_TIMEOUT
+            }
             ClusterRequest::MergeRange { .. } => merge_orders::ORDER_TIMEOUT + ASK_TIMEOUT,
             _ if request.is_order() => ORDER_TIMEOUT + ASK_TIMEOUT,
             _ => ASK_TIMEOUT,
@@ -430,6 +432,8 @@ impl<E: Env> Inner<E> {
                 version,
                 parts,
             } => return self.split_keys(range, version, parts),
+            ClusterRequest::LoadKeys { range, version } => return self.load_keys(range, version),
+            ClusterRequest::HotKeys { range, top } => return self.hot_keys(range, top),
             ClusterRequest::MayLead { range, replica } => return self.may_lead_now(range, replica),
             ClusterRequest::Digest {
                 range,
@@ -576,7 +580,7 @@ impl<E: Env> Inner<E> {
             self.give_order(at, range, &request).await;
         });
         join_all(given).await;
-        self.split_large();
+        self.begin_splits();
         self.merge_cold();
     }
 

@@ -10,6 +10,7 @@
 //! [`WriteSink`]. The way of a read: [`Shard::get`] checks the lease and looks into the tree at
 //! once.
 
+mod auto_splits;
 mod availability;
 mod background;
 mod balancing;
@@ -18,6 +19,7 @@ pub mod contents;
 mod digests;
 mod folder;
 mod given_up;
+mod hot_ranges;
 mod leadership_transfer;
 mod liveness;
 mod load;
@@ -33,7 +35,6 @@ mod range_map;
 mod read;
 mod report;
 mod scan;
-mod size_splits;
 mod slow_disk;
 mod snapshot_receiver;
 mod split;
@@ -55,6 +56,7 @@ use crate::error::{Error, Fatal, Fate};
 use crate::hlc::Hlc;
 use crate::mutant::{self, Mutant};
 use crate::raft::GroupDeps;
+use crate::range::hot_keys::Sample;
 use crate::range::proposer::{Proposal, ProposalKind};
 use crate::range::replica::{Home, Replica};
 pub use crate::range::sink::WriteSink;
@@ -339,7 +341,7 @@ impl<E: Env> Shard<E> {
             Ok(replica) => replica,
             Err(error) => return sink.complete(token, Err(error)),
         };
-        let began = replica.usage.begin_write();
+        let began = replica.usage.begin();
         let version = replica.with_state(|state| state.descriptor.epoch.version);
         if !all_in_range(&replica, &write) {
             return self.refuse_several_ranges(&replica, &request, sink.as_ref(), token);
@@ -349,6 +351,7 @@ impl<E: Env> Shard<E> {
             false => write,
         };
         let bytes = write.len_in_bytes();
+        let keys = began.and_then(|_| Sample::of_all(write.keys().map(|key| &**key)));
         let kind = ProposalKind::Write(write, request.session);
         let proposal = Proposal::new(kind, version, request.deadline, (sink, token));
         let proposal = proposal.named(request.target.is_some());
@@ -361,7 +364,7 @@ impl<E: Env> Shard<E> {
                  overloaded until what waits has become less; other ranges go on"
             );
         }
-        replica.usage.has_written(bytes, began);
+        replica.usage.has_written(keys, bytes, began);
     }
 
     /// The batch without its conditions if they hold now.

@@ -103,14 +103,14 @@ impl<E: Env> Shard<E> {
                 Ok((replica, None)) => take(key, KeyTurn::Unconfirmed(replica.group.range)),
                 Ok((_, Some(moment))) if is_over => take(key, KeyTurn::Left(moment)),
                 Ok((replica, Some(moment))) => {
-                    let began = replica.usage.begin_read();
+                    let began = replica.usage.begin();
                     let mut bytes = key.len();
                     let look = |found: Option<(&[u8], Timestamp)>| {
                         bytes += found.map_or(0, |(value, _)| value.len());
                         take(key, KeyTurn::Found(found));
                     };
                     match self.look(replica.data_id_of(key), key, moment.at, look) {
-                        Ok(Read::Done(())) => replica.usage.has_read(bytes, began),
+                        Ok(Read::Done(())) => replica.usage.has_read(key, bytes, began),
                         Ok(Read::Wait(_)) => take(key, KeyTurn::Left(moment)),
                         Err(error) => take(key, KeyTurn::Refused(&error)),
                     }
@@ -199,7 +199,7 @@ impl<E: Env> Shard<E> {
             true => Timestamp::MAX,
             false => moment.at,
         };
-        let began = replica.usage.begin_read();
+        let began = replica.usage.begin();
         let mut bytes = key.len();
         let look = |found: Option<(&[u8], Timestamp)>| {
             bytes += found.map_or(0, |(value, _)| value.len());
@@ -207,7 +207,7 @@ impl<E: Env> Shard<E> {
         };
         let read = self.look(replica.data_id_of(key), key, at, look)?;
         if matches!(read, Read::Done(_)) {
-            replica.usage.has_read(bytes, began);
+            replica.usage.has_read(key, bytes, began);
         }
         Ok(read)
     }

@@ -94,7 +94,7 @@ impl<E: Env> Shard<E> {
         key: &[u8],
         look: impl FnOnce(Option<(&[u8], Timestamp)>) -> R,
     ) -> Result<Read<R>, Error> {
-        let began = replica.usage.begin_read();
+        let began = replica.usage.begin();
         let mut bytes = key.len();
         let look = |found: Option<(&[u8], Timestamp)>| {
             bytes += found.map_or(0, |(value, _)| value.len());
@@ -102,7 +102,7 @@ impl<E: Env> Shard<E> {
         };
         let read = self.look(replica.data_id_of(key), key, Timestamp::MAX, look)?;
         if matches!(read, Read::Done(_)) {
-            replica.usage.has_read(bytes, began);
+            replica.usage.has_read(key, bytes, began);
         }
         Ok(read)
     }

@@ -92,6 +92,8 @@ impl<E: Env> Shard<E> {
     ) -> Result<ScanReply, Error> {
         let mut page = Page::new(&scan);
         let mut reach = Reach::of(&scan, replica);
+        let Interval { start, end } = reach.interval.clone();
+        let reverse = scan.reverse;
         let next = loop {
             let border = match self.turn(replica, &reach.interval, at, &mut page)? {
                 Turn::Exhausted => {
@@ -110,6 +112,15 @@ impl<E: Env> Shard<E> {
                 break Some(rest(scan, border, Some(at)));
             }
         };
+        let goes_on_at = next.as_ref().and_then(|next| match reverse {
+            true => next.end.clone(),
+            false => next.start.clone(),
+        });
+        let (start, end) = match reverse {
+            true => (goes_on_at.unwrap_or(start), end),
+            false => (start, goes_on_at.or(end)),
+        };
+        replica.usage.has_scanned_keys(&start, end.as_deref());
         Ok(ScanReply {
             rows: page.rows.build(),
             at,
@@ -204,6 +215,7 @@ enum Turn {
 }
 
 /// The keys from `start` to before `end`.
+#[derive(Clone)]
 struct Interval {
     start: Blob,
     end: Option<Blob>,

@@ -121,7 +121,7 @@ impl<E: Env> Inner<E> {
         let (sender, receiver) = <E::Runtime as AsyncRuntime>::Oneshot::channel();
         let inner = self.clone();
         drop(E::Runtime::spawn(async move {
-            let split = inner.split(&running, version, order).await;
+            let split = inner.split(&running, version, (order, reason)).await;
             running.raft.end_change();
             // Requests for the closed keys wait for news.
             inner.ranges.version().add(1);
@@ -169,11 +169,11 @@ impl<E: Env> Inner<E> {
         self: &Rc<Self>,
         running: &Running<E>,
         version: u32,
-        order: SplitOrder,
+        (order, reason): (SplitOrder, SplitReason),
     ) -> Result<Now<E>, OrderError> {
         let Running { replica, raft } = running;
         let range = replica.group.range;
-        self.wait_for_lagging(running).await?;
+        self.wait_for_lagging(running, reason).await?;
         let members = raft.membership().await?;
         if members.is_joint {
             let why = format!("a joint change of the members of range {range} is half done");
@@ -222,8 +222,13 @@ impl<E: Env> Inner<E> {
         self.report_soon();
     }
 
-    /// Waits for replicas that lag, but not for ever: one may be gone for good.
-    async fn wait_for_lagging(&self, running: &Running<E>) -> Result<(), OrderError> {
+    /// Waits for replicas that lag, but not for ever: one may be gone for good. Then a split that a person
+    /// has ordered is made all the same; another one can wait.
+    async fn wait_for_lagging(
+        &self,
+        running: &Running<E>,
+        reason: SplitReason,
+    ) -> Result<(), OrderError> {
         let Running { replica, raft } = running;
         let until = Now::<E>::now() + LAGGING_TIMEOUT;
         let me = replica.group.replica;
@@ -237,8 +242,13 @@ impl<E: Env> Inner<E> {
                         && raft.lag(place.replica) > LAG_MAX
                 })
             });
-            if !lags || now > until {
+            if !lags || now > until && reason == SplitReason::Manual {
                 return Ok(());
+            }
+            if now > until {
+                let range = replica.group.range;
+                let why = format!("a replica of range {range} lacks more than {LAG_MAX} entries");
+                return Err(OrderError::busy(why));
             }
             if replica.leading().is_none() {
                 return Err(self.leads_no_more(replica.group.range));

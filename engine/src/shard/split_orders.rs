@@ -1,4 +1,4 @@
-//! Orders to split ranges, of operators and because of size ([`super::size_splits`]), as the manager
+//! Orders to split ranges, of operators and of the manager itself ([`super::auto_splits`]), as the manager
 //! carries them out: ids first, then one split after the other, by halves ([`SplitOrder`]), and last until
 //! when the ranges are held against merging.
 //!
@@ -6,6 +6,7 @@
 //! either begins when that report is there. A leader that has lost its leadership refuses, and the new one
 //! is asked. Runs on the shard that hosts the manager.
 
+use std::ops::RangeInclusive;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -19,6 +20,7 @@ use crate::cluster::split::{self, Piece, SplitOrder};
 use crate::cluster::{ClusterRequest, ClusterResponse};
 use crate::env::{AsyncRuntime, Env, Instant, Now};
 use crate::error::{Fate, OrderError};
+use crate::limits::SPLIT_KEYS_MAX;
 use crate::notify::Count;
 use crate::types::{Location, RangeId};
 
@@ -37,6 +39,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const RETRY_INTERVAL: Duration = Duration::from_millis(20);
 /// How long a split whose end is not known may take until a report tells that it was made.
 const UNKNOWN_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Into how many parts of about the same size an order splits a range.
+const PARTS: RangeInclusive<u16> = 2..=SPLIT_KEYS_MAX as u16;
 
 /// What the manager says of the next split of a range.
 type Step = Result<(Location, ClusterRequest, bool), OrderError>;
@@ -105,6 +110,51 @@ impl<E: Env> Inner<E> {
         let response = order.response();
         self.note_split_end(decision, &response);
         response
+    }
+
+    /// Splits a range into parts of about the same size.
+    pub(super) async fn split_into(
+        self: &Rc<Self>,
+        range: RangeId,
+        parts: u32,
+        held_until_ms: Option<u64>,
+    ) -> ClusterResponse {
+        let Some(parts) = u16::try_from(parts)
+            .ok()
+            .filter(|parts| PARTS.contains(parts))
+        else {
+            let (least, most) = PARTS.into_inner();
+            let why = format!(
+                "range {range} was to be split into {parts} parts; a range is split into {least} to {most}"
+            );
+            return ClusterResponse::Refused(OrderError::Invalid(why));
+        };
+        let found = self.of_manager(|manager| {
+            let found = manager.splittable(range, Now::<E>::now());
+            found.map(|(leader, report)| (leader, report.descriptor.epoch.version))
+        });
+        let (leader, version) = match found {
+            None => return self.not_here(),
+            Some(Err(why)) => return ClusterResponse::Refused(why),
+            Some(Ok(found)) => found,
+        };
+        let keys = match self.ask_split_keys((range, version), leader, parts).await {
+            Ok(keys) => keys,
+            Err(why) => return ClusterResponse::Refused(why),
+        };
+        if keys.len() + 1 < usize::from(parts) {
+            let most = match keys.len() {
+                0 => "it cannot be split by size at all".to_owned(),
+                keys => format!("it can be split into {}", keys + 1),
+            };
+            let why = format!(
+                "range {range} has too few keys to be split into {parts} parts of about the same size: {most}"
+            );
+            return ClusterResponse::Refused(OrderError::Conflict(why));
+        }
+        let reason = SplitReason::Manual;
+        self.split_by_order(range, keys, held_until_ms, reason)
+            .await
     }
 
     /// Splits a range at its next key. Gives the range back, and whether that is done.

@@ -70,6 +70,12 @@ impl<E: Env> Inner<E> {
                 self.split_by_order(range, keys, held_until_ms, reason)
                     .await
             }
+            ClusterRequest::SplitInto {
+                range,
+                parts,
+                held_until_ms,
+            } => self.split_into(range, parts, held_until_ms).await,
+            ClusterRequest::HotRanges { top } => self.hot_ranges(top).await,
             ClusterRequest::ReleaseRange { range } => self.release(range).await,
             ClusterRequest::MergeRange { range } => self.merge_by_order(range).await,
             ClusterRequest::TransferLeader { range, to } => self.transfer(range, to).await,

@@ -50,6 +50,93 @@ pub struct Merged {
     pub range: u64,
 }
 
+/// What is decided about the borders of a range.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+#[non_exhaustive]
+pub struct Borders {
+    /// Until when it must not be merged, in milliseconds since 1970; 0 if it may be, `u64::MAX` if it never
+    /// must.
+    pub held_until_ms: u64,
+    /// Why the range was not split although it is too large or too hot; `None`: nothing is known to stand
+    /// in the way.
+    pub split_blocked: Option<SplitBlocked>,
+}
+
+/// What stands in the way of a split that should be made.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct SplitBlocked {
+    /// What it is.
+    pub reason: BlockReason,
+    /// When it was first found, in milliseconds since 1970 of the manager's wall clock.
+    pub since_ms: u64,
+    /// The key that is too hot, if it is one.
+    #[serde(with = "hex_or_null")]
+    pub key: Option<Vec<u8>>,
+}
+
+/// Why a range is not split.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum BlockReason {
+    /// All of its load is that of one key, which it has alone.
+    SingleKey,
+    /// There is no key at which it would become better.
+    NoKey,
+    /// Replicas lag behind the leader.
+    Lagging,
+    /// Another change of it was under way, or its leader was lost.
+    Changing,
+    /// The border would be longer than a key may be.
+    Limit,
+    /// A word that this release does not know.
+    #[default]
+    #[serde(other)]
+    Unknown,
+}
+
+impl fmt::Display for BlockReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.serialize(f)
+    }
+}
+
+/// How many ranges [`Command::HotRanges`](super::Command::HotRanges) shows unless it says otherwise.
+pub const HOT_RANGES_DEFAULT: u32 = 10;
+
+/// The answer to [`Command::HotRanges`](super::Command::HotRanges).
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct HotRanges {
+    /// The ranges of users' keys that take the most CPU time, the hottest first.
+    pub ranges: Vec<HotRange>,
+}
+
+/// A range that takes much CPU time.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct HotRange {
+    /// Its id.
+    pub id: u64,
+    /// CPU time, in milliseconds a second, over the last 10 s.
+    pub cpu_millis_per_second: u32,
+    /// The keys with the most requests, the hottest first; none if the range has little load, or if its
+    /// leader did not answer.
+    pub keys: Vec<HotKey>,
+}
+
+/// A key and its share of the requests of its range, from samples of the last 10 s, about.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct HotKey {
+    /// The key.
+    #[serde(with = "hex")]
+    pub key: Vec<u8>,
+    /// Its share, from 0 to 1. A scan, or a batch of several keys, counts half at each of its ends.
+    pub share: f64,
+}
+
 /// What a range's bounds are doing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -132,6 +219,56 @@ mod tests {
             let text = text.replace(r#"["00ff","6D"]"#, bad);
             assert!(Command::parse(&text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn what_stands_in_the_way_of_a_split_is_null_or_an_object() {
+        let mut borders = Borders::default();
+        let text = serde_json::to_string(&borders).expect("it has a text");
+        assert_eq!(text, r#"{"held_until_ms":0,"split_blocked":null}"#);
+        borders.split_blocked = Some(SplitBlocked {
+            reason: BlockReason::SingleKey,
+            since_ms: 7,
+            key: Some(b"m".to_vec()),
+        });
+        let text = serde_json::to_string(&borders).expect("it has a text");
+        let wanted = r#"{"reason":"single_key","since_ms":7,"key":"6d"}"#;
+        assert!(
+            text.ends_with(&format!(r#""split_blocked":{wanted}}}"#)),
+            "{text}"
+        );
+        assert_eq!(serde_json::from_str::<Borders>(&text).ok(), Some(borders));
+        let newer = text.replace("single_key", "too_cold");
+        let read = serde_json::from_str::<Borders>(&newer).expect("it is read");
+        let reason = read.split_blocked.map(|blocked| blocked.reason);
+        assert_eq!(reason, Some(BlockReason::Unknown));
+        assert_eq!(
+            serde_json::from_str::<Borders>("{}").ok(),
+            Some(Borders::default())
+        );
+    }
+
+    #[test]
+    fn hot_ranges_have_their_keys_and_shares() {
+        let key = HotKey {
+            key: b"m".to_vec(),
+            share: 0.625,
+        };
+        let range = HotRange {
+            id: 7,
+            cpu_millis_per_second: 400,
+            keys: vec![key],
+        };
+        let hot = HotRanges {
+            ranges: vec![range],
+        };
+        let text = serde_json::to_string(&hot).expect("it has a text");
+        let wanted = r#"{"ranges":[{"id":7,"cpu_millis_per_second":400,"keys":[{"key":"6d","share":0.625}]}]}"#;
+        assert_eq!(text, wanted);
+        assert_eq!(serde_json::from_str::<HotRanges>(&text).ok(), Some(hot));
+        let asked = Command::parse(r#"{"command":"hot_ranges"}"#);
+        let top = HOT_RANGES_DEFAULT;
+        assert_eq!(asked, Ok(Command::HotRanges { top }));
     }
 
     #[test]

@@ -14,7 +14,7 @@ use hyper::{Method, Request, Response, StatusCode};
 use rangedb_client::admin::Admin;
 use rangedb_client::{BatchOutcome, Client, ClientOptions, Error};
 use rangedb_protocol::admin::{
-    self, Balance, ClusterStatus, Done, Merged, Nodes, Range, Ranges, Scattered, Settings,
+    self, Balance, ClusterStatus, Done, HotRanges, Merged, Nodes, Range, Ranges, Scattered, Settings,
 };
 use rangedb_protocol::limits::{
     ADMIN_COMMAND_LEN_MAX, BATCH_LEN_MAX, MULTI_GET_KEYS_LEN_MAX, VALUE_LEN_MAX,
@@ -29,7 +29,7 @@ use super::failure::Failure;
 use super::history;
 use super::json::{self, of_state};
 use super::multi_get;
-use super::scan::Scan;
+use super::scan::{Scan, parameters};
 use crate::history::History;
 
 /// The header that carries a value's version.
@@ -61,6 +61,7 @@ pub struct Api {
 enum Resource {
     Nodes,
     Ranges,
+    HotRanges,
     Status,
     Config,
     ConfigHistory,
@@ -105,6 +106,7 @@ impl Resource {
             ["get"] => Resource::MultiGet,
             ["nodes"] => Resource::Nodes,
             ["ranges"] => Resource::Ranges,
+            ["ranges", "hot"] => Resource::HotRanges,
             ["status"] => Resource::Status,
             ["scan"] => Resource::Scan,
             ["history"] => Resource::History,
@@ -200,7 +202,11 @@ impl Api {
         let resource = Resource::of(path)?;
         let query = request.uri().query();
         // A question mark that was meant as part of a key must not end the key unnoticed.
-        if query.is_some() && !matches!(resource, Resource::Scan | Resource::History) {
+        let takes_query = matches!(
+            resource,
+            Resource::Scan | Resource::History | Resource::HotRanges
+        );
+        if query.is_some() && !takes_query {
             return Err(Failure::invalid(
                 "this path takes no query; write a question mark in a key as %3F",
             ));
@@ -216,6 +222,7 @@ impl Api {
                 let scan = Scan::of(query.unwrap_or_default())?;
                 return scan.answer(self.client().await?).await;
             }
+            Resource::HotRanges => return self.hot_ranges(query.unwrap_or_default()).await,
             Resource::History => return self.past(query.unwrap_or_default()).await,
             Resource::Batch => return self.batch(request.into_body()).await,
             Resource::MultiGet => return self.multi_get(request.into_body()).await,
@@ -233,6 +240,22 @@ impl Api {
             Method::GET | Method::HEAD => show(&admin, resource).await?,
             _ => order(&admin, resource, &body).await?,
         };
+        Ok(json_response(StatusCode::OK, answer.to_string()))
+    }
+
+    /// Shows the ranges with most CPU time, and their hottest keys.
+    async fn hot_ranges(&self, query: &str) -> Result<Response<Text>, Failure> {
+        let top = match parameters(query, &["top"])?.remove("top") {
+            None => admin::HOT_RANGES_DEFAULT,
+            Some(text) => {
+                let number = std::str::from_utf8(&text).ok();
+                let no_number = || Failure::invalid("top is a number of ranges");
+                let number = number.and_then(|text| text.parse().ok());
+                number.ok_or_else(no_number)?
+            }
+        };
+        let ranges = self.client().await?.admin().hot_ranges(top).await?;
+        let answer = of_state(HotRanges { ranges })?;
         Ok(json_response(StatusCode::OK, answer.to_string()))
     }
 
@@ -272,7 +295,15 @@ impl Api {
         let split: SplitRange = fields(&body)?;
         let (keys, hold) = (split.keys()?, split.hold_ms.map(Duration::from_millis));
         let admin = self.client().await?.with_timeout(SPLIT_TIMEOUT).admin();
-        let answer = admin.split_range(range, &keys, hold).await?;
+        let answer = match split.into {
+            None => admin.split_range(range, &keys, hold).await?,
+            Some(parts) if keys.is_empty() => admin.split_range_into(range, parts, hold).await?,
+            Some(_) => {
+                let why =
+                    "a range is split at keys or into parts: leave into out, or at and at_hex";
+                return Err(Failure::invalid(why));
+            }
+        };
         let status = match &answer.failed {
             None => StatusCode::OK,
             Some(failed) if failed.unknown => StatusCode::GATEWAY_TIMEOUT,
@@ -344,6 +375,8 @@ struct SplitRange {
     /// Keys as hexadecimal digits.
     #[serde(default)]
     at_hex: Vec<String>,
+    /// How many parts of about the same size, instead of keys.
+    into: Option<u32>,
     hold_ms: Option<u64>,
 }
 
@@ -538,6 +571,7 @@ mod tests {
             resource("ranges/7/move-replica"),
             Some(Resource::MoveReplica(7))
         );
+        assert_eq!(resource("ranges/hot"), Some(Resource::HotRanges));
         assert_eq!(resource("ranges/7/split"), Some(Resource::SplitRange(7)));
         assert_eq!(
             resource("ranges/7/release"),
@@ -598,10 +632,13 @@ mod tests {
         let wanted = vec![b"m".to_vec(), "é".into(), vec![0, 0xff]];
         assert_eq!(keys(body), Some(wanted));
         assert_eq!(keys(r#"{"at":["m"]}"#), Some(vec![b"m".to_vec()]));
+        let into = fields::<SplitRange>(br#"{"into":4}"#).ok();
+        assert_eq!(into.and_then(|split| split.into), Some(4));
         for bad in [
             r#"{"at":"m"}"#,
             r#"{"at_hex":["m"]}"#,
             r#"{"at":[],"hold":1}"#,
+            r#"{"into":-1}"#,
             "",
         ] {
             assert_eq!(keys(bad), None, "{bad}");

@@ -1,12 +1,17 @@
-//! `rangedb node ls`, `range ls|show|release|scatter|transfer-leader|move-replica` and `config`: commands that
-//! show the cluster or steer it. With `--format json` they print the JSON of the wire protocol's answers.
+//! `rangedb node ls`, `range ls|hot|show|merge|release|scatter|transfer-leader|move-replica` and `config`:
+//! commands that show the cluster or steer it. With `--format json` they print the JSON of the wire protocol's
+//! answers.
 
 use std::io::Write;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rangedb_client::Client;
-use rangedb_client::admin::{Admin, BoundsState, HealthReason, Node, Range, Replica, ReplicaState};
-use rangedb_protocol::admin::{Done, History, Merged, Nodes, Ranges, Scattered, Started};
+use rangedb_client::admin::{
+    Admin, BoundsState, HealthReason, HotRange, Node, Range, Replica, ReplicaState,
+};
+use rangedb_protocol::admin::{
+    Done, History, HotRanges, Merged, Nodes, Ranges, Scattered, Started,
+};
 use rangedb_server::admin::json::of_state;
 
 use super::output::{Printer, border, columns, size};
@@ -34,6 +39,11 @@ pub(super) async fn show(
             let ranges = admin.ranges().await?;
             let words = ranges_table(&ranges);
             (of_state(Ranges { ranges })?, words)
+        }
+        Show::HotRanges(top) => {
+            let ranges = admin.hot_ranges(*top).await?;
+            let words = hot_table(&ranges);
+            (of_state(HotRanges { ranges })?, words)
         }
         Show::Range(id) => {
             let ranges = admin.ranges().await?;
@@ -240,6 +250,24 @@ fn ranges_table(ranges: &[Range]) -> String {
     columns(&rows)
 }
 
+/// Formats the hottest ranges as lines with a heading, one for each key.
+fn hot_table(ranges: &[HotRange]) -> String {
+    let mut rows = vec![["id", "cpu", "key", "share"].map(str::to_owned)];
+    for range in ranges {
+        let id = range.id.to_string();
+        let cpu = format!("{:.1}%", f64::from(range.cpu_millis_per_second) / 10.0);
+        if range.keys.is_empty() {
+            rows.push([id, cpu, "-".to_owned(), "-".to_owned()]);
+            continue;
+        }
+        rows.extend(range.keys.iter().map(|hot| {
+            let share = format!("{:.1}%", hot.share * 100.0);
+            [id.clone(), cpu.clone(), border(&hot.key, "-"), share]
+        }));
+    }
+    columns(&rows)
+}
+
 /// Everything that is known of a range, in lines.
 fn whole_range(range: &Range, now_ms: u64) -> String {
     let (start, end) = borders(range);
@@ -259,8 +287,15 @@ fn whole_range(range: &Range, now_ms: u64) -> String {
         row("leader", leader(range)),
         row("term", range.term.to_string()),
         row("applied", range.applied.to_string()),
-        row("held", held(range.held_until_ms, now_ms)),
+        row("held", held(range.borders.held_until_ms, now_ms)),
     ];
+    if let Some(blocked) = &range.borders.split_blocked {
+        let seconds = now_ms.saturating_sub(blocked.since_ms) / 1000;
+        let key = blocked.key.as_deref().map(|key| border(key, ""));
+        let key = key.map_or_else(String::new, |key| format!(", key {key}"));
+        let words = format!("{} for {seconds} s{key}", blocked.reason);
+        rows.push(row("split_blocked", words));
+    }
     rows.extend(range.replicas.iter().map(|replica| {
         let votes = if replica.voter { "voter" } else { "learner" };
         let lag = match replica.lag {
@@ -414,6 +449,28 @@ mod tests {
             r"replica  6 at 4/1, learner, missing, lag not known",
         ];
         let text = whole_range(&answer.ranges[1], 7);
+        assert_eq!(text.lines().collect::<Vec<_>>(), wanted);
+        let mut range = answer.ranges[1].clone();
+        let mut blocked = rangedb_client::admin::SplitBlocked::default();
+        blocked.reason = rangedb_client::admin::BlockReason::SingleKey;
+        (blocked.since_ms, blocked.key) = (1_000, Some(b"k\0".to_vec()));
+        range.borders.split_blocked = Some(blocked);
+        let text = whole_range(&range, 6_000);
+        let shown = text.lines().find(|line| line.starts_with("split_blocked"));
+        assert_eq!(shown, Some(r"split_blocked  single_key for 5 s, key k\x00"));
+        let hot = json!({ "ranges": [
+            { "id": 7, "cpu_millis_per_second": 421,
+              "keys": [{ "key": "6d00", "share": 0.625 }, { "key": "6e", "share": 0.01 }] },
+            { "id": 2, "cpu_millis_per_second": 0, "keys": [] },
+        ]});
+        let hot: HotRanges = serde_json::from_value(hot).unwrap();
+        let text = hot_table(&hot.ranges);
+        let wanted = [
+            r"id  cpu    key    share",
+            r"7   42.1%  m\x00  62.5%",
+            r"7   42.1%  n      1.0%",
+            r"2   0.0%   -      -",
+        ];
         assert_eq!(text.lines().collect::<Vec<_>>(), wanted);
         assert_eq!(held(7_001, 6_000), "for 2 s more");
         assert_eq!(held(6_000, 6_000), "no");

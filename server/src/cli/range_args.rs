@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Subcommand;
+use rangedb_protocol::admin::HOT_RANGES_DEFAULT;
 
 use super::connection_args::ConnectionArgs;
 
@@ -16,6 +17,15 @@ pub enum RangeCommand {
         #[command(flatten)]
         connection: ConnectionArgs,
     },
+    /// Lists the ranges that take the most CPU time, and the keys of each that have the most requests.
+    Hot {
+        /// How many ranges, from 1 to 100.
+        #[arg(long, default_value_t = HOT_RANGES_DEFAULT, value_name = "N")]
+        top: u32,
+        /// The node to connect to, and the format of results.
+        #[command(flatten)]
+        connection: ConnectionArgs,
+    },
     /// Prints everything that is known of one range.
     Show {
         /// The range's id.
@@ -24,8 +34,8 @@ pub enum RangeCommand {
         #[command(flatten)]
         connection: ConnectionArgs,
     },
-    /// Splits a range at keys, and prints the ranges into which it was split. The first of them keeps the
-    /// id; each other one begins at a key.
+    /// Splits a range at keys, or into parts of about the same size, and prints the ranges into which it was
+    /// split. The first of them keeps the id; each other one begins at a key.
     #[command(mut_arg("timeout", |arg| arg.default_value("1m")))]
     Split {
         /// The range's id.
@@ -34,8 +44,8 @@ pub enum RangeCommand {
         /// A key at which a new range begins; may be given several times.
         #[arg(
             long,
-            required_unless_present = "at_file",
-            conflicts_with = "at_file",
+            required_unless_present_any = ["at_file", "into"],
+            conflicts_with_all = ["at_file", "into"],
             allow_hyphen_values = true,
             value_name = "KEY"
         )]
@@ -44,6 +54,9 @@ pub enum RangeCommand {
         /// which a range begins already are passed over, so the command may be repeated.
         #[arg(long, value_name = "FILE")]
         at_file: Option<PathBuf>,
+        /// Splits the range into so many parts of about the same size, instead, from 2 to 1024.
+        #[arg(long, conflicts_with = "at_file", value_name = "N")]
+        into: Option<u32>,
         /// How long the ranges must not be merged again, such as 30m or 2h, or `forever`.
         #[arg(long, default_value = "1h", value_parser = parse_hold, value_name = "TIME")]
         hold: Duration,
@@ -120,6 +133,7 @@ impl RangeCommand {
     pub fn connection(&self) -> &ConnectionArgs {
         match self {
             RangeCommand::Ls { connection }
+            | RangeCommand::Hot { connection, .. }
             | RangeCommand::Show { connection, .. }
             | RangeCommand::Split { connection, .. }
             | RangeCommand::Merge { connection, .. }

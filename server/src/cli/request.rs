@@ -89,6 +89,8 @@ pub(super) struct Top {
 pub(super) enum Show {
     Nodes,
     Ranges,
+    /// The hottest ones, so many.
+    HotRanges(u32),
     Range(u64),
     Setting(Option<String>),
     History,
@@ -178,10 +180,15 @@ pub(super) fn prepare(command: &CliCommand) -> Result<Request, Trouble> {
                     range,
                     at,
                     at_file,
+                    into,
                     hold,
                     ..
                 },
-        } => Request::Split(split_at((*range, at), at_file.as_deref(), hex)?, *hold),
+        } => {
+            let keys_or_parts = (at.as_slice(), *into);
+            let at = split_at(*range, keys_or_parts, at_file.as_deref(), hex)?;
+            Request::Split(at, *hold)
+        }
         CliCommand::Range {
             command: RangeCommand::Scatter { start, end, .. },
         } => {
@@ -220,6 +227,7 @@ fn of_cluster(command: &CliCommand) -> Request {
             &NodeCommand::Remove { node, .. } => Request::Leave(Leave::Remove { node }),
         },
         CliCommand::Range { command } => match command {
+            &RangeCommand::Hot { top, .. } => Request::Show(Show::HotRanges(top)),
             &RangeCommand::Show { range, .. } => Request::Show(Show::Range(range)),
             &RangeCommand::Merge { range, .. } => Request::Order(Order::Merge { range }, false),
             &RangeCommand::Release { range, .. } => Request::Order(Order::Release { range }, false),
@@ -279,9 +287,10 @@ fn put_value(args: &PutArgs) -> Result<Vec<u8>, Trouble> {
     )
 }
 
-/// Where ranges are to be split: one of them at keys, or all at the keys of a file.
+/// Where ranges are to be split: one of them at keys or into parts, or all at the keys of a file.
 fn split_at(
-    (range, at): (Option<u64>, &[String]),
+    range: Option<u64>,
+    (at, into): (&[String], Option<u32>),
     file: Option<&Path>,
     hex: bool,
 ) -> Result<At, Trouble> {
@@ -294,6 +303,9 @@ fn split_at(
     let Some(range) = range else {
         return Err(Trouble::usage("give the range's id, or --at-file"));
     };
+    if let Some(parts) = into {
+        return Ok(At::Parts(range, parts));
+    }
     let keys = at.iter().map(|key| input::bytes(key, hex));
     Ok(At::Range(range, keys.collect::<Result<_, _>>()?))
 }

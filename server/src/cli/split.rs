@@ -1,4 +1,4 @@
-//! `rangedb range split`: one range at a few keys, or all ranges at the keys of a file.
+//! `rangedb range split`: one range at a few keys or into equal parts, or all ranges at the keys of a file.
 //!
 //! The keys of a file that are in one range may be too many for one order. Then a few of them that lie
 //! evenly among the others come first, and the keys between them follow in orders to the ranges that are
@@ -33,6 +33,8 @@ const ORDER_LEN_MAX: usize = ADMIN_COMMAND_LEN_MAX - 1024;
 pub(super) enum At {
     /// One range, at these keys.
     Range(u64, Vec<Vec<u8>>),
+    /// One range, into so many parts of about the same size.
+    Parts(u64, u32),
     /// Whatever ranges have these keys, which are sorted.
     Keys(Vec<Vec<u8>>),
 }
@@ -92,6 +94,7 @@ pub(super) async fn perform(
     let admin = client.admin();
     let answer = match at {
         At::Range(range, keys) => admin.split_range(range, &keys, Some(hold)).await?,
+        At::Parts(range, parts) => admin.split_range_into(range, parts, Some(hold)).await?,
         At::Keys(keys) => {
             let mut bulk = Bulk::new(admin, hold);
             let result = bulk.split_all(keys, Instant::now() + timeout).await;
@@ -249,7 +252,7 @@ mod tests {
     fn keys(text: &str, hex: bool) -> Result<Vec<Vec<u8>>, String> {
         match keys_of_file(Path::new("borders"), text.as_bytes(), hex) {
             Ok(At::Keys(keys)) => Ok(keys),
-            Ok(At::Range(..)) => Err("a range".to_owned()),
+            Ok(At::Range(..) | At::Parts(..)) => Err("a range".to_owned()),
             Err(trouble) => {
                 assert_eq!(trouble.exit, Exit::Refused);
                 Err(trouble.message)

@@ -214,6 +214,18 @@ fn the_cluster_is_steered_by_orders() {
         ]),
         split(&[b"\0\xff"], Duration::MAX)
     );
+    assert_eq!(
+        request(&["range", "split", "7", "--into", "4", "--hold", "0"]),
+        Ok(Request::Split(At::Parts(7, 4), Duration::ZERO))
+    );
+    assert_eq!(
+        request(&["range", "hot"]),
+        Ok(Request::Show(Show::HotRanges(10)))
+    );
+    assert_eq!(
+        request(&["range", "hot", "--top", "3"]),
+        Ok(Request::Show(Show::HotRanges(3)))
+    );
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("borders");
     std::fs::write(&file, "t\nm\n").expect("it can be written");
@@ -300,6 +312,11 @@ fn senseless_command_lines_are_usage_errors() {
         &["range", "split", "--at-file", "/no/such/file"],
         &["range", "split", "7", "--at", "0", "--hex"],
         &["range", "split", "7", "--at", "m", "--hold", "ever"],
+        &["range", "split", "--into", "4"],
+        &["range", "split", "7", "--into", "x"],
+        &["range", "split", "7", "--into", "4", "--at", "m"],
+        &["range", "split", "--into", "4", "--at-file", "f"],
+        &["range", "hot", "--top", "-1"],
         &["range", "show"],
         &["range", "release", "x"],
         &["range", "scatter", "7"],

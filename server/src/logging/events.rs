@@ -3,7 +3,7 @@
 //! together.
 
 /// The name of an event, and what it says.
-pub const EVENTS: [(&str, &str); 38] = [
+pub const EVENTS: [(&str, &str); 39] = [
     ("clock_jumped", "the wall clock was set, ahead or back"),
     ("disk_free", "a disk that was full has room again"),
     ("disk_full", "a disk is full, and writes are refused"),
@@ -97,6 +97,10 @@ pub const EVENTS: [(&str, &str); 38] = [
     (
         "slow_request",
         "a request took as long as `slow-request` says, or longer",
+    ),
+    (
+        "split_blocked",
+        "a range that is too large or too hot was not split; at most once an hour for each reason",
     ),
     ("stall", "a task held its shard's thread for 5 ms or longer"),
 ];

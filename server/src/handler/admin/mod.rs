@@ -17,7 +17,7 @@ use rangedb_engine::gateway::Order;
 use rangedb_engine::gateway::responder::Responder;
 use rangedb_engine::types::{KeyRange, NodeId, RangeId, ShardId};
 use rangedb_protocol::Reply;
-use rangedb_protocol::admin::{Command, Done, HOLD_MS_DEFAULT, Merged, Scattered};
+use rangedb_protocol::admin::{Command, Done, HOLD_MS_DEFAULT, Merged, Scattered, Step};
 use rangedb_protocol::limits::ADMIN_JSON_LEN_MAX;
 use serde::Serialize;
 
@@ -82,7 +82,7 @@ fn text(answer: &impl Serialize) -> Result<String, Refusal> {
 async fn history(
     context: &Context,
     wanted: Option<u64>,
-    query: Query,
+    (from_ms, to_ms, step): (Option<u64>, Option<u64>, Step),
     until: Now,
 ) -> Result<String, Refusal> {
     let own = context.node.id.0;
@@ -90,6 +90,11 @@ async fn history(
         let message = format!("this is node {own}; only node {wanted} knows its history");
         return Err(Error::Invalid(message).into());
     }
+    let query = Query {
+        from_ms,
+        to_ms,
+        step,
+    };
     let left = until - Now::now();
     let told = cross_thread(context.node.history.ask(query));
     match GlommioRuntime::timeout(left, told).await {
@@ -98,18 +103,25 @@ async fn history(
     }
 }
 
+/// Has this node read its settings again; gives what has changed, in JSON.
+async fn reload(context: &Context) -> Result<String, Refusal> {
+    let told = context.node.settings.reload_apart();
+    let reloaded = reactor::cross_thread(told).await;
+    let no_thread = |_| Refusal::internal("there is no thread for a reload".to_owned());
+    text(&reloaded.map_err(no_thread)?)
+}
+
 /// Performs a command; gives the answer in JSON.
 async fn perform(context: &Context, command: Command, until: Now) -> Result<String, Refusal> {
     let (gateway, cluster) = (&context.gateway, context.node.cluster);
+    let view = || gateway.view(until);
     let order = match command {
-        Command::Nodes {} => return text(&render::nodes(&gateway.view(until).await?)),
-        Command::Ranges {} => return text(&render::ranges(&gateway.view(until).await?)),
-        Command::Status {} => return text(&render::status(&gateway.view(until).await?, cluster)),
-        Command::ConfigGet { name: None } => {
-            return text(&render::settings(&gateway.view(until).await?));
-        }
+        Command::Nodes {} => return text(&render::nodes(&view().await?)),
+        Command::Ranges {} => return text(&render::ranges(&view().await?)),
+        Command::Status {} => return text(&render::status(&view().await?, cluster)),
+        Command::ConfigGet { name: None } => return text(&render::settings(&view().await?)),
         Command::ConfigGet { name: Some(name) } => {
-            return text(&render::setting(&gateway.view(until).await?, &name)?);
+            return text(&render::setting(&view().await?, &name)?);
         }
         Command::ConfigHistory {} => {
             return text(&render::history(&gateway.settings(until).await?));
@@ -130,19 +142,26 @@ async fn perform(context: &Context, command: Command, until: Now) -> Result<Stri
             to_ms,
             step,
         } => {
-            let query = Query {
-                from_ms,
-                to_ms,
-                step,
-            };
-            return history(context, node, query, until).await;
+            return history(context, node, (from_ms, to_ms, step), until).await;
         }
         Command::Balance {} => return text(&render::balance(gateway.decisions(until).await?)),
         Command::ScatterRanges { start, end } => {
             return scatter(context, KeyRange { start, end }, until).await;
         }
         Command::SplitRange { range, at, hold_ms } => {
-            return split(context, RangeId(range), (at, hold_ms), until).await;
+            let split = gateway.split_range(RangeId(range), at, held_until_ms(hold_ms), until);
+            return text(&render::split(split.await?));
+        }
+        Command::SplitInto {
+            range,
+            parts,
+            hold_ms,
+        } => {
+            let split = gateway.split_into(RangeId(range), parts, held_until_ms(hold_ms), until);
+            return text(&render::split(split.await?));
+        }
+        Command::HotRanges { top } => {
+            return text(&render::hot_ranges(&gateway.hot_ranges(top, until).await?));
         }
         Command::MergeRange { range } => {
             let order = Order::MergeRange {
@@ -175,30 +194,10 @@ async fn perform(context: &Context, command: Command, until: Now) -> Result<Stri
     text(&Done { done: true })
 }
 
-/// Has this node read its settings again; gives what became of them, in JSON.
-async fn reload(context: &Context) -> Result<String, Refusal> {
-    let told = context.node.settings.reload_apart();
-    let reloaded = reactor::cross_thread(told).await;
-    let no_thread = |_| Refusal::internal("there is no thread for a reload".to_owned());
-    text(&reloaded.map_err(no_thread)?)
-}
-
 /// Has the ranges of an interval scattered; gives how many orders that takes, in JSON.
 async fn scatter(context: &Context, keys: KeyRange, until: Now) -> Result<String, Refusal> {
     let orders = context.gateway.scatter(keys, until).await?;
     text(&Scattered { orders })
-}
-
-/// Has a range split; gives the ranges that it was split into, in JSON.
-async fn split(
-    context: &Context,
-    range: RangeId,
-    (at, hold_ms): (Vec<Vec<u8>>, Option<u64>),
-    until: Now,
-) -> Result<String, Refusal> {
-    let held_until_ms = held_until_ms(hold_ms);
-    let split = context.gateway.split_range(range, at, held_until_ms, until);
-    text(&render::split(split.await?))
 }
 
 /// Until when a range is held that is held for so long from now on.

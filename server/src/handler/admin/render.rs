@@ -10,9 +10,7 @@ use rangedb_engine::error::OrderError;
 use rangedb_engine::range::{Keyspace, ReplicaPlace};
 use rangedb_engine::types::{NodeId, ReplicaId};
 use rangedb_protocol::admin::{
-    Balance, BlockedRange, BoundsState, ClusterStatus, Decision, Departure, Health, HealthReason,
-    History, Leaving, Liveness, Membership, Node, Nodes, Range, Ranges, Replica, ReplicaInTrouble,
-    ReplicaState, Setting, SettingChange, Settings, Split, SplitFailure, SplitPart,
+    Balance, BlockedRange, BoundsState, ClusterStatus, Decision, Departure, Health, HealthReason, History, Leaving, Liveness, Membership, Node, Nodes, Range, Ranges, Replica, ReplicaInTrouble, ReplicaState, Setting, SettingChange, Settings, Split, SplitFailure, SplitPart, BlockReason, HotKey, HotRange, HotRanges, SplitBlocked,
 };
 
 /// The leaders and replicas on one node.
@@ -218,7 +216,8 @@ fn range(view: &View, shown: &RangeView) -> Range {
         BoundsPhase::Frozen => BoundsState::Frozen,
         BoundsPhase::Merging => BoundsState::Merging,
     };
-    range.held_until_ms = shown.held_until_ms;
+    range.borders.held_until_ms = shown.held_until_ms;
+    range.borders.split_blocked = shown.split_blocked.as_ref().map(split_blocked);
     range.stats.bytes = shown.stats.bytes;
     range.stats.live_bytes = shown.stats.live_bytes;
     range.stats.reads_per_second = shown.stats.reads_per_second;
@@ -227,7 +226,41 @@ fn range(view: &View, shown: &RangeView) -> Range {
     range
 }
 
-/// The answer to `split_range`.
+fn split_blocked(shown: &cluster::SplitBlocked) -> SplitBlocked {
+    let mut blocked = SplitBlocked::default();
+    blocked.reason = match shown.reason {
+        cluster::BlockReason::SingleKey => BlockReason::SingleKey,
+        cluster::BlockReason::NoKey => BlockReason::NoKey,
+        cluster::BlockReason::Lagging => BlockReason::Lagging,
+        cluster::BlockReason::Changing => BlockReason::Changing,
+        cluster::BlockReason::Limit => BlockReason::Limit,
+    };
+    blocked.since_ms = shown.since_ms;
+    blocked.key.clone_from(&shown.key);
+    blocked
+}
+
+/// The answer to `hot_ranges`.
+pub(super) fn hot_ranges(hot: &[cluster::HotRange]) -> HotRanges {
+    let range = |shown: &cluster::HotRange| {
+        let keys = shown.keys.iter().map(|hot| {
+            let mut key = HotKey::default();
+            key.key.clone_from(&hot.key);
+            key.share = f64::from(hot.share) / 1000.0;
+            key
+        });
+        let mut range = HotRange::default();
+        range.id = shown.range.0;
+        range.cpu_millis_per_second = shown.cpu_millis_per_second;
+        range.keys = keys.collect();
+        range
+    };
+    HotRanges {
+        ranges: hot.iter().map(range).collect(),
+    }
+}
+
+/// The answers to `split_range` and `split_into`.
 pub(super) fn split((ranges, failed): (Vec<cluster::SplitPart>, Option<OrderError>)) -> Split {
     let part = |part: cluster::SplitPart| SplitPart {
         id: part.range.0,

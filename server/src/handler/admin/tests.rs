@@ -1,10 +1,10 @@
 //! What is shown, without a cluster.
 
 use rangedb_engine::cluster::{
-    BoundsPhase, MembershipStatus, NodeHealth, NodeRecord, NodeView, RangeStats, RangeView,
-    Setting, ShardStats, SplitPart, Trouble, View,
+    BoundsPhase, MembershipStatus, NodeHealth, NodeRecord, NodeView, RangeStats, RangeView, Setting, ShardStats, SplitPart, Trouble, View, BlockReason, HotRange, SplitBlocked,
 };
 use rangedb_engine::error::OrderError;
+use rangedb_engine::range::hot_keys::HotKey;
 use rangedb_engine::range::{Descriptor, Keyspace, ReplicaPlace};
 use rangedb_engine::types::{Epoch, KeyRange, Location, NodeId, RangeId, ReplicaId, ShardId};
 use rangedb_protocol::admin::Health;
@@ -57,6 +57,7 @@ fn range(id: u64, keys: KeyRange, places: &[(u64, u64, u16)]) -> RangeView {
         unavailable: false,
         phase: BoundsPhase::None,
         held_until_ms: 0,
+        split_blocked: None,
         stats: RangeStats {
             bytes: 7000,
             live_bytes: 5000,
@@ -110,7 +111,14 @@ fn ranges_are_shown_as_tools_expect_them() {
     view.nodes[2].state = NodeHealth::Unreachable;
     view.ranges[1].troubles = vec![(ReplicaId(102), Trouble::Lost)];
     (view.ranges[1].phase, view.ranges[1].held_until_ms) = (BoundsPhase::Splitting, u64::MAX);
+    view.ranges[0].split_blocked = Some(SplitBlocked {
+        reason: BlockReason::SingleKey,
+        since_ms: 9,
+        key: Some(b"m".to_vec()),
+    });
     let shown = in_json(render::ranges(&view));
+    let blocked = json!({ "reason": "single_key", "since_ms": 9, "key": "6d" });
+    assert_eq!(shown["ranges"][0]["split_blocked"], blocked);
     assert_eq!(shown["ranges"][0]["system"], true);
     assert_eq!(shown["ranges"][0]["state"], "serving");
     assert_eq!(shown["ranges"][0]["held_until_ms"], 0);
@@ -138,6 +146,7 @@ fn ranges_are_shown_as_tools_expect_them() {
             "unavailable": false,
             "state": "splitting",
             "held_until_ms": u64::MAX,
+            "split_blocked": null,
             "bytes": 7000,
             "live_bytes": 5000,
             "reads_per_second": 40,
@@ -145,6 +154,23 @@ fn ranges_are_shown_as_tools_expect_them() {
             "cpu_millis_per_second": 20,
         })
     );
+}
+
+#[test]
+fn hot_ranges_are_shown_with_their_keys() {
+    let key = |key: &[u8], share| HotKey {
+        key: key.to_vec(),
+        share,
+    };
+    let hot = HotRange {
+        range: RangeId(7),
+        cpu_millis_per_second: 400,
+        keys: vec![key(b"m", 625), key(b"\xff", 2)],
+    };
+    let wanted = json!({ "ranges": [{ "id": 7, "cpu_millis_per_second": 400, "keys": [
+        { "key": "6d", "share": 0.625 }, { "key": "ff", "share": 0.002 },
+    ] }] });
+    assert_eq!(in_json(render::hot_ranges(&[hot])), wanted);
 }
 
 #[test]

@@ -1,0 +1,256 @@
+//! What the manager remembers of a range for its splits: since when it has been hot, and why it could not
+//! be split. Pure.
+//!
+//! A range that could not be split is tried again after a pause, which doubles each time. Splits because of
+//! size and because of load are tried apart: what stands in the way of one may not be in the way of the
+//! other. A manager that is made anew knows nothing of this.
+
+#![allow(
+    missing_docs,
+    reason = "what rkyv derives for enums has fields without docs"
+)]
+
+use std::time::Duration;
+
+use crate::env::Instant;
+
+/// A range that takes more CPU time is hot, in milliseconds a second: a quarter of a core.
+const HOT_MILLIS: u32 = 250;
+/// It is split because of that only after so long.
+const HOT_FOR: Duration = Duration::from_secs(10);
+/// Reports that are further apart do not tell that it was hot between them.
+const REPORT_GAP_MAX: Duration = Duration::from_secs(3);
+/// The first pause after a split that could not be made, and the longest.
+const PAUSE: Duration = Duration::from_mins(1);
+const PAUSE_MAX: Duration = Duration::from_hours(1);
+
+/// Why a range could not be split that should have been.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    rkyv::Archive,
+    rkyv::Serialize,
+    rkyv::Deserialize,
+)]
+pub enum BlockReason {
+    /// All of its load or its size is that of one key, which it has alone.
+    SingleKey,
+    /// There is no key at which it would become better.
+    NoKey,
+    /// Replicas lag behind the leader.
+    Lagging,
+    /// Another change of it was under way, or its leader was lost.
+    Changing,
+    /// The border would be longer than a key may be.
+    Limit,
+}
+
+impl BlockReason {
+    /// The word for it, in replies.
+    pub fn name(self) -> &'static str {
+        match self {
+            BlockReason::SingleKey => "single_key",
+            BlockReason::NoKey => "no_key",
+            BlockReason::Lagging => "lagging",
+            BlockReason::Changing => "changing",
+            BlockReason::Limit => "limit",
+        }
+    }
+}
+
+/// What stands in the way of a split.
+#[derive(Clone, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+pub struct SplitBlocked {
+    /// What it is.
+    pub reason: BlockReason,
+    /// When it was first found, in milliseconds since 1970 of the manager's wall clock.
+    pub since_ms: u64,
+    /// The key that is too hot or too large, if it is one.
+    pub key: Option<Vec<u8>>,
+}
+
+/// A split that is not tried again before a time.
+#[derive(Clone)]
+pub(super) struct Pause<T> {
+    pub(super) blocked: SplitBlocked,
+    /// Until when.
+    until: T,
+    /// How long it is.
+    length: Duration,
+}
+
+/// Since when a range has been hot.
+#[derive(Clone, Copy)]
+struct Hot<T> {
+    since: T,
+    last_reported: T,
+}
+
+/// What is remembered of a range.
+pub(super) struct SplitWatch<T> {
+    /// The version of the bounds that this is about.
+    version: u32,
+    hot: Option<Hot<T>>,
+    /// A split because of its size.
+    pub(super) size: Option<Pause<T>>,
+    /// A split because of its load.
+    pub(super) load: Option<Pause<T>>,
+}
+
+impl<T> Default for SplitWatch<T> {
+    fn default() -> SplitWatch<T> {
+        SplitWatch {
+            version: 0,
+            hot: None,
+            size: None,
+            load: None,
+        }
+    }
+}
+
+impl<T: Instant> SplitWatch<T> {
+    /// Takes the report of a range's leader: the version of its bounds, and its CPU time in milliseconds
+    /// a second.
+    pub(super) fn take(&mut self, version: u32, cpu_millis: u32, now: T) {
+        if version != self.version {
+            // What is left of it must show anew whether it is hot.
+            *self = SplitWatch {
+                version,
+                ..SplitWatch::default()
+            };
+        }
+        if cpu_millis <= HOT_MILLIS {
+            self.hot = None;
+            if self.load.as_ref().is_some_and(|load| !load.lasts(now)) {
+                self.load = None;
+            }
+            return;
+        }
+        let goes_on = self
+            .hot
+            .filter(|hot| now < hot.last_reported + REPORT_GAP_MAX);
+        self.hot = Some(Hot {
+            since: goes_on.map_or(now, |hot| hot.since),
+            last_reported: now,
+        });
+    }
+
+    /// Whether the range has been hot for so long that it should be split, if it can be.
+    pub(super) fn is_hot(&self, now: T) -> bool {
+        let long = |hot: Hot<T>| {
+            now < hot.last_reported + REPORT_GAP_MAX && hot.last_reported >= hot.since + HOT_FOR
+        };
+        self.hot.is_some_and(long)
+    }
+}
+
+impl<T: Instant> Pause<T> {
+    /// The pause after a split that could not be made now. It is longer than the one before.
+    pub(super) fn after(
+        before: Option<&Pause<T>>,
+        reason: BlockReason,
+        key: Option<Vec<u8>>,
+        (now, wall_ms): (T, u64),
+    ) -> Pause<T> {
+        let length = before.map_or(PAUSE, |before| (before.length * 2).min(PAUSE_MAX));
+        let same = before.filter(|before| before.blocked.reason == reason);
+        Pause {
+            blocked: SplitBlocked {
+                reason,
+                since_ms: same.map_or(wall_ms, |before| before.blocked.since_ms),
+                key,
+            },
+            until: now + length,
+            length,
+        }
+    }
+
+    /// Whether it has not ended.
+    pub(super) fn lasts(&self, now: T) -> bool {
+        now < self.until
+    }
+
+    /// How long it is.
+    pub(super) fn length(&self) -> Duration {
+        self.length
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant as StdInstant;
+
+    use super::*;
+
+    const REPORT: Duration = Duration::from_millis(500);
+
+    /// Half a second after half a second.
+    fn pass(watch: &mut SplitWatch<StdInstant>, now: &mut StdInstant, reports: u32, cpu: u32) {
+        for _ in 0..reports {
+            *now += REPORT;
+            watch.take(3, cpu, *now);
+        }
+    }
+
+    #[test]
+    fn a_range_is_hot_when_reports_of_ten_seconds_say_so() {
+        let (mut watch, mut now) = (SplitWatch::default(), StdInstant::now());
+        pass(&mut watch, &mut now, 100, 250);
+        assert!(!watch.is_hot(now), "a quarter of a core is not too much");
+        pass(&mut watch, &mut now, 20, 251);
+        assert!(!watch.is_hot(now), "it is not hot for long enough");
+        pass(&mut watch, &mut now, 1, 900);
+        assert!(watch.is_hot(now));
+        assert!(!watch.is_hot(now + REPORT_GAP_MAX), "nothing is known now");
+        pass(&mut watch, &mut now, 1, 249);
+        pass(&mut watch, &mut now, 20, 900);
+        assert!(!watch.is_hot(now), "it was cold meanwhile");
+        now += REPORT_GAP_MAX;
+        pass(&mut watch, &mut now, 1, 900);
+        assert!(!watch.is_hot(now), "nothing was reported meanwhile");
+        pass(&mut watch, &mut now, 20, 900);
+        assert!(watch.is_hot(now));
+        watch.take(4, 900, now);
+        assert!(!watch.is_hot(now), "it has other bounds");
+    }
+
+    #[test]
+    fn pauses_double_up_to_an_hour_and_the_first_time_of_a_reason_stays() {
+        let now = StdInstant::now();
+        let mut pause = Pause::after(None, BlockReason::NoKey, None, (now, 7));
+        let mut lengths = Vec::new();
+        for wall_ms in 8..16 {
+            lengths.push(pause.length().as_secs() / 60);
+            assert!(pause.lasts(now) && !pause.lasts(now + pause.length()));
+            assert_eq!(pause.blocked.since_ms, 7);
+            pause = Pause::after(Some(&pause), BlockReason::NoKey, None, (now, wall_ms));
+        }
+        assert_eq!(lengths, [1, 2, 4, 8, 16, 32, 60, 60]);
+        let key = Some(b"k".to_vec());
+        let pause = Pause::after(Some(&pause), BlockReason::SingleKey, key.clone(), (now, 99));
+        let wanted = SplitBlocked {
+            reason: BlockReason::SingleKey,
+            since_ms: 99,
+            key,
+        };
+        assert_eq!((pause.blocked, pause.length), (wanted, PAUSE_MAX));
+    }
+
+    #[test]
+    fn what_stood_in_the_way_of_a_hot_range_is_forgotten_when_it_has_cooled() {
+        let (mut watch, mut now) = (SplitWatch::default(), StdInstant::now());
+        pass(&mut watch, &mut now, 30, 900);
+        watch.load = Some(Pause::after(None, BlockReason::NoKey, None, (now, 7)));
+        pass(&mut watch, &mut now, 100, 0);
+        assert!(watch.load.is_some(), "the pause lasts");
+        pass(&mut watch, &mut now, 20, 900);
+        assert!(watch.load.is_some(), "it is hot");
+        pass(&mut watch, &mut now, 2, 0);
+        assert!(watch.load.is_none());
+    }
+}
