@@ -9,7 +9,11 @@ use rangedb_protocol::admin::{
     Balance, Command, History, HotRanges, Nodes, Ranges, Scattered, Settings,
 };
 pub use rangedb_protocol::admin::{
-    BlockedRange, BoundsState, ClusterStatus, Decision, Departure, Epoch, Health, HealthReason, Leaving, Liveness, Membership, Node, NodeConfig, NodeEvent, NodeHistory, NodeSetting, Period, Range, RangeStats, Reloaded, Replica, ReplicaInTrouble, ReplicaState, Setting, SettingChange, SettingDifference, SettingRefused, Split, SplitFailure, SplitPart, Step, SystemLeader, BlockReason, Borders, HotKey, HotRange, SplitBlocked,
+    BlockReason, BlockedRange, Borders, BoundsState, ClusterStatus, Decision, Departure, Epoch,
+    Health, HealthReason, HotKey, HotRange, Leaving, Liveness, Membership, Node, NodeConfig,
+    NodeEvent, NodeHistory, NodeSetting, Period, Range, RangeStats, Reloaded, Replica,
+    ReplicaInTrouble, ReplicaState, Setting, SettingChange, SettingDifference, SettingRefused,
+    Split, SplitBlocked, SplitFailure, SplitPart, Step, SystemLeader,
 };
 pub use rangedb_protocol::{MemoryUse, NodeState, RangeState, Route, ShardState};
 use rangedb_protocol::{Reply, RequestBody, Session};

@@ -19,7 +19,8 @@ pub use balance::{Balance, Decision, Scattered};
 pub use history::{NodeEvent, NodeHistory, Period, Step};
 pub use leaving::{BlockedRange, Departure, Leaving};
 pub use ranges::{
-    BoundsState, HOLD_MS_DEFAULT, Merged, RangeStats, Split, SplitFailure, SplitPart, BlockReason, Borders, HOT_RANGES_DEFAULT, HotKey, HotRange, HotRanges, SplitBlocked,
+    BlockReason, Borders, BoundsState, HOLD_MS_DEFAULT, HOT_RANGES_DEFAULT, HotKey, HotRange,
+    HotRanges, Merged, RangeStats, Split, SplitBlocked, SplitFailure, SplitPart,
 };
 pub use settings::{NodeConfig, NodeSetting, Reloaded, SettingDifference, SettingRefused};
 

@@ -10,7 +10,8 @@ use crate::cluster::record::{
     self, HeldRecord, MembershipRecord, MembershipStatus, NodeRecord, RangeRecord, Setting,
 };
 use crate::cluster::{
-    Decision, DecisionKind, HighestIds, Leaving, NodeHealth, NodeView, Outcome, RangeStats, RangeView, ShardStats, SplitPart, SplitReason, Trouble, BlockReason, HotRange, SplitBlocked,
+    BlockReason, Decision, DecisionKind, HighestIds, HotRange, Leaving, NodeHealth, NodeView,
+    Outcome, RangeStats, RangeView, ShardStats, SplitBlocked, SplitPart, SplitReason, Trouble,
 };
 use crate::error::OrderError;
 use crate::range::hot_keys::HotKey;

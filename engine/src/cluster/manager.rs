@@ -9,11 +9,10 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use super::blocked::SplitWatch;
-use super::bounds::Bounds;
+use super::bounds::{Bounds, Rest};
 use super::departure::Departure;
 use super::health::Health;
 use super::ids::Ids;
-use super::merge::Rest;
 use super::message::{
     ClusterRequest, ClusterResponse, HighestIds, LedRange, NodeHealth, Report, ShardStats, Trouble,
     View,

@@ -10,6 +10,7 @@
 
 use std::time::Duration;
 
+use super::bounds::COLD_CPU_MILLIS;
 use super::manager::{KnownRange, Manager};
 use super::message::ClusterRequest;
 use super::record::{self, FIRST_NEW_RANGE, Row};
@@ -19,9 +20,6 @@ use crate::types::{Location, NodeId, RangeId};
 
 /// A fraction of `range-size-max`: ranges are merged if they are smaller than that together.
 const SMALL_PART: u64 = 4;
-/// Ranges are merged if they take less than this together, in milliseconds of CPU a second: an eighth of
-/// a quarter of a core.
-const COLD_CPU_MILLIS: u32 = 31;
 /// Most merges of its own that the manager has under way.
 pub const MERGES_MAX: usize = 2;
 
@@ -38,30 +36,7 @@ pub enum MergeStep {
         to: Location,
     },
     /// The leader of the left range, which is here, gets this request.
-    Merge(Location, ClusterRequest),
-}
-
-/// Since when a range is as it is, for the manager of now.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Rest<T> {
-    version: u32,
-    since: T,
-}
-
-impl<T: Instant> Rest<T> {
-    pub(super) fn new(version: u32, now: T) -> Rest<T> {
-        Rest {
-            version,
-            since: now,
-        }
-    }
-
-    /// Begins anew if the range has other bounds or is not cold.
-    pub(super) fn take(&mut self, version: u32, cpu_millis: u32, now: T) {
-        if version != self.version || cpu_millis >= COLD_CPU_MILLIS {
-            *self = Rest::new(version, now);
-        }
-    }
+    Merge(Location, Box<ClusterRequest>),
 }
 
 impl<T: Instant> Manager<T> {
@@ -107,7 +82,7 @@ impl<T: Instant> Manager<T> {
                 right_version: neighbour.descriptor.epoch.version,
             };
             self.order(&request, now);
-            return Ok(MergeStep::Merge(leader, request));
+            return Ok(MergeStep::Merge(leader, Box::new(request)));
         }
         if wanted.len() != found.len() {
             let why = format!(
@@ -119,7 +94,7 @@ impl<T: Instant> Manager<T> {
             return Err(OrderError::Conflict(why));
         }
         let mut surplus = found.iter().filter(|at| !wanted.contains(at));
-        let mut missing: Vec<Location> = wanted.iter().copied().collect();
+        let mut missing: Vec<Location> = wanted.clone();
         missing.retain(|at| !found.contains(at));
         // A replica moves within its node if it can.
         let within = surplus.clone().find_map(|from| {

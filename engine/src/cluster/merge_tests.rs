@@ -55,7 +55,7 @@ fn neighbours_on_the_same_shards_are_merged_and_the_view_has_one_range_for_their
         right: ranges[2],
         right_version: versions(ranges[2]),
     };
-    assert_eq!(step, MergeStep::Merge(at(1), wanted));
+    assert_eq!(step, MergeStep::Merge(at(1), Box::new(wanted)));
     let again = case.merge(ranges[1]);
     assert!(matches!(again, Err(OrderError::Conflict(_))), "{again:?}");
     case.merged(ranges[1], ranges[2]);

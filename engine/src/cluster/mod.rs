@@ -34,6 +34,7 @@ mod planning;
 mod progress;
 mod reasons;
 pub mod record;
+mod report;
 mod scatter;
 pub mod settings;
 mod shard_departures;
@@ -45,8 +46,8 @@ mod view;
 pub use blocked::{BlockReason, SplitBlocked};
 pub use decisions::{Decision, DecisionKind, NewDecision, Outcome};
 pub use message::{
-    BoundsPhase, ClusterRequest, ClusterResponse, HighestIds, HotRange, Leaving, NodeHealth, NodeView,
-    RangeStats, RangeView, ShardStats, SplitPart, SplitReason, Trouble, View,
+    BoundsPhase, ClusterRequest, ClusterResponse, HighestIds, HotRange, Leaving, NodeHealth,
+    NodeView, RangeStats, RangeView, ShardStats, SplitPart, SplitReason, Trouble, View,
 };
 pub use orders::voter_on;
 pub use record::{MembershipStatus, NodeRecord, Setting};

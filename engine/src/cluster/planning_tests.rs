@@ -200,7 +200,7 @@ impl Model {
                     conf: range.conf,
                     left: false,
                     is_empty: false,
-                        frozen: None,
+                    frozen: None,
                 }),
                 None => {}
             }

@@ -9,8 +9,7 @@ use crate::cluster::manager::Manager;
 use crate::cluster::message::{Follower, HeldReplica, HighestIds, LedRange, Report, Trouble};
 use crate::cluster::placement::{Slot, Step};
 use crate::cluster::record::{self, MembershipRecord, MembershipStatus, NodeRecord};
-use crate::cluster::{RangeStats, ShardStats, SplitReason};
-use crate::cluster::{RangeView, View};
+use crate::cluster::{RangeStats, RangeView, ShardStats, SplitReason, View};
 use crate::range::ReplicaPlace;
 use crate::types::{Epoch, NodeId, SYSTEM_RANGE, ShardId};
 
@@ -136,7 +135,7 @@ impl Case {
             descriptor: descriptor.clone(),
             voters,
             changing: self.changing.contains(&descriptor.range),
-            phase: crate::cluster::BoundsPhase::None,
+            phase: Default::default(),
             is_joint: false,
             has_quorum: true,
             leader,
@@ -145,7 +144,6 @@ impl Case {
         }
     }
 
-    /// The report of a node's shard.
     fn report_of(&self, node: u64, ranges: &[&Descriptor]) -> Report {
         let (mut led, mut held) = (Vec::new(), Vec::new());
         for descriptor in ranges {

@@ -3,7 +3,8 @@
 
 use super::Gateway;
 use crate::cluster::{
-    ClusterRequest, ClusterResponse, Decision, Leaving, MembershipStatus, Setting, SplitPart, View, HotRange,
+    ClusterRequest, ClusterResponse, Decision, HotRange, Leaving, MembershipStatus, Setting,
+    SplitPart, View,
 };
 use crate::env::{AsyncRuntime, Env, Now};
 use crate::error::{Error, OrderError};

@@ -13,6 +13,9 @@ use crate::types::{DataId, KeyRange};
 /// A range is not merged if the result would have more parts than this.
 pub const PARTS_MAX: usize = 8;
 
+/// The first key of a part that is not the first one, and its data id.
+pub type LaterPart = (Vec<u8>, DataId);
+
 /// The data ids of a replica's rows, by intervals of keys. Clones share the list.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DataParts {
@@ -20,7 +23,7 @@ pub struct DataParts {
     first: DataId,
     /// The first keys of the other parts in ascending order, and their data ids; `None` if there are no
     /// others, as in nearly all replicas.
-    others: Option<Rc<[(Vec<u8>, DataId)]>>,
+    others: Option<Rc<[LaterPart]>>,
 }
 
 impl DataParts {
@@ -33,7 +36,7 @@ impl DataParts {
     }
 
     /// The parts from the first data id, and the first keys and data ids of the others in ascending order.
-    pub fn new(first: DataId, others: Vec<(Vec<u8>, DataId)>) -> DataParts {
+    pub fn new(first: DataId, others: Vec<LaterPart>) -> DataParts {
         let mut last = first;
         let mut kept = others;
         kept.retain(|(_, data_id)| std::mem::replace(&mut last, *data_id) != *data_id);
@@ -49,7 +52,7 @@ impl DataParts {
     }
 
     /// The first keys and the data ids of the other parts.
-    pub fn others(&self) -> &[(Vec<u8>, DataId)] {
+    pub fn others(&self) -> &[LaterPart] {
         self.others.as_deref().unwrap_or_default()
     }
 

@@ -94,7 +94,7 @@ fn put(state: &mut RangeState, ms: u64, key: &str) -> Step {
         first_tried: Timestamp::from_ms(ms),
     };
     let key = crate::types::Blob::copy_from_slice(key.as_bytes());
-    let batch = Batch::set_all([(key.clone(), Some(key))].into_iter());
+    let batch = Batch::set_all([(key.clone(), Some(key))]);
     let batch = &batch;
     step(state, ms, Action::Write { request_id, batch })
 }

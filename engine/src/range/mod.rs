@@ -1,6 +1,7 @@
 //! A range: an interval of keys that one Raft group replicates. Its state, the commands that change
 //! it, and what a leader does with writes before Raft.
 
+mod absorbing;
 pub mod absorption;
 pub mod apply;
 mod birth;

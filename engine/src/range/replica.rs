@@ -89,6 +89,8 @@ pub(super) struct Saved {
     durable: RefCell<AppliedState>,
     /// Whether it was born and no flush covers it yet: its parent's log can make it anew.
     pub is_newborn: Cell<bool>,
+    /// Whether the replica of its left neighbour has taken it over: it saves nothing any more.
+    pub is_absorbed: Cell<bool>,
 }
 
 /// A replica of a range; see the module's chapter.
@@ -120,8 +122,6 @@ pub struct Replica<E: Env> {
     pub(super) splitting: Splitting<E>,
     /// Whether its rows differ from other replicas', and no one knows which are right.
     pub(super) halted: Cell<bool>,
-    /// Whether the replica of its left neighbour has taken it over.
-    pub(super) absorbed: Cell<bool>,
 }
 
 impl<E: Env> Replica<E> {
@@ -145,13 +145,13 @@ impl<E: Env> Replica<E> {
                 unsaved: Cell::new(0),
                 durable: RefCell::new(durable),
                 is_newborn: Cell::new(false),
+                is_absorbed: Cell::new(false),
             },
             usage: Usage::new(last_write),
             exported: RefCell::default(),
             digesting: Cell::new(None),
             splitting: Splitting::default(),
             halted: Cell::new(false),
-            absorbed: Cell::new(false),
         };
         // A start may have found session rows that are to be deleted.
         replica.count_unsaved(&replica.state.borrow());
@@ -269,7 +269,7 @@ impl<E: Env> Replica<E> {
     pub fn check(&self, target: Option<Target>) -> Result<(), Error> {
         let (version, is_closed) = {
             let state = self.state.borrow();
-            let is_closed = state.frozen.is_some() || self.absorbed.get();
+            let is_closed = state.frozen.is_some() || self.saved.is_absorbed.get();
             (state.descriptor.epoch.version, is_closed)
         };
         if let Some(target) = target
@@ -476,6 +476,7 @@ impl<E: Env> Replica<E> {
             writes,
             waiting: self.proposer.waiting(),
             in_flight: self.proposer.in_flight(),
+            size: self.size(false),
         }
     }
 }

@@ -3,8 +3,9 @@
 use rkyv::rancor;
 
 use crate::raft::{AppliedMembership, AppliedState};
+use crate::range::data_parts::LaterPart;
 use crate::range::{Descriptor, sessions::Sessions};
-use crate::types::{DataId, MergeId, RangeId, ReplicaId, Timestamp};
+use crate::types::{MergeId, RangeId, ReplicaId, Timestamp};
 use crate::wal::LogId;
 
 /// The log of a range starts after this entry, whether the range was bootstrapped or split off.
@@ -58,7 +59,7 @@ struct ExtendedRow {
     state: StateRow,
     frozen: Option<MergeId>,
     /// See [`super::data_parts::DataParts::others`].
-    parts: Vec<(Vec<u8>, DataId)>,
+    parts: Vec<LaterPart>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
@@ -126,7 +127,7 @@ impl RangeState {
     ///
     /// # Errors
     /// The encoder failed, which no state in memory can cause.
-    pub fn encode(&self, parts: &[(Vec<u8>, DataId)]) -> Result<Vec<u8>, rancor::Error> {
+    pub fn encode(&self, parts: &[LaterPart]) -> Result<Vec<u8>, rancor::Error> {
         let state = StateRow {
             descriptor: self.descriptor.clone(),
             applied: self.applied.map(RowLogId::of),
@@ -154,7 +155,7 @@ impl RangeState {
     ///
     /// # Errors
     /// The bytes are not a state row.
-    pub fn decode(bytes: &[u8]) -> Result<(RangeState, Vec<(Vec<u8>, DataId)>), rancor::Error> {
+    pub fn decode(bytes: &[u8]) -> Result<(RangeState, Vec<LaterPart>), rancor::Error> {
         let ExtendedRow {
             state: row,
             frozen,

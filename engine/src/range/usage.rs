@@ -117,6 +117,8 @@ pub struct RangeLoad {
     pub waiting: usize,
     /// Entries in flight.
     pub in_flight: usize,
+    /// About how many bytes its rows have, as last measured.
+    pub size: Size,
 }
 
 fn raise(counter: &Cell<u64>, by: u64) {

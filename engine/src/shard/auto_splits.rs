@@ -73,7 +73,7 @@ impl<E: Env> Inner<E> {
     /// Begins to split ranges that are too large or too hot, as many as may be split at a time.
     pub(super) fn begin_splits(self: &Rc<Self>) {
         let now = Now::<E>::now();
-        let splits = &self.management.splits;
+        let splits = &self.management.bounds_orders.splits;
         splits.settling.borrow_mut().retain(|_, until| now < *until);
         let (mut large, mut hot) = match self.management.manager.borrow().as_ref() {
             Some(manager) => {
@@ -116,13 +116,13 @@ impl<E: Env> Inner<E> {
     /// Has the shards of a split by load left alone for a while.
     fn settle(&self, hot: &TooHot) {
         let until = Now::<E>::now() + SETTLING;
-        let mut settling = self.management.splits.settling.borrow_mut();
+        let mut settling = self.management.bounds_orders.splits.settling.borrow_mut();
         settling.extend([(hot.leader, until), (hot.to, until)]);
     }
 
     /// Notes the end of a split, and if it was not made, what stands in the way.
     fn decided_split_ended(&self, range: RangeId, by: SplitReason, result: Result<(), Blocked>) {
-        let splits = &self.management.splits;
+        let splits = &self.management.bounds_orders.splits;
         splits.decided.borrow_mut().remove(&range);
         let Err(Blocked { reason, key, why }) = result else {
             return;

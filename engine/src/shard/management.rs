@@ -15,11 +15,10 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 
-use super::auto_splits::Splits;
 use super::balancing::GivenOrders;
 use super::bounds_changes::BoundsChanges;
 use super::load::LoadMeter;
-use super::merge_orders::{self, Merges};
+use super::merge_orders::{self, BoundsOrders};
 use super::steering::{self, ORDER_TIMEOUT};
 use super::{Inner, IsAt, Running, Shard, report, split_orders};
 use crate::cluster::manager::Manager;
@@ -78,10 +77,8 @@ pub(super) struct Management<E: Env> {
     unmet: Cell<u32>,
     /// How many reasons there are to report before the next interval.
     reports_due: Rc<Count>,
-    /// The splits that the manager here has under way.
-    pub(super) splits: Splits<Now<E>>,
-    /// The merges that the manager here does by itself.
-    pub(super) merges: Merges<Now<E>>,
+    /// The changes of bounds that the manager here has under way.
+    pub(super) bounds_orders: BoundsOrders<Now<E>>,
     /// The changes of bounds that were made here.
     pub(super) bounds_changes: BoundsChanges,
     /// The orders that the manager here has given.
@@ -110,8 +107,7 @@ impl<E: Env> Management<E> {
             is_at,
             unmet: Cell::new(0),
             reports_due: Rc::default(),
-            splits: Splits::default(),
-            merges: Merges::default(),
+            bounds_orders: BoundsOrders::default(),
             bounds_changes: BoundsChanges::new(),
             given_orders: GivenOrders::default(),
             load: LoadMeter::default(),
@@ -407,26 +403,12 @@ impl<E: Env> Inner<E> {
                 let child = (child, replicas);
                 return self.split_range(range, version, key, child, reason).await;
             }
-            ClusterRequest::Merge {
-                range,
-                version,
-                right,
-                right_version,
-            } => {
-                let right = (right, right_version);
-                return self.merge_range(range, version, right).await;
-            }
-            ClusterRequest::Freeze {
-                range,
-                epoch,
-                merge,
-            } => return self.freeze_range(range, epoch, merge).await,
-            ClusterRequest::PrepareMerge { left, right } => self.prepare_merge(left, right).await,
-            ClusterRequest::Frozen { range, merge } => self.frozen(range, merge).await,
-            ClusterRequest::CancelMerge { merge, border } => {
-                return self.cancel_merge(merge, &border).await;
-            }
-            ClusterRequest::Unfreeze { range, merge } => return self.unfreeze(range, merge).await,
+            request @ (ClusterRequest::Merge { .. }
+            | ClusterRequest::Freeze { .. }
+            | ClusterRequest::PrepareMerge { .. }
+            | ClusterRequest::Frozen { .. }
+            | ClusterRequest::CancelMerge { .. }
+            | ClusterRequest::Unfreeze { .. }) => self.take_merge(request).await,
             ClusterRequest::SplitKeys {
                 range,
                 version,

@@ -17,7 +17,6 @@
 //! decides alone. A replica that is frozen is not removed by an order while the one beside it may still
 //! take it over.
 
-use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -30,8 +29,7 @@ use crate::env::{AsyncRuntime, Env, Instant, Now};
 use crate::error::{Error, Fatal, Fate, OrderError};
 use crate::mutant::{self, Mutant};
 use crate::range::absorption::Absorbed;
-use crate::range::command::{FreezeOrder, MergeOrder, RangeOrder};
-use crate::range::data_parts::PARTS_MAX;
+use crate::range::command::{MergeOrder, RangeOrder};
 use crate::range::proposer::{Proposal, ProposalKind};
 use crate::range::replica::Replica;
 use crate::range::sink::Once;
@@ -42,39 +40,44 @@ use crate::types::{Epoch, Location, MergeId, RangeId};
 const FREEZE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the shards may take to flush before that.
 const PREPARE_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a shard waits for its replica to be frozen before it says no: the keys are not served
-/// meanwhile.
-const FROZEN_WAIT: Duration = Duration::from_millis(1500);
 /// Time limit of that question; a shard may have to flush.
 const FROZEN_TIMEOUT: Duration = Duration::from_secs(4);
-/// The right range is not frozen while a replica lacks more entries than this.
-const LAG_MAX: u64 = 100;
 /// How often a replica is looked at.
-const POLL_INTERVAL: Duration = Duration::from_millis(5);
+pub(super) const POLL_INTERVAL: Duration = Duration::from_millis(5);
 /// Time limit of a request that ends a merge.
-const END_TIMEOUT: Duration = Duration::from_secs(2);
-/// How long a range stays frozen before its leader asks what has become of the merge.
-const FROZEN_PATIENCE: Duration = Duration::from_secs(10);
-/// How often leaders of frozen ranges are looked for.
-const WATCH_INTERVAL: Duration = Duration::from_secs(1);
-
-/// Starts the task that looks after ranges which stay frozen.
-pub(super) fn start<E: Env>(inner: &Rc<Inner<E>>) {
-    let shard = Rc::downgrade(inner);
-    drop(E::Runtime::spawn(async move {
-        let mut since = BTreeMap::new();
-        loop {
-            E::Runtime::sleep(WATCH_INTERVAL).await;
-            let Some(inner) = shard.upgrade() else { return };
-            if inner.closing.get() {
-                return;
-            }
-            inner.look_after_frozen(&mut since).await;
-        }
-    }));
-}
+pub(super) const END_TIMEOUT: Duration = Duration::from_secs(2);
 
 impl<E: Env> Inner<E> {
+    /// Answers a request of a merge.
+    pub(super) async fn take_merge(
+        self: &Rc<Self>,
+        request: ClusterRequest,
+    ) -> Result<ClusterResponse, Fatal> {
+        Ok(match request {
+            ClusterRequest::Merge {
+                range,
+                version,
+                right,
+                right_version,
+            } => {
+                let right = (right, right_version);
+                self.merge_range(range, version, right).await
+            }
+            ClusterRequest::Freeze {
+                range,
+                epoch,
+                merge,
+            } => self.freeze_range(range, epoch, merge).await,
+            ClusterRequest::PrepareMerge { left, right } => self.prepare_merge(left, right).await?,
+            ClusterRequest::Frozen { range, merge } => self.frozen(range, merge).await?,
+            ClusterRequest::CancelMerge { merge, border } => {
+                self.cancel_merge(merge, &border).await
+            }
+            ClusterRequest::Unfreeze { range, merge } => self.unfreeze(range, merge).await,
+            _ => self.not_here(),
+        })
+    }
+
     /// Which change of a range's bounds is under way, as far as its leader here knows.
     pub(super) fn phase(&self, replica: &Replica<E>) -> BoundsPhase {
         let range = replica.group.range;
@@ -87,7 +90,7 @@ impl<E: Env> Inner<E> {
     }
 
     /// Merges a range that is led here with its right neighbour; gives the end of it.
-    pub(super) async fn merge_range(
+    async fn merge_range(
         self: &Rc<Self>,
         range: RangeId,
         version: u32,
@@ -318,7 +321,7 @@ impl<E: Env> Inner<E> {
     }
 
     /// Proposes an order of a merge, and waits until it is applied.
-    async fn propose_order(
+    pub(super) async fn propose_order(
         &self,
         replica: &Replica<E>,
         version: u32,
@@ -389,7 +392,7 @@ impl<E: Env> Inner<E> {
 
     /// Waits until what was proposed under a version is decided: the version is another one, or this
     /// replica leads no more.
-    async fn decided(&self, Running { replica, raft }: &Running<E>, version: u32) {
+    pub(super) async fn decided(&self, Running { replica, raft }: &Running<E>, version: u32) {
         let led = replica.leading();
         let is_pending = || {
             let now = replica.with_state(|state| state.descriptor.epoch.version);
@@ -400,160 +403,8 @@ impl<E: Env> Inner<E> {
         }
     }
 
-    /// Freezes a range that is led here.
-    pub(super) async fn freeze_range(
-        self: &Rc<Self>,
-        range: RangeId,
-        epoch: Epoch,
-        merge: MergeId,
-    ) -> ClusterResponse {
-        let Some(running) = self.led(range) else {
-            return ClusterResponse::Refused(self.leads_no_more(range));
-        };
-        match running.replica.frozen() {
-            Some(before) if before == merge => return ClusterResponse::Done,
-            Some(_) => return ClusterResponse::Refused(is_changing(range)),
-            None => {}
-        }
-        let now = (running.replica).with_state(|state| state.descriptor.epoch);
-        if now != epoch {
-            let why = format!("range {range} has other bounds or members by now");
-            return ClusterResponse::Refused(OrderError::busy(why));
-        }
-        if let Err(error) = running.replica.check(None) {
-            return ClusterResponse::Refused(OrderError::busy(error.to_string()));
-        }
-        if !running.raft.begin_change() {
-            return ClusterResponse::Refused(is_changing(range));
-        }
-        let changes = &self.management.bounds_changes;
-        changes.begin(range, BoundsPhase::Freezing);
-        let (sender, receiver) = <E::Runtime as AsyncRuntime>::Oneshot::channel();
-        let inner = self.clone();
-        drop(E::Runtime::spawn(async move {
-            let frozen = inner.freeze(&running, epoch, merge).await;
-            drop(sender.send(frozen));
-            inner.decided(&running, epoch.version).await;
-            inner.management.bounds_changes.end(range);
-            running.raft.end_change();
-        }));
-        match receiver.await {
-            Ok(Ok(())) => ClusterResponse::Done,
-            Ok(Err(why)) => ClusterResponse::Refused(why),
-            Err(_) => {
-                let why = format!("shard {} stops", self.location);
-                ClusterResponse::Refused(OrderError::Unknown(why))
-            }
-        }
-    }
-
-    async fn freeze(
-        &self,
-        Running { replica, raft }: &Running<E>,
-        epoch: Epoch,
-        merge: MergeId,
-    ) -> Result<(), OrderError> {
-        let range = replica.group.range;
-        let members = raft.membership().await?;
-        if members.is_joint || members.places.len() != members.voters.len() {
-            let why = format!("range {range} has members that do not vote yet");
-            return Err(OrderError::busy(why));
-        }
-        let lags = replica.with_state(|state| {
-            let mut others = state.descriptor.replicas.iter();
-            others.any(|place| {
-                place.replica != replica.group.replica && raft.lag(place.replica) > LAG_MAX
-            })
-        });
-        if lags {
-            let why = format!("a replica of range {range} lags");
-            return Err(OrderError::busy(why));
-        }
-        // From here to the push there is no await. Nothing is served before the order is queued, so what
-        // it says was served is final.
-        let start = replica.with_state(|state| state.descriptor.keys.start.clone());
-        replica.close_from(&start);
-        raft.stay_awake();
-        let order = RangeOrder::Freeze(FreezeOrder {
-            merge,
-            conf: epoch.conf,
-            served: 0,
-        });
-        let frozen = self.propose_order(replica, epoch.version, order).await;
-        if frozen
-            .as_ref()
-            .is_err_and(|why| !matches!(why, OrderError::Unknown(_)))
-        {
-            replica.open_again();
-        }
-        frozen
-    }
-
-    /// Checks that the replicas here of two neighbours could be merged, and flushes what they have.
-    pub(super) async fn prepare_merge(
-        &self,
-        left: RangeId,
-        right: RangeId,
-    ) -> Result<ClusterResponse, Fatal> {
-        let refused = |why: String| Ok(ClusterResponse::Refused(OrderError::busy(why)));
-        let at = self.location;
-        let mut parts = 0;
-        for range in [left, right] {
-            let found = self.of_range(range);
-            let found = found.filter(|found| {
-                let applied = found.replica.with_state(|state| state.applied);
-                applied.is_some() && !found.replica.is_halted()
-            });
-            let Some(Running { replica, .. }) = found else {
-                return refused(format!("shard {at} has no replica of range {range} now"));
-            };
-            parts += replica.parts().count();
-        }
-        if parts > PARTS_MAX {
-            return refused(format!(
-                "the replica on shard {at} would have its rows in {parts} parts, and may have {PARTS_MAX}"
-            ));
-        }
-        self.store.flush().await?;
-        Ok(ClusterResponse::Done)
-    }
-
-    /// Waits a moment until the replica of a range here is frozen for a merge and flushed.
-    pub(super) async fn frozen(
-        &self,
-        range: RangeId,
-        merge: MergeId,
-    ) -> Result<ClusterResponse, Fatal> {
-        let refused = |why: String| Ok(ClusterResponse::Refused(OrderError::busy(why)));
-        let until = Now::<E>::now() + FROZEN_WAIT;
-        let frozen = loop {
-            let frozen = self.of_range(range).filter(|found| {
-                let frozen = found.replica.frozen();
-                frozen == Some(merge)
-                    || (frozen.is_some() && mutant::is(Mutant::FreezeOfAnotherAttempt))
-            });
-            if let Some(frozen) = frozen {
-                break frozen.replica;
-            }
-            if Now::<E>::now() > until {
-                let at = self.location;
-                return refused(format!("the replica of range {range} on shard {at} lags"));
-            }
-            E::Runtime::sleep(POLL_INTERVAL).await;
-        };
-        let applied = frozen.with_state(|state| state.applied);
-        if frozen.durable_up_to() < applied {
-            self.store.flush().await?;
-        }
-        Ok(ClusterResponse::Done)
-    }
-
     /// Cancels a merge whose left range is led here, or tells how it has ended.
-    pub(super) async fn cancel_merge(
-        self: &Rc<Self>,
-        merge: MergeId,
-        border: &[u8],
-    ) -> ClusterResponse {
+    async fn cancel_merge(self: &Rc<Self>, merge: MergeId, border: &[u8]) -> ClusterResponse {
         let Some(running) = self.led(merge.left) else {
             return ClusterResponse::Refused(self.leads_no_more(merge.left));
         };
@@ -578,80 +429,6 @@ impl<E: Env> Inner<E> {
             Ok(()) => ClusterResponse::MergeEnded { merged: false },
             Err(why) => ClusterResponse::Refused(why),
         }
-    }
-
-    /// Lets a range that is led here, and whose merge is cancelled, serve again.
-    pub(super) async fn unfreeze(&self, range: RangeId, merge: MergeId) -> ClusterResponse {
-        let Some(Running { replica, raft }) = self.led(range) else {
-            return ClusterResponse::Refused(self.leads_no_more(range));
-        };
-        if replica.frozen() != Some(merge) {
-            return ClusterResponse::Done;
-        }
-        raft.stay_awake();
-        let version = replica.with_state(|state| state.descriptor.epoch.version);
-        let order = RangeOrder::Unfreeze { merge };
-        match self.propose_order(&replica, version, order).await {
-            Ok(()) => ClusterResponse::Done,
-            Err(why) => ClusterResponse::Refused(why),
-        }
-    }
-
-    /// Asks what has become of the merges for which ranges that are led here have been frozen for long.
-    async fn look_after_frozen(self: &Rc<Self>, since: &mut BTreeMap<RangeId, (MergeId, Now<E>)>) {
-        let now = Now::<E>::now();
-        let mut frozen = Vec::new();
-        self.ranges.for_each(|Running { replica, .. }| {
-            if let Some(merge) = replica.frozen().filter(|_| replica.leading().is_some()) {
-                frozen.push((replica.clone(), merge));
-            }
-        });
-        since.retain(|range, (merge, _)| {
-            let is_it = |(replica, now): &(Rc<Replica<E>>, MergeId)| {
-                replica.group.range == *range && now == merge
-            };
-            frozen.iter().any(is_it)
-        });
-        for (replica, merge) in frozen {
-            let (_, begun) = *since.entry(replica.group.range).or_insert((merge, now));
-            if now >= begun + FROZEN_PATIENCE && self.is_cancelled(&replica, merge).await {
-                self.unfreeze(replica.group.range, merge).await;
-            }
-        }
-    }
-
-    /// Whether a merge for which a range is frozen is cancelled, and stays so.
-    async fn is_cancelled(self: &Rc<Self>, replica: &Replica<E>, merge: MergeId) -> bool {
-        let (border, places) = replica.with_state(|state| {
-            let descriptor = &state.descriptor;
-            let places: Vec<Location> = descriptor.locations().collect();
-            (descriptor.keys.start.clone(), places)
-        });
-        let known = self.management.view();
-        let left = known.ranges.iter();
-        let left = left.filter(|range| range.descriptor.range == merge.left);
-        let mut places: Vec<Location> = left
-            .filter_map(|range| range.leader)
-            .chain(places)
-            .collect();
-        places.dedup();
-        for at in places {
-            let border = border.clone();
-            let question = ClusterRequest::CancelMerge { merge, border };
-            let answer = self.ask(at, &question, END_TIMEOUT).await;
-            if let Some(ClusterResponse::MergeEnded { merged }) = answer {
-                return !merged;
-            }
-        }
-        // The left range may have become a part of another one. That one ends at the border still if the
-        // merge has not taken place, and then it never will.
-        let mut all = known.ranges.iter().map(|range| &range.descriptor);
-        all.any(|range| {
-            range.range != merge.left
-                && range.keyspace == Keyspace::User
-                && range.keys.end.as_ref() == Some(&border)
-                && range.epoch.version > merge.version
-        })
     }
 
     /// Whether a frozen replica may be removed by an order: no replica beside it may take it over any
@@ -731,6 +508,6 @@ fn are_together(one: &Descriptor, other: &Descriptor) -> bool {
     places(one) == places(other)
 }
 
-fn is_changing(range: RangeId) -> OrderError {
+pub(super) fn is_changing(range: RangeId) -> OrderError {
     OrderError::busy(format!("a change of range {range} is under way"))
 }

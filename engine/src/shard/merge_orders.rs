@@ -10,6 +10,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 
 use super::Inner;
+use super::auto_splits::Splits;
 use crate::cluster::ClusterResponse;
 use crate::cluster::merge::MergeStep;
 use crate::env::{AsyncRuntime, Clock, Env, Instant, Now};
@@ -30,6 +31,21 @@ const UNKNOWN_PATIENCE: Duration = Duration::from_secs(2);
 const PAUSE: Duration = Duration::from_mins(1);
 /// The longest pause.
 const PAUSE_MAX: Duration = Duration::from_hours(1);
+
+/// The changes of bounds that the manager has under way.
+pub(super) struct BoundsOrders<T> {
+    pub splits: Splits<T>,
+    pub merges: Merges<T>,
+}
+
+impl<T> Default for BoundsOrders<T> {
+    fn default() -> BoundsOrders<T> {
+        BoundsOrders {
+            splits: Splits::default(),
+            merges: Merges::default(),
+        }
+    }
+}
 
 /// The merges of the manager's own.
 pub(super) struct Merges<T> {
@@ -121,7 +137,7 @@ impl<E: Env> Inner<E> {
     pub(super) fn merge_cold(self: &Rc<Self>) {
         let now = Now::<E>::now();
         let wall_ms = self.around.clock.wall_ms();
-        let Merges { is_running, paused } = &self.management.merges;
+        let Merges { is_running, paused } = &self.management.bounds_orders.merges;
         if is_running.get() {
             return;
         }
@@ -141,13 +157,13 @@ impl<E: Env> Inner<E> {
         let inner = self.clone();
         drop(E::Runtime::spawn(async move {
             join_all(due.iter().map(|range| inner.merge_one(*range))).await;
-            inner.management.merges.is_running.set(false);
+            inner.management.bounds_orders.merges.is_running.set(false);
         }));
     }
 
     async fn merge_one(self: &Rc<Self>, range: RangeId) {
         let response = self.merge_by_order(range).await;
-        let mut paused = self.management.merges.paused.borrow_mut();
+        let mut paused = self.management.bounds_orders.merges.paused.borrow_mut();
         match response {
             ClusterResponse::Refused(why) => {
                 let pause = paused.get(&range).map_or(PAUSE, |(_, pause)| *pause * 2);

@@ -18,6 +18,7 @@ mod bounds_changes;
 pub mod contents;
 mod digests;
 mod folder;
+mod freeze;
 mod given_up;
 mod hot_ranges;
 mod leadership_transfer;

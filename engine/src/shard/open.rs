@@ -23,9 +23,9 @@ use crate::range::{Descriptor, RaftGroup};
 use crate::shard::background::{self, Tasks};
 use crate::shard::digests::Digests;
 use crate::shard::folder;
+use crate::shard::freeze;
 use crate::shard::liveness::Liveness;
 use crate::shard::management::Management;
-use crate::shard::merge;
 use crate::shard::range_map::{RangeMap, Running};
 use crate::shard::snapshot_receiver::{DATA_ID_BLOCK, ReceivedSnapshots};
 use crate::shard::split;
@@ -98,7 +98,7 @@ impl<E: Env> Shard<E> {
             .await?;
         background::start(&inner);
         split::start(&inner);
-        merge::start(&inner);
+        freeze::start(&inner);
         // With other voters, the leader may be elsewhere, or late; requests then wait for it.
         for (replica, raft) in inner.ranges.groups() {
             if raft.is_alone() {

@@ -19,7 +19,6 @@
 #[cfg(test)]
 mod tests;
 
-use std::borrow::Cow;
 use std::ops::Bound;
 use std::rc::Rc;
 
@@ -40,7 +39,7 @@ use crate::range::proposer::{Proposal, ProposalKind};
 use crate::range::replica::Replica;
 use crate::range::sink::Once;
 use crate::request::{Row, RowsBuilder, ScanReply, ScanRequest, Target};
-use crate::types::{Blob, DataId, KeyRange, Timestamp};
+use crate::types::{Blob, KeyRange, Timestamp};
 
 /// Rows for which a page has room at once.
 const ROWS_EXPECTED: usize = 64;
@@ -150,8 +149,7 @@ impl<E: Env> Shard<E> {
         page: &mut Page,
     ) -> Result<Turn, Error> {
         let (mut low, mut high) = (Vec::new(), Vec::new());
-        let (data_id, keys, border) = part_of(replica, interval, page.direction);
-        keys::users_of(data_id, (&keys.0, keys.1.as_deref()), &mut low, &mut high);
+        let border = part_of(replica, interval, page.direction, (&mut low, &mut high));
         let bounds = (
             Bound::Included(low.as_slice()),
             Bound::Excluded(high.as_slice()),
@@ -172,18 +170,19 @@ impl<E: Env> Shard<E> {
     }
 }
 
-/// The data id and the keys of the first rows of an interval that lie together, or in reverse of the last
-/// ones; and the key at which the others begin or end, if there are others.
-fn part_of<'a, E: Env>(
+/// Gives the row keys of the first rows of an interval that lie together, or in reverse of the last ones;
+/// and the key at which the others begin or end, if there are others.
+fn part_of<E: Env>(
     replica: &Replica<E>,
-    interval: &'a Interval,
+    interval: &Interval,
     direction: Direction,
-) -> (DataId, (Cow<'a, [u8]>, Option<Cow<'a, [u8]>>), Option<Blob>) {
+    (low, high): (&mut Vec<u8>, &mut Vec<u8>),
+) -> Option<Blob> {
     let parts = replica.parts();
     let (start, end) = (&*interval.start, interval.end.as_deref());
     if parts.count() == 1 {
-        let keys = (Cow::Borrowed(start), end.map(Cow::Borrowed));
-        return (parts.first(), keys, None);
+        keys::users_of(parts.first(), (start, end), low, high);
+        return None;
     }
     let mut pieces = parts.within(&KeyRange {
         start: start.to_vec(),
@@ -194,13 +193,12 @@ fn part_of<'a, E: Env>(
         Direction::Forward => pieces.swap_remove(0),
         Direction::Reverse => pieces.swap_remove(pieces.len() - 1),
     };
+    keys::users_of(data_id, keys.interval(), low, high);
     let border = match direction {
-        Direction::Forward => keys.end.clone().unwrap_or_default(),
-        Direction::Reverse => keys.start.clone(),
+        Direction::Forward => keys.end.unwrap_or_default(),
+        Direction::Reverse => keys.start,
     };
-    let border = (!is_last).then(|| border.into());
-    let keys = (Cow::Owned(keys.start), keys.end.map(Cow::Owned));
-    (data_id, keys, border)
+    (!is_last).then(|| border.into())
 }
 
 /// Why a turn ended. The border is where the scan goes on: the first key that is left, or in reverse

@@ -164,7 +164,7 @@ impl<E: Env> Inner<E> {
         reason: SplitReason,
         until: Now<E>,
     ) -> (Piece, Result<(), OrderError>) {
-        let _under_way = UnderWay::new(&self.management.splits.under_way).await;
+        let _under_way = UnderWay::new(&self.management.bounds_orders.splits.under_way).await;
         let begun = Now::<E>::now();
         let patience = match piece.is_new {
             true => PATIENCE,

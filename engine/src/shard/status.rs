@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::cluster::{NodeHealth, RangeView};
 use crate::distribution::Distribution;
 use crate::env::{Env, Instant, Now};
-use crate::lsm::{LsmStats, Size};
+use crate::lsm::LsmStats;
 use crate::memory::MemoryUse;
 use crate::raft::RaftStats;
 use crate::range::Route;
@@ -26,16 +26,14 @@ pub struct RangeStatus {
     pub system: bool,
     /// The id of the replica here.
     pub replica: ReplicaId,
-    /// The data id of its rows in the tree.
-    pub data_id: DataId,
     /// Whether the replica here leads.
     pub leads: bool,
     /// The keys that the replica here may read alone now; `None` if it does not lead or has no lease.
     pub leased: Option<KeyRange>,
     /// The merge for which the range is frozen here, if it is.
     pub frozen: Option<MergeId>,
-    /// Under how many data ids its rows lie in the tree.
-    pub parts: usize,
+    /// The data id of the first part of its rows in the tree, and how many parts there are.
+    pub parts: (DataId, usize),
     /// Its term if it leads, otherwise 0.
     pub term: u64,
     /// The index of the last applied entry.
@@ -48,8 +46,6 @@ pub struct RangeStatus {
     pub gc_threshold: Timestamp,
     /// How busy the replica here is.
     pub load: RangeLoad,
-    /// About how many bytes its rows have, as last measured.
-    pub size: Size,
     /// How many clients the session table has.
     pub session_clients: usize,
     /// Whether it can be served, as far as this shard knows.
@@ -170,19 +166,17 @@ pub(super) fn ranges<E: Env>(inner: &Inner<E>) -> Vec<RangeStatus> {
             route: state.descriptor.route(replica.leadership.leader()),
             system: state.descriptor.keyspace == crate::range::Keyspace::System,
             replica: replica.group.replica,
-            data_id: replica.data_id(),
             leads: leading.is_some(),
             leased: (leading.is_some() && raft.has_lease() && state.frozen.is_none())
                 .then(|| replica.open_keys()),
             frozen: state.frozen,
-            parts: replica.parts().count(),
+            parts: (replica.data_id(), replica.parts().count()),
             term: leading.map_or(0, |leading| leading.term),
             applied: index(state.applied),
             durable: index(replica.durable().applied),
             last_ts: state.last_ts,
             gc_threshold: state.gc_threshold,
             load: replica.load(),
-            size: replica.size(false),
             session_clients: state.sessions.len().0,
             availability,
         })

@@ -14,7 +14,8 @@ use hyper::{Method, Request, Response, StatusCode};
 use rangedb_client::admin::Admin;
 use rangedb_client::{BatchOutcome, Client, ClientOptions, Error};
 use rangedb_protocol::admin::{
-    self, Balance, ClusterStatus, Done, HotRanges, Merged, Nodes, Range, Ranges, Scattered, Settings,
+    self, Balance, ClusterStatus, Done, HotRanges, Merged, Nodes, Range, Ranges, Scattered,
+    Settings,
 };
 use rangedb_protocol::limits::{
     ADMIN_COMMAND_LEN_MAX, BATCH_LEN_MAX, MULTI_GET_KEYS_LEN_MAX, VALUE_LEN_MAX,

@@ -61,10 +61,7 @@ pub const EVENTS: [(&str, &str); 39] = [
         "range_overloaded",
         "a range is offered more writes than its shard takes",
     ),
-    (
-        "range_merged",
-        "a range has taken over its right neighbour",
-    ),
+    ("range_merged", "a range has taken over its right neighbour"),
     (
         "range_split",
         "the manager had a range split, for a reason and at a key",

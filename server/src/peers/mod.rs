@@ -58,8 +58,9 @@ const _: () = {
 /// Version 4 carried frames of version 2. Version 5 had an encoding of its own for the messages of
 /// replicas. Version 6 carried each row of a scan in buffers of its own. Version 7 knew nothing of slow
 /// disks and of nodes that leave. Before version 9 apply refused a write when the members of its range
-/// had changed since it was proposed. Version 10 splits ranges.
-pub const VERSION: u16 = 10;
+/// had changed since it was proposed. Version 10 splits
+/// ranges, and version 11 merges them.
+pub const VERSION: u16 = 11;
 
 /// The handshake of a connection to a shard of another node.
 pub fn handshake(shard: u16) -> Handshake {

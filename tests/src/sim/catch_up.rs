@@ -170,7 +170,7 @@ impl Story {
             let users = || looks.iter().filter(|look| !look.status.system);
             let is_away = |look: &&Look| look.host.machine() == AWAY;
             let applied = users().find(is_away).map_or(0, |look| {
-                data_ids.insert(look.status.data_id);
+                data_ids.insert(look.status.parts.0);
                 look.status.applied
             });
             let most = users().map(|look| look.status.applied).max().unwrap_or(0);

@@ -189,7 +189,7 @@ impl Story {
         invariants::tiling::check_whole(&self.seen, &looks);
         // Each of a shard's first two replicas gets a data id of at most 2; a higher one belongs to
         // a snapshot.
-        let taken_over = looks.iter().filter(|look| look.status.data_id.0 > 2);
+        let taken_over = looks.iter().filter(|look| look.status.parts.0.0 > 2);
         self.seen.snapshots.set(taken_over.count() as u64);
     }
 

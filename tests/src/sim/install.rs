@@ -85,7 +85,7 @@ fn data_ids(node: &SimNode) -> BTreeMap<RangeId, DataId> {
         shards.flat_map(|shard| executor::current().on_host(node.host(), || shard.ranges()));
     ranges
         .filter(|status| !status.system)
-        .map(|status| (status.route.range, status.data_id))
+        .map(|status| (status.route.range, status.parts.0))
         .collect()
 }
 

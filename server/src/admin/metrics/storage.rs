@@ -110,7 +110,7 @@ pub(super) const TABLES: &[Metric] = &[
          before compression, and at most.",
         Source::Shard(|report| {
             let led = report.status.ranges.iter().filter(|range| range.leads);
-            led.map(|range| range.size.live_bytes as f64).sum()
+            led.map(|range| range.load.size.live_bytes as f64).sum()
         }),
     ),
     gauge_by(

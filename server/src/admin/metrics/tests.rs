@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rangedb_engine::cluster::NodeHealth;
-use rangedb_engine::lsm::{LsmStats, Size};
+use rangedb_engine::lsm::LsmStats;
 use rangedb_engine::memory::MemoryUse;
 use rangedb_engine::raft::RaftStats;
 use rangedb_engine::range::Route;
@@ -103,11 +103,10 @@ fn range(id: u64) -> RangeStatus {
         },
         system: false,
         replica: ReplicaId(id),
-        data_id: DataId(id),
         leads: id.is_multiple_of(3),
         leased: Some(KeyRange::all()),
         frozen: None,
-        parts: 1,
+        parts: (DataId(id), 1),
         term: 1,
         applied: 1,
         durable: 1,
@@ -118,7 +117,6 @@ fn range(id: u64) -> RangeStatus {
             in_flight: 2,
             ..RangeLoad::default()
         },
-        size: Size::default(),
         session_clients: 100_000,
         availability: Availability::Available,
     }

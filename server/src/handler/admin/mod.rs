@@ -123,14 +123,11 @@ async fn perform(context: &Context, command: Command, until: Now) -> Result<Stri
         Command::ConfigGet { name: Some(name) } => {
             return text(&render::setting(&view().await?, &name)?);
         }
-        Command::ConfigHistory {} => {
-            return text(&render::history(&gateway.settings(until).await?));
-        }
+        Command::ConfigHistory {} => return settings_history(context, until).await,
         Command::NodeConfig {} => return text(&context.node.settings.shown()),
         Command::Reload {} => return reload(context).await,
         Command::NodeLeaving { node, dry_run } => {
-            let leaving = gateway.leaving(NodeId(node), dry_run, until).await?;
-            return text(&render::leaving(&leaving, dry_run));
+            return leaving(context, NodeId(node), dry_run, until).await;
         }
         Command::DrainNode { node } => membership(node, MembershipStatus::Draining),
         Command::UndrainNode { node } => membership(node, MembershipStatus::Active),
@@ -160,16 +157,8 @@ async fn perform(context: &Context, command: Command, until: Now) -> Result<Stri
             let split = gateway.split_into(RangeId(range), parts, held_until_ms(hold_ms), until);
             return text(&render::split(split.await?));
         }
-        Command::HotRanges { top } => {
-            return text(&render::hot_ranges(&gateway.hot_ranges(top, until).await?));
-        }
-        Command::MergeRange { range } => {
-            let order = Order::MergeRange {
-                range: RangeId(range),
-            };
-            gateway.order(order, until).await?;
-            return text(&Merged { range });
-        }
+        Command::HotRanges { top } => return hot_ranges(context, top, until).await,
+        Command::MergeRange { range } => return merge(context, range, until).await,
         Command::ReleaseRange { range } => Order::ReleaseRange {
             range: RangeId(range),
         },
@@ -192,6 +181,37 @@ async fn perform(context: &Context, command: Command, until: Now) -> Result<Stri
     };
     gateway.order(order, until).await?;
     text(&Done { done: true })
+}
+
+/// All changes of the cluster's settings, in JSON.
+async fn settings_history(context: &Context, until: Now) -> Result<String, Refusal> {
+    text(&render::history(&context.gateway.settings(until).await?))
+}
+
+/// How far a node has left, or what keeps it from leaving, in JSON.
+async fn leaving(
+    context: &Context,
+    node: NodeId,
+    dry_run: bool,
+    until: Now,
+) -> Result<String, Refusal> {
+    let leaving = context.gateway.leaving(node, dry_run, until).await?;
+    text(&render::leaving(&leaving, dry_run))
+}
+
+/// The ranges with most CPU time and their hottest keys, in JSON.
+async fn hot_ranges(context: &Context, top: u32, until: Now) -> Result<String, Refusal> {
+    let ranges = context.gateway.hot_ranges(top, until).await?;
+    text(&render::hot_ranges(&ranges))
+}
+
+/// Has a range take over its right neighbour; gives its id, in JSON.
+async fn merge(context: &Context, range: u64, until: Now) -> Result<String, Refusal> {
+    let order = Order::MergeRange {
+        range: RangeId(range),
+    };
+    context.gateway.order(order, until).await?;
+    text(&Merged { range })
 }
 
 /// Has the ranges of an interval scattered; gives how many orders that takes, in JSON.

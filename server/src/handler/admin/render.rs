@@ -10,7 +10,10 @@ use rangedb_engine::error::OrderError;
 use rangedb_engine::range::{Keyspace, ReplicaPlace};
 use rangedb_engine::types::{NodeId, ReplicaId};
 use rangedb_protocol::admin::{
-    Balance, BlockedRange, BoundsState, ClusterStatus, Decision, Departure, Health, HealthReason, History, Leaving, Liveness, Membership, Node, Nodes, Range, Ranges, Replica, ReplicaInTrouble, ReplicaState, Setting, SettingChange, Settings, Split, SplitFailure, SplitPart, BlockReason, HotKey, HotRange, HotRanges, SplitBlocked,
+    Balance, BlockReason, BlockedRange, BoundsState, ClusterStatus, Decision, Departure, Health,
+    HealthReason, History, HotKey, HotRange, HotRanges, Leaving, Liveness, Membership, Node, Nodes,
+    Range, Ranges, Replica, ReplicaInTrouble, ReplicaState, Setting, SettingChange, Settings,
+    Split, SplitBlocked, SplitFailure, SplitPart,
 };
 
 /// The leaders and replicas on one node.

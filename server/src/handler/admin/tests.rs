@@ -1,7 +1,8 @@
 //! What is shown, without a cluster.
 
 use rangedb_engine::cluster::{
-    BoundsPhase, MembershipStatus, NodeHealth, NodeRecord, NodeView, RangeStats, RangeView, Setting, ShardStats, SplitPart, Trouble, View, BlockReason, HotRange, SplitBlocked,
+    BlockReason, BoundsPhase, HotRange, MembershipStatus, NodeHealth, NodeRecord, NodeView,
+    RangeStats, RangeView, Setting, ShardStats, SplitBlocked, SplitPart, Trouble, View,
 };
 use rangedb_engine::error::OrderError;
 use rangedb_engine::range::hot_keys::HotKey;

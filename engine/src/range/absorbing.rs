@@ -1,0 +1,108 @@
+//! How a replica takes over the replica of its right neighbour beside it, when the ranges are merged.
+//!
+//! The right replica is frozen and in tables, with all that it has. The left one takes over its session
+//! table and its data ids in the turn in which it applies the merge; no row is copied. The right replica
+//! stays in the log until a flush covers the left one: after a crash before that, the left one applies the
+//! merge again, and needs it. A start that finds a frozen replica whose keys the left neighbour has by now
+//! removes it. Lives on the shard's thread.
+
+use std::rc::Rc;
+
+use crate::env::Env;
+use crate::error::Error;
+use crate::mutant::{self, Mutant};
+use crate::range::absorption::Absorbed;
+use crate::range::replica::Replica;
+use crate::types::{KeyRange, MergeId, RangeId};
+use crate::wal::LogId;
+
+impl<E: Env> Replica<E> {
+    /// The merge for which the range is frozen, if it is.
+    pub fn frozen(&self) -> Option<MergeId> {
+        self.state.borrow().frozen
+    }
+
+    /// Whether another replica has taken this one over: it has nothing any more.
+    pub fn is_absorbed(&self) -> bool {
+        self.saved.is_absorbed.get()
+    }
+
+    /// Takes over the replica of a frozen neighbour beside this one, in the turn in which the merge is
+    /// applied.
+    ///
+    /// A member that was added after the merge may get a snapshot from before it, from a leader that has
+    /// not come so far. It finds no neighbour then. It lacks rows, so it serves and saves nothing from
+    /// now on, and is removed; the cluster's manager replaces it.
+    pub(super) fn absorb(&self, right: RangeId, merge: MergeId, at: LogId) {
+        let found = self.home.absorption.of(right);
+        let is_frozen = |right: &Rc<Replica<E>>| right.frozen() == Some(merge);
+        let Some(right) = found.filter(is_frozen) else {
+            tracing::warn!(
+                range = %self.group.range,
+                "a replica is removed: its range has taken over range {right}, of which this shard has \
+                 no replica"
+            );
+            self.saved.is_absorbed.set(true);
+            self.leadership.stop();
+            if let Some(own) = self.home.absorption.of(self.group.range) {
+                self.home.absorption.is_incomplete(own);
+            }
+            self.home.nursery.bounds_changed();
+            return;
+        };
+        let (served, sessions) = {
+            let mut state = right.state.borrow_mut();
+            let served = state.ceiling.max(state.last_ts);
+            (served, std::mem::take(&mut state.sessions))
+        };
+        {
+            let mut state = self.state.borrow_mut();
+            state.sessions.absorb(sessions);
+            self.count_unsaved(&state);
+        }
+        let border = right.with_state(|state| state.descriptor.keys.start.clone());
+        let joined = self.parts.borrow().joined(&border, &right.parts());
+        self.parts.replace(joined);
+        // What the right leader served must stay true, whether or not this replica leads.
+        if !mutant::is(Mutant::FloorForgottenAtMerge) {
+            self.timestamps.raise_floor(served);
+        }
+        let last_write = self.last_write().max(right.last_write());
+        self.usage.last_write.set(last_write);
+        self.digesting.set(None);
+        tracing::debug!(range = %self.group.range, %right.group.range, "the ranges were merged");
+        self.take_over(&right, Some(at));
+        self.recheck_waiting();
+    }
+
+    /// Takes over the frozen replicas beside this one whose keys it has by a snapshot. Their rows and
+    /// sessions are in the snapshot.
+    pub(super) fn absorb_covered(&self) {
+        let keys = self.with_state(|state| state.descriptor.keys.clone());
+        for right in self.home.absorption.all() {
+            if right.is_covered(self.group.range, &keys) {
+                self.take_over(&right, None);
+            }
+        }
+    }
+
+    /// Whether its range was frozen to become a part of the range `left`, which has these keys by now.
+    pub fn is_covered(&self, left: RangeId, keys: &KeyRange) -> bool {
+        let state = self.state.borrow();
+        let is_frozen = state.frozen.is_some_and(|merge| merge.left == left);
+        is_frozen && !self.saved.is_absorbed.get() && keys.contains(&state.descriptor.keys.start)
+    }
+
+    fn take_over(&self, right: &Rc<Replica<E>>, at: Option<LogId>) {
+        right.saved.is_absorbed.set(true);
+        right.leadership.stop();
+        right.proposer.refuse_all(&Error::Moved(vec![self.route()]));
+        right.count_unsaved(&right.state.borrow());
+        self.home.absorption.absorb(Absorbed {
+            replica: right.clone(),
+            by: self.group.range,
+            at,
+        });
+        self.home.nursery.bounds_changed();
+    }
+}
