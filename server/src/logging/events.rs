@@ -57,11 +57,11 @@ pub const EVENTS: [(&str, &str); 39] = [
         "node_unreachable",
         "a node reports, but others do not reach it",
     ),
+    ("range_merged", "a range has taken over its right neighbour"),
     (
         "range_overloaded",
         "a range is offered more writes than its shard takes",
     ),
-    ("range_merged", "a range has taken over its right neighbour"),
     (
         "range_split",
         "the manager had a range split, for a reason and at a key",

@@ -214,6 +214,7 @@ fn nodes_are_shown_with_what_they_hold() {
             "version": "0.1.0",
             "cpu": 25,
             "shards_cpu": [10, 15],
+            "shards_leaving": 0,
             "bytes": 18000,
         })
     );
@@ -300,6 +301,6 @@ fn settings_are_shown_whether_set_or_not() {
     );
     let unknown = render::setting(&view, "colour");
     assert!(matches!(unknown, Err(OrderError::NotFound(why)) if why.contains("dead-after")));
-    assert_eq!(render::settings(&view).settings.len(), 4);
+    assert_eq!(render::settings(&view).settings.len(), 8);
     assert_eq!(render::history(&view.settings).history[0].value, "1m");
 }
