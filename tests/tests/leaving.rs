@@ -256,6 +256,10 @@ fn two_of_five_nodes_leave_at_once_under_load_and_no_call_fails() {
         wait_for("the range of a key", || {
             let known = ranges(&homes[0])?;
             let start: String = key.bytes().map(|byte| format!("{byte:02x}")).collect();
+            // An order whose end was not known may have been carried out.
+            if known.values().any(|range| range.start == start) {
+                return Some(());
+            }
             let users = known
                 .iter()
                 .filter(|(id, range)| **id > 1 && range.start <= start);

@@ -13,6 +13,7 @@ use rangedb_engine::mutant::{self, Mutant};
 use rangedb_tests::sim::catch_up;
 use rangedb_tests::sim::change_of_bounds;
 use rangedb_tests::sim::install::{Install, LAGGARD};
+use rangedb_tests::sim::merge::Merge;
 use rangedb_tests::sim::put_back;
 use rangedb_tests::sim::run::{Report, faults_of};
 use rangedb_tests::sim::shrink::{caught, failure, run_caught};
@@ -85,6 +86,22 @@ fn split(mutant: Mutant, seed: u64) -> Option<String> {
         let points = whole.ok()?.polls.get(&machine).copied()?;
         (1..=points).find_map(|at| {
             let what = shows(mutant, || caught(|| split(Some((machine, at))).run()))?;
+            Some(format!(
+                "power of node {machine} gone at {at} of {points}: {what}"
+            ))
+        })
+    })
+}
+
+/// Merges of two ranges in which the power of a node fails at several points.
+fn merge(mutant: Mutant, seed: u64) -> Option<String> {
+    (1..=3).find_map(|machine| {
+        let merge = |crash| Merge { seed, crash };
+        let whole = caught(|| merge(None).run());
+        let points = whole.ok()?.polls.get(&machine).copied()?;
+        let step = (points / POINTS).max(1);
+        (1..=points).step_by(step as usize).find_map(|at| {
+            let what = shows(mutant, || caught(|| merge(Some((machine, at))).run()))?;
             Some(format!(
                 "power of node {machine} gone at {at} of {points}: {what}"
             ))
@@ -183,4 +200,8 @@ mutants! {
     finds_session_request_copied: SessionRequestCopied by seed,
     finds_newborn_unknown_to_collector: NewbornUnknownToCollector by seed,
     finds_export_of_whole_data_id: ExportOfWholeDataId by seed,
+    finds_floor_forgotten_at_merge: FloorForgottenAtMerge by seed,
+    finds_thaw_before_cancel: ThawBeforeCancel by merge,
+    finds_freeze_of_another_attempt: FreezeOfAnotherAttempt by seed,
+    finds_frozen_replica_removed: FrozenReplicaRemoved by seed,
 }
