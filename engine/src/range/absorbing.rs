@@ -70,6 +70,8 @@ impl<E: Env> Replica<E> {
         let last_write = self.last_write().max(right.last_write());
         self.usage.last_write.set(last_write);
         self.digesting.set(None);
+        let merged_at = self.with_state(|state| state.last_ts);
+        self.timestamps.took_over(merged_at, border);
         tracing::debug!(range = %self.group.range, %right.group.range, "the ranges were merged");
         self.take_over(&right, Some(at));
         self.recheck_waiting();

@@ -90,7 +90,7 @@ impl<E: Env> Shard<E> {
         at: Timestamp,
     ) -> Result<ScanReply, Error> {
         let mut page = Page::new(&scan);
-        let mut reach = Reach::of(&scan, replica);
+        let mut reach = Reach::of(&scan, replica, at);
         let Interval { start, end } = reach.interval.clone();
         let reverse = scan.reverse;
         let next = loop {
@@ -105,8 +105,8 @@ impl<E: Env> Shard<E> {
             };
             yield_now().await;
             self.check_still_readable(replica, at)?;
-            let goes_on =
-                replica.with_state(|state| reach.go_on(&border, &scan, &state.descriptor));
+            let now = bounds_at(replica, at, &border, scan.reverse);
+            let goes_on = reach.go_on(&border, &scan, &now);
             if !goes_on {
                 break Some(rest(scan, border, Some(at)));
             }
@@ -235,10 +235,17 @@ struct Reach {
 impl Reach {
     /// What the scan reads in a range whose leader may have closed keys: those of a range that is being
     /// split off may have been written there already.
-    fn of<E: Env>(scan: &ScanRequest, replica: &Replica<E>) -> Reach {
+    fn of<E: Env>(scan: &ScanRequest, replica: &Replica<E>, at: Timestamp) -> Reach {
         let mut open = replica.with_state(|state| state.descriptor.clone());
         let is_closed = replica.is_splitting();
         open.keys = replica.open_keys();
+        let from = match scan.reverse {
+            true => scan.end.as_deref(),
+            false => scan.start.as_deref(),
+        };
+        let from = from.unwrap_or_default();
+        let timestamps = &replica.timestamps;
+        timestamps.cut_to_one_range(&mut open.keys, at, from, scan.reverse);
         Reach {
             has_shrunk: is_closed,
             ..Reach::new(scan, &open)
@@ -266,7 +273,8 @@ impl Reach {
             return true;
         }
         let now = Reach::new(scan, descriptor);
-        (self.version, self.border, self.has_shrunk) = (now.version, now.border, true);
+        self.has_shrunk |= now.border != self.border;
+        (self.version, self.border) = (now.version, now.border);
         let KeyRange { start, end } = &descriptor.keys;
         if scan.reverse {
             self.interval.start = now.interval.start;
@@ -277,6 +285,20 @@ impl Reach {
             descriptor.keys.contains(border)
         }
     }
+}
+
+/// The bounds of a range for a scan at a timestamp that has come to a border: without the keys of ranges that
+/// were others then.
+fn bounds_at<E: Env>(
+    replica: &Replica<E>,
+    at: Timestamp,
+    border: &[u8],
+    reverse: bool,
+) -> Descriptor {
+    let mut bounds = replica.with_state(|state| state.descriptor.clone());
+    let timestamps = &replica.timestamps;
+    timestamps.cut_to_one_range(&mut bounds.keys, at, border, reverse);
+    bounds
 }
 
 /// The part of a scan's interval that lies in a range, and the range's border if the scan goes on
