@@ -31,7 +31,7 @@ pub(super) const DIFFERENCE: i64 = 150;
 /// A range with so much CPU time at its leader carries load, in thousandths of a core.
 pub(super) const CARRIES_LOAD: u32 = 10;
 
-/// What balance looks at.
+/// The nodes, ranges and loads that balance compares.
 pub(super) struct Picture<'a> {
     pub nodes: &'a [Node],
     /// All ranges, those with an order as they will be after it.

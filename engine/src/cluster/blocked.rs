@@ -66,7 +66,7 @@ impl BlockReason {
 /// What stands in the way of a split.
 #[derive(Clone, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub struct SplitBlocked {
-    /// What it is.
+    /// The obstacle.
     pub reason: BlockReason,
     /// When it was first found, in milliseconds since 1970 of the manager's wall clock.
     pub since_ms: u64,
@@ -140,7 +140,7 @@ impl<T: Instant> SplitWatch<T> {
         });
     }
 
-    /// Whether the range has been hot for so long that it should be split, if it can be.
+    /// Whether the range has been hot long enough to be split.
     pub(super) fn is_hot(&self, now: T) -> bool {
         let long = |hot: Hot<T>| {
             now < hot.last_reported + REPORT_GAP_MAX && hot.last_reported >= hot.since + HOT_FOR

@@ -17,7 +17,7 @@ use crate::types::{Location, RangeId};
 /// How many decisions are remembered.
 const DECISIONS_MAX: usize = 100;
 
-/// What was decided.
+/// The kind of a decision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub enum DecisionKind {
     /// Another replica must lead.
@@ -72,7 +72,7 @@ pub enum Outcome {
 pub struct NewDecision {
     /// The range.
     pub range: RangeId,
-    /// What was decided.
+    /// Its kind.
     pub kind: DecisionKind,
     /// Why, for people.
     pub reason: String,
@@ -93,7 +93,7 @@ pub struct Decision {
     pub at_ms: u64,
     /// The range.
     pub range: RangeId,
-    /// What was decided.
+    /// Its kind.
     pub kind: DecisionKind,
     /// Why, for people.
     pub reason: String,

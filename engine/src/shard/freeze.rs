@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use openraft::async_runtime::{Oneshot, OneshotSender};
 
-use super::merge::{END_TIMEOUT, POLL_INTERVAL, is_changing};
+use super::merge::{END_TIMEOUT, POLL_INTERVAL, check_members, is_changing};
 use super::{Inner, Running};
 use crate::cluster::{BoundsPhase, ClusterRequest, ClusterResponse};
 use crate::env::{AsyncRuntime, Env, Instant, Now};
@@ -83,28 +83,18 @@ impl<E: Env> Inner<E> {
             inner.management.bounds_changes.end(range);
             running.raft.end_change();
         }));
-        match receiver.await {
-            Ok(Ok(())) => ClusterResponse::Done,
-            Ok(Err(why)) => ClusterResponse::Refused(why),
-            Err(_) => {
-                let why = format!("shard {} stops", self.location);
-                ClusterResponse::Refused(OrderError::Unknown(why))
-            }
-        }
+        self.end_of_change(receiver.await.ok())
     }
 
     async fn freeze(
         &self,
-        Running { replica, raft }: &Running<E>,
+        running: &Running<E>,
         epoch: Epoch,
         merge: MergeId,
     ) -> Result<(), OrderError> {
+        let Running { replica, raft } = running;
         let range = replica.group.range;
-        let members = raft.membership().await?;
-        if members.is_joint || members.places.len() != members.voters.len() {
-            let why = format!("range {range} has members that do not vote yet");
-            return Err(OrderError::busy(why));
-        }
+        check_members(running).await?;
         let lags = replica.with_state(|state| {
             let mut others = state.descriptor.replicas.iter();
             others.any(|place| {

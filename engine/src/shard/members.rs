@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 
-use super::{Inner, Running, background};
+use super::{Inner, Running, background, merge};
 use crate::cluster::placement::CAUGHT_UP;
 use crate::cluster::{ClusterRequest, ClusterResponse};
 use crate::env::{AsyncRuntime, Env, Instant, Now};
@@ -208,8 +208,7 @@ impl<E: Env> Inner<E> {
             return ClusterResponse::Refused(OrderError::Invalid(why));
         }
         if running.replica.frozen().is_some() || !running.raft.begin_change() {
-            let why = format!("a change of range {range} is under way");
-            return ClusterResponse::Refused(OrderError::busy(why));
+            return ClusterResponse::Refused(merge::is_changing(range));
         }
         let inner = self.clone();
         drop(E::Runtime::spawn(async move {

@@ -135,14 +135,7 @@ impl<E: Env> Inner<E> {
             inner.management.bounds_changes.end(range);
             running.raft.end_change();
         }));
-        match receiver.await {
-            Ok(Ok(())) => ClusterResponse::Done,
-            Ok(Err(why)) => ClusterResponse::Refused(why),
-            Err(_) => {
-                let why = format!("shard {} stops", self.location);
-                ClusterResponse::Refused(OrderError::Unknown(why))
-            }
-        }
+        self.end_of_change(receiver.await.ok())
     }
 
     async fn merge(
@@ -153,11 +146,7 @@ impl<E: Env> Inner<E> {
     ) -> Result<(), OrderError> {
         let Running { replica, raft } = running;
         let range = replica.group.range;
-        let members = raft.membership().await?;
-        if members.is_joint || members.places.len() != members.voters.len() {
-            let why = format!("range {range} has members that do not vote yet");
-            return Err(OrderError::busy(why));
-        }
+        check_members(running).await?;
         self.check_neighbours(replica, version, (right, right_version))?;
         let merge = MergeId {
             left: range,
@@ -320,7 +309,19 @@ impl<E: Env> Inner<E> {
             .await
     }
 
-    /// Proposes an order of a merge, and waits until it is applied.
+    /// The answer to whoever has ordered a change of bounds; `None`: the shard stops.
+    pub(super) fn end_of_change(&self, end: Option<Result<(), OrderError>>) -> ClusterResponse {
+        match end {
+            Some(Ok(())) => ClusterResponse::Done,
+            Some(Err(why)) => ClusterResponse::Refused(why),
+            None => {
+                let why = format!("shard {} stops", self.location);
+                ClusterResponse::Refused(OrderError::Unknown(why))
+            }
+        }
+    }
+
+    /// Proposes an order that changes bounds, or prepares that, and waits until it is applied.
     pub(super) async fn propose_order(
         &self,
         replica: &Replica<E>,
@@ -508,6 +509,20 @@ fn are_together(one: &Descriptor, other: &Descriptor) -> bool {
     places(one) == places(other)
 }
 
+/// Refuses a range with members that do not vote.
+pub(super) async fn check_members<E: Env>(
+    Running { replica, raft }: &Running<E>,
+) -> Result<(), OrderError> {
+    let members = raft.membership().await?;
+    if members.is_joint || members.places.len() != members.voters.len() {
+        let range = replica.group.range;
+        let why = format!("range {range} has members that do not vote yet");
+        return Err(OrderError::busy(why));
+    }
+    Ok(())
+}
+
+/// The refusal of a range of which something else is being changed.
 pub(super) fn is_changing(range: RangeId) -> OrderError {
     OrderError::busy(format!("a change of range {range} is under way"))
 }

@@ -22,17 +22,15 @@ use std::time::Duration;
 
 use openraft::async_runtime::{Oneshot, OneshotSender};
 
-use super::{Inner, Running, SplitReason, background};
+use super::{Inner, Running, SplitReason, background, merge};
 use crate::cluster::ClusterResponse;
 use crate::env::{AsyncRuntime, Env, Instant, Now};
-use crate::error::{Error, Fatal, Fate, OrderError};
+use crate::error::{Fatal, OrderError};
 use crate::mutant::{self, Mutant};
 use crate::raft::{Role, StartMode};
 use crate::range::command::{RangeOrder, SplitOrder};
 use crate::range::nursery::{Hooks, Newborn};
-use crate::range::proposer::{Proposal, ProposalKind};
 use crate::range::replica::Replica;
-use crate::range::sink::Once;
 use crate::range::{Keyspace, RaftGroup};
 use crate::types::{RangeId, ReplicaId};
 
@@ -108,8 +106,7 @@ impl<E: Env> Inner<E> {
             return ClusterResponse::Refused(why);
         }
         if !running.raft.begin_change() {
-            let why = format!("a change of range {range} is under way");
-            return ClusterResponse::Refused(OrderError::busy(why));
+            return ClusterResponse::Refused(merge::is_changing(range));
         }
         let order = SplitOrder {
             key,
@@ -137,14 +134,7 @@ impl<E: Env> Inner<E> {
                 changes.split_done(reason, closed_at.elapsed());
             }
         }));
-        match receiver.await {
-            Ok(Ok(())) => ClusterResponse::Done,
-            Ok(Err(why)) => ClusterResponse::Refused(why),
-            Err(_) => {
-                let why = format!("shard {} stops", self.location);
-                ClusterResponse::Refused(OrderError::Unknown(why))
-            }
-        }
+        self.end_of_change(receiver.await.ok())
     }
 
     /// The keys that cut a range into parts of about the same size.
@@ -181,26 +171,18 @@ impl<E: Env> Inner<E> {
         }
         // From here to the push there is no await: what was checked holds.
         check(running, version, &order.key)?;
-        let (sender, receiver) = <E::Runtime as AsyncRuntime>::Oneshot::channel();
-        let sink = Rc::new(Once::new(|result| drop(sender.send(result))));
         let closed_at = Now::<E>::now();
         replica.close_from(&order.key);
-        let kind = ProposalKind::Order(RangeOrder::Split(order));
-        replica
-            .proposer
-            .push(Proposal::new(kind, version, None, (sink, 0)));
         raft.stay_awake();
-        match receiver.await {
-            Ok(Ok(_)) => Ok(closed_at),
-            Ok(Err(Error::Moved(_))) => Err(OrderError::busy(format!(
-                "range {range} has changed meanwhile"
-            ))),
-            Ok(Err(error)) if error.fate() == Fate::NotApplied => {
-                replica.open_again();
-                Err(OrderError::busy(error.to_string()))
+        let order = RangeOrder::Split(order);
+        match self.propose_order(replica, version, order).await {
+            Ok(()) => Ok(closed_at),
+            Err(why) => {
+                if !matches!(why, OrderError::Unknown(_)) {
+                    replica.open_again();
+                }
+                Err(why)
             }
-            Ok(Err(error)) => Err(OrderError::Unknown(error.to_string())),
-            Err(_) => Err(OrderError::Unknown("the shard stops".to_owned())),
         }
     }
 

@@ -67,7 +67,7 @@ pub struct Borders {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct SplitBlocked {
-    /// What it is.
+    /// The obstacle.
     pub reason: BlockReason,
     /// When it was first found, in milliseconds since 1970 of the manager's wall clock.
     pub since_ms: u64,

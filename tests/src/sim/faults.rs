@@ -284,14 +284,10 @@ impl Faults {
             return;
         }
         for _ in 0..random.between(1, 6) {
-            let place = [b'c', b'c', b'g', b'x'][random.below(4) as usize];
-            let kind = [b'a', b'q', b'r', b'r'][random.below(4) as usize];
-            let number = b'0' + random.below(8) as u8;
+            let at = key(random, [b'c', b'c', b'g', b'x']);
             let fault = Fault::Order {
                 by: node(random, nodes),
-                order: Order::Split {
-                    at: [place, kind, number],
-                },
+                order: Order::Split { at },
             };
             let at = random.below(self.steps.len() as u64 + 1) as usize;
             let after = Duration::from_millis(random.between(0, 600));
@@ -305,14 +301,10 @@ impl Faults {
             return;
         }
         for _ in 0..random.between(1, 5) {
-            let place = [b'c', b'c', b'g', b'a'][random.below(4) as usize];
-            let kind = [b'a', b'q', b'r', b'r'][random.below(4) as usize];
-            let number = b'0' + random.below(8) as u8;
+            let at = key(random, [b'c', b'c', b'g', b'a']);
             let fault = Fault::Order {
                 by: node(random, nodes),
-                order: Order::Merge {
-                    at: [place, kind, number],
-                },
+                order: Order::Merge { at },
             };
             // Most come late, when there is something to merge.
             let half = self.steps.len() as u64 / 2;
@@ -336,6 +328,14 @@ impl Faults {
         }
         Faults { steps }
     }
+}
+
+/// A key that clients use, at one of these places.
+fn key(random: &Random, places: [u8; 4]) -> [u8; 3] {
+    let place = places[random.below(4) as usize];
+    let kind = [b'a', b'q', b'r', b'r'][random.below(4) as usize];
+    let number = b'0' + random.below(8) as u8;
+    [place, kind, number]
 }
 
 fn node(random: &Random, nodes: u16) -> u16 {

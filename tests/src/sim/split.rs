@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use rangedb_engine::env::AsyncRuntime;
 
+use super::cluster::Look;
 use super::executor::{self, OUTSIDE};
 use super::faults::{Fault, Faults, Order, Step};
 use super::node::Sizes;
@@ -14,19 +15,19 @@ use super::run::{Report, Story, run_drawn};
 use super::runtime::SimRuntime;
 
 /// By then the cluster has formed and holds rows.
-const BEGINS_AFTER: Duration = Duration::from_millis(700);
-/// How long the split may take.
+pub(super) const BEGINS_AFTER: Duration = Duration::from_millis(700);
+/// How long a change of bounds may take.
 const TIMEOUT: Duration = Duration::from_secs(8);
-/// Polls right after the child leads count, too.
+/// Polls right after it count, too.
 const AFTERWARDS: Duration = Duration::from_millis(5);
 /// How often the state is checked.
 const POLL_INTERVAL: Duration = Duration::from_micros(200);
-const CLIENTS: u32 = 3;
-/// The first key of the child.
-const KEY: [u8; 3] = *b"cr2";
+pub(super) const CLIENTS: u32 = 3;
+/// Where the range is split.
+pub(super) const KEY: [u8; 3] = *b"cr2";
 
 /// Three nodes with one range of users.
-const SIZES: Sizes = Sizes {
+pub(super) const SIZES: Sizes = Sizes {
     shards: 1,
     nodes: 3,
     grows: false,
@@ -65,21 +66,35 @@ impl Split {
 
 impl Story {
     pub(super) async fn split(self: &Rc<Story>, crash: Option<(u16, u64)>) {
-        let executor = executor::current();
-        executor.count_polls(crash);
-        let cluster = self.cluster.clone();
-        executor.spawn_on(OUTSIDE, async move {
-            operator::order(&cluster, Order::Split { at: KEY }, 1).await;
-        });
-        let until = executor.now() + TIMEOUT;
-        while executor.now() < until && !executor.has_stopped() {
-            SimRuntime::sleep(POLL_INTERVAL).await;
-            let looks = self.cluster.looks();
+        let is_split = |looks: &[Look]| {
             let children = looks
                 .iter()
                 .filter(|look| look.status.route.keys.start == KEY);
             let is_led = children.clone().any(|look| look.status.leads);
-            if is_led && children.count() == usize::from(SIZES.nodes) {
+            is_led && children.count() == usize::from(SIZES.nodes)
+        };
+        self.interrupt(Order::Split { at: KEY }, crash, is_split)
+            .await;
+    }
+
+    /// Gives an order. Until it is carried out a machine loses its power after a number of polls, or the
+    /// polls are counted.
+    pub(super) async fn interrupt(
+        self: &Rc<Story>,
+        order: Order,
+        crash: Option<(u16, u64)>,
+        is_done: impl Fn(&[Look]) -> bool,
+    ) {
+        let executor = executor::current();
+        executor.count_polls(crash);
+        let cluster = self.cluster.clone();
+        executor.spawn_on(OUTSIDE, async move {
+            operator::order(&cluster, order, 1).await;
+        });
+        let until = executor.now() + TIMEOUT;
+        while executor.now() < until && !executor.has_stopped() {
+            SimRuntime::sleep(POLL_INTERVAL).await;
+            if is_done(&self.cluster.looks()) {
                 SimRuntime::sleep(AFTERWARDS).await;
                 self.polls.replace(executor.polls());
                 break;
