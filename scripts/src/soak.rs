@@ -8,11 +8,12 @@ use crate::process::command;
 
 /// The long tests: name, share of the time, and the number of tests in the file, which run one
 /// after the other and divide the share.
-const PARTS: [(&str, f64, f64); 6] = [
-    ("simulator", 0.4, 1.0),
+const PARTS: [(&str, f64, f64); 7] = [
+    ("simulator", 0.3, 1.0),
     ("kills", 0.1, 1.0),
     ("cluster", 0.1, 1.0),
     ("failover", 0.1, 2.0),
+    ("bounds", 0.1, 2.0),
     ("networks", 0.2, 3.0),
     ("stalls", 0.1, 1.0),
 ];

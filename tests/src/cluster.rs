@@ -112,9 +112,15 @@ fn json(output: &Output) -> Option<Value> {
     value.filter(|_| output.status.success())
 }
 
+const LIST_RANGES: [&str; 6] = ["range", "ls", "--format", "json", "--timeout", "2s"];
+
 /// All ranges by id, the system range included, asked through a node; `None` if there is no answer.
 pub fn ranges(home: &Home) -> Option<BTreeMap<u64, Range>> {
-    let value = json(&home.cli(&["range", "ls", "--format", "json", "--timeout", "2s"]))?;
+    ranges_in(&home.cli(&LIST_RANGES))
+}
+
+fn ranges_in(output: &Output) -> Option<BTreeMap<u64, Range>> {
+    let value = json(output)?;
     let range = |range: &Value| {
         let replicas = range["replicas"].as_array()?;
         let voters = replicas.iter().filter(|replica| replica["voter"] == true);
@@ -269,6 +275,11 @@ impl Caller {
         cli_in(self.space.as_deref(), &self.addresses, arguments)
     }
 
+    /// All ranges by id, the system range included; `None` if there is no answer.
+    pub fn ranges(&self) -> Option<BTreeMap<u64, Range>> {
+        ranges_in(&self.cli(&LIST_RANGES))
+    }
+
     /// Writes a key until that succeeds, and returns how long it took.
     ///
     /// # Panics
@@ -341,14 +352,14 @@ pub struct Isolated {
 }
 
 impl Isolated {
-    /// Makes the homes of a cluster and the network; no node runs yet. If there can be no
-    /// namespaces, prints why and returns `None`.
-    pub fn new(nodes: usize) -> Option<Isolated> {
+    /// Makes the homes of a cluster, whose nodes have this number of shards each, and the network; no node
+    /// runs yet. If there can be no namespaces, prints why and returns `None`.
+    pub fn new(nodes: usize, shards: &str) -> Option<Isolated> {
         let net = available(Net::new(nodes + 2))?;
         let folder = tempfile::tempdir().expect("a folder");
         let listen = |index| format!("{}:{LISTEN_PORT}", net.address(index));
         let listen: Vec<String> = (0..nodes).map(listen).collect();
-        let mut homes = homes_at(folder.path(), &listen, "1");
+        let mut homes = homes_at(folder.path(), &listen, shards);
         for (index, home) in homes.iter_mut().enumerate() {
             home.http = format!("127.0.0.1:{HTTP_PORT}");
             home.space = Some(net.space(index));

@@ -6,6 +6,7 @@ pub mod http;
 pub mod invariants;
 pub mod load;
 pub mod net;
+pub mod operator;
 pub mod process;
 pub mod raw;
 pub mod sim;

@@ -114,7 +114,7 @@ fn pause(random: &mut StdRng, millis: std::ops::Range<u64>) {
 
 #[test]
 fn histories_are_linearizable_while_the_network_is_cut_and_lossy() {
-    let Some(mut cluster) = Isolated::new(3) else {
+    let Some(mut cluster) = Isolated::new(3, "1") else {
         return;
     };
     cluster.start();
@@ -135,7 +135,7 @@ fn histories_are_linearizable_while_the_network_is_cut_and_lossy() {
 
 #[test]
 fn histories_are_linearizable_while_two_of_five_are_cut_killed_or_frozen() {
-    let Some(mut cluster) = Isolated::new(5) else {
+    let Some(mut cluster) = Isolated::new(5, "1") else {
         return;
     };
     cluster.start();
@@ -174,7 +174,7 @@ fn histories_are_linearizable_while_two_of_five_are_cut_killed_or_frozen() {
 
 #[test]
 fn a_link_that_flaps_stops_nobody_for_long() {
-    let Some(mut cluster) = Isolated::new(3) else {
+    let Some(mut cluster) = Isolated::new(3, "1") else {
         return;
     };
     cluster.start();
@@ -260,7 +260,7 @@ fn terms(cluster: &Isolated) -> BTreeMap<u64, u64> {
 
 #[test]
 fn over_links_of_20_ms_a_put_takes_one_round_trip_and_nobody_is_elected() {
-    let Some(mut cluster) = Isolated::new(3) else {
+    let Some(mut cluster) = Isolated::new(3, "1") else {
         return;
     };
     let _relay = relay_links(&cluster, ONE_WAY, 0);
@@ -310,7 +310,7 @@ fn over_links_of_20_ms_a_put_takes_one_round_trip_and_nobody_is_elected() {
 
 #[test]
 fn single_bits_that_change_between_nodes_do_no_harm() {
-    let Some(mut cluster) = Isolated::new(3) else {
+    let Some(mut cluster) = Isolated::new(3, "1") else {
         return;
     };
     let one_in = variable("RANGEDB_DAMAGE_ONE_IN").unwrap_or(DAMAGE_ONE_IN);

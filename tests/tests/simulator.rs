@@ -11,6 +11,7 @@ use rangedb_tests::sim::change_of_bounds;
 use rangedb_tests::sim::clocks::{Chain, furthest_ahead};
 use rangedb_tests::sim::digests::{Found, damage, spoil};
 use rangedb_tests::sim::install::{Install, LAGGARD};
+use rangedb_tests::sim::known_faults::{self, KnownFault};
 use rangedb_tests::sim::merge::Merge;
 use rangedb_tests::sim::put_back::{Copy, put_back};
 use rangedb_tests::sim::run::{Report, faults_of, run, run_with};
@@ -22,6 +23,8 @@ use rangedb_tests::sim::split::Split;
 const SEEDS: u64 = 200;
 /// Points of an install at which its other machines crash in an ordinary run.
 const POINTS: u64 = 50;
+/// Seeds of each fault that other systems had.
+const KNOWN_FAULT_SEEDS: u64 = 8;
 
 fn number(name: &str, default: u64) -> u64 {
     std::env::var(name)
@@ -156,6 +159,42 @@ fn simulator_survives_a_crash_at_many_points_of_a_merge() {
     let seed = number("RANGEDB_SEED", 1);
     let run = |crash| unharmed((seed, crash), Merge { seed, crash }.run());
     try_points(run, Some(POINTS));
+}
+
+/// Runs the faults that other systems had, each from several seeds.
+fn try_known_faults(which: impl Fn(KnownFault) -> bool) {
+    log();
+    let first = number("RANGEDB_SEED", 1);
+    let most = number("RANGEDB_SEEDS", KNOWN_FAULT_SEEDS).min(KNOWN_FAULT_SEEDS);
+    let is_soak = number("RANGEDB_SOAK_SECONDS", 0) > 0;
+    for fault in known_faults::ALL.into_iter().filter(|fault| which(*fault)) {
+        // A hundred ranges take a while.
+        let is_long = fault == KnownFault::ChainOfSplitsWithOneFarBehind;
+        let count = if is_long && !is_soak { 1 } else { most };
+        let mut orders = 0;
+        for seed in first..first + count {
+            let report = fault.run(seed);
+            let report = report.unwrap_or_else(|what| panic!("{fault:?}, seed {seed}: {what}"));
+            let violations = &report.violations;
+            assert!(
+                violations.is_empty(),
+                "{fault:?}, seed {seed}: {violations:#?}"
+            );
+            orders += report.orders;
+        }
+        println!("{fault:?}: {count} seeds, {orders} orders followed");
+        assert!(orders > 0, "{fault:?}: no order was followed");
+    }
+}
+
+#[test]
+fn simulator_survives_what_other_systems_met_when_they_split() {
+    try_known_faults(|fault| !fault.merges());
+}
+
+#[test]
+fn simulator_survives_what_other_systems_met_when_they_merged() {
+    try_known_faults(KnownFault::merges);
 }
 
 /// Has each of three machines lose its power at points of a change of bounds: at this many, spread evenly,

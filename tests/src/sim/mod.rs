@@ -14,7 +14,7 @@
 //! A [`run`] draws its [`faults`] before it begins. The [`crate::invariants`] check it, many of
 //! them at its [`ending`]. The same seed always gives the same trace; for a failing seed,
 //! [`shrink`] finds a few faults that suffice. [`catch_up`], [`change_of_bounds`], [`clocks`],
-//! [`digests`], [`install`], [`put_back`] and [`split`] are fixed scenarios.
+//! [`digests`], [`install`], [`known_faults`], [`merge`], [`put_back`] and [`split`] are fixed scenarios.
 
 pub mod catch_up;
 pub mod change_of_bounds;
@@ -29,6 +29,7 @@ pub mod ending;
 pub mod executor;
 pub mod faults;
 pub mod install;
+pub mod known_faults;
 pub mod merge;
 pub mod network;
 pub mod node;
