@@ -452,7 +452,7 @@ fn start(
         started: node.started,
         shards: reports,
         cluster: folder.identity.cluster.clone(),
-        api: Api::new(port.address, node.history.clone()),
+        api: Api::new(port.address, node.history.clone(), node.settings.clone()),
         data_dir: folder.path().to_owned(),
         peers: peers.clone(),
         descriptors: shares,

@@ -178,7 +178,7 @@ def made_up_view(tick):
     nodes = [{"id": n, "address": f"10.0.0.{n}:7400" if n != 4 else NASTY, "http": f"10.0.0.{n}:7480" if n != 5 else "", "state": "dead" if n == 6 else "alive",
               "shards": SHARDS, "leaders": RANGES // NODES, "replicas": RANGES // 2, "started_ms": 1_760_000_000_000,
               "version": "0.1.0"} for n in range(1, NODES + 1)]
-    ranges = [[1, 1, "", 1, 0, 3, 900, [[1, 0, True, 0, "ok"]]]]
+    ranges = [[1, 1, "", 1, 0, 3, 900, [[1, 0, True, 0, "ok"]], [9_000, 8_000, 0, 0, 0]]]
     for at in range(RANGES):
         leader = 1 + (at + (tick > 10 and at % 997 == 0)) % (NODES - 1)
         places = [made_up_place(at, k) for k in range(3)]
@@ -186,7 +186,7 @@ def made_up_view(tick):
             places.append([1 + (at + 3) % NODES, 1, False, 1234 + at, "ok"])
         under = any(place[-1] == "dead" for place in places)
         start = "" if at == 0 else NASTY if at == 1 else f"user/{at:06}/profile"
-        ranges.append([at + 10, under << 1, start, leader, at % SHARDS, 3, 5000 + at, places])
+        ranges.append([at + 10, under << 1, start, leader, at % SHARDS, 3, 5000 + at, places, [at << 14, at << 13, at % 300, at % 40, at % 9]])
     reasons = [{"health": "degraded", "range": at + 13, "nodes": [6], "reason": "its replicas on node 6: dead"} for at in range(99)]
     reasons.append({"health": "degraded", "range": None, "nodes": [6], "reason": f"the node is dead {NASTY}"})
     status = {"health": "degraded", "cluster": "c0ffee", "ranges": RANGES + 1, "under_replicated": 5_000, "unavailable": 0,

@@ -150,6 +150,7 @@ fn the_stream_tells_each_second_what_the_node_did() {
     };
     assert_eq!(view["status"]["nodes"][0]["id"], 1, "{view}");
     assert_eq!(view["ranges"][2][2], "m", "{view}");
+    assert_eq!(view["ranges"][2][8].as_array().map(Vec::len), Some(5));
     // Who comes later gets the last view at once.
     let (_, mut later) = Viewer::open(&home);
     assert_eq!(later.line(), "retry: 2000");
@@ -273,6 +274,10 @@ fn a_browser_shows_ten_thousand_ranges_and_foreign_text_as_text() {
     assert!(text.matches(nasty).count() >= 4, "it is shown: {text}");
     assert!(text.contains("10,001 in the cluster"), "{text}");
     assert!(text.contains("✕ dead"), "{text}");
+    assert!(
+        text.contains("288 KiB"),
+        "the size of the last range of the first page is shown: {text}"
+    );
     assert_eq!(found["filtered"], "10,001 in the cluster, 5,000 shown");
     assert_eq!(found["page_before"], "page 1 of 250");
     assert_eq!(found["page_after"], "page 2 of 250");

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use rangedb_client::blocking::Client;
 use rangedb_client::{ClientOptions, Error};
+use rangedb_tests::http::request;
 use rangedb_tests::process::{Home, Node};
 use serde_json::Value;
 
@@ -219,4 +220,39 @@ fn a_good_file_is_taken_over() {
     };
     let steps = of("received_ms") + of("queue_ms") + of("log_ms");
     assert!(of("total_ms") >= 1 && steps == of("total_ms"), "{slow}");
+}
+
+#[test]
+fn a_reload_over_http_answers_as_the_command_does_and_refuses_a_bad_file_whole() {
+    let temp = tempfile::tempdir().expect("a folder");
+    let place = Place::new(temp.path());
+    std::fs::write(&place.path, "slow-request = \"2h\"\n").expect("it is written");
+    let done = request(&place.home, "POST", "reload", b"");
+    assert_eq!(done.status, 200, "{}", done.json());
+    let applied = &done.json()["applied"];
+    let names: Vec<&str> = (applied.as_array().expect("a list").iter())
+        .filter_map(|setting| setting["name"].as_str())
+        .collect();
+    assert!(names.contains(&"slow-request"), "{applied}");
+    let before = request(&place.home, "GET", "node-config", b"").json();
+    std::fs::write(&place.path, "slow-request = \"1s\"\ncolour = \"red\"\n").expect("written");
+    let refused = request(&place.home, "POST", "reload", b"");
+    let told = refused.json();
+    assert_eq!(
+        (refused.status, told["error"].as_str()),
+        (400, Some("invalid")),
+        "{told}"
+    );
+    let message = told["message"].as_str().expect("a text");
+    assert!(
+        message.contains("colour: there is no such setting"),
+        "{message}"
+    );
+    let after = request(&place.home, "GET", "node-config", b"").json();
+    assert_eq!(before, after);
+    assert_eq!(request(&place.home, "GET", "reload", b"").status, 405);
+    assert_eq!(
+        request(&place.home, "POST", "reload", b"{\"x\":1}").status,
+        400
+    );
 }

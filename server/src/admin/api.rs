@@ -6,6 +6,7 @@
 //! thread.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::body::Incoming;
@@ -15,12 +16,12 @@ use rangedb_client::admin::Admin;
 use rangedb_client::{BatchOutcome, Client, ClientOptions, Error};
 use rangedb_protocol::admin::{
     self, Balance, ClusterStatus, Done, HotRanges, Merged, Nodes, Range, Ranges, Scattered,
-    Settings,
+    SettingRefused, Settings as ClusterSettings, Started,
 };
 use rangedb_protocol::limits::{
     ADMIN_COMMAND_LEN_MAX, BATCH_LEN_MAX, MULTI_GET_KEYS_LEN_MAX, VALUE_LEN_MAX,
 };
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 
@@ -32,6 +33,7 @@ use super::json::{self, of_state};
 use super::multi_get;
 use super::scan::{Scan, parameters};
 use crate::history::History;
+use crate::settings::Settings;
 
 /// The header that carries a value's version.
 const VERSION: HeaderName = HeaderName::from_static("rangedb-version");
@@ -54,6 +56,7 @@ const HISTORY_TIMEOUT: Duration = Duration::from_secs(5);
 pub struct Api {
     listen: SocketAddr,
     history: History,
+    settings: Arc<Settings>,
     client: OnceCell<Client>,
 }
 
@@ -80,6 +83,8 @@ enum Resource {
     DecommissionNode(u64),
     RemoveNode(u64),
     NodeLeaving(u64),
+    NodeConfig,
+    Reload,
     Batch,
     MultiGet,
     Key(Vec<u8>),
@@ -113,6 +118,8 @@ impl Resource {
             ["history"] => Resource::History,
             ["config"] => Resource::Config,
             ["config", "history"] => Resource::ConfigHistory,
+            ["node-config"] => Resource::NodeConfig,
+            ["reload"] => Resource::Reload,
             ["config", name] => {
                 let name = String::from_utf8(decoded(name)?);
                 Resource::Setting(name.map_err(|_| Failure::invalid("a setting's name is UTF-8"))?)
@@ -149,15 +156,16 @@ impl Resource {
             | Resource::DrainNode(_)
             | Resource::UndrainNode(_)
             | Resource::DecommissionNode(_)
-            | Resource::RemoveNode(_) => "POST",
+            | Resource::RemoveNode(_)
+            | Resource::Reload => "POST",
             _ => "GET, HEAD",
         }
     }
 }
 
 impl Api {
-    /// The API of the node that listens at `listen` and has this history.
-    pub fn new(mut listen: SocketAddr, history: History) -> Api {
+    /// The API of the node that listens at `listen` and has this history and these settings.
+    pub fn new(mut listen: SocketAddr, history: History, settings: Arc<Settings>) -> Api {
         if listen.ip().is_unspecified() {
             match listen {
                 SocketAddr::V4(_) => listen.set_ip(Ipv4Addr::LOCALHOST.into()),
@@ -167,6 +175,7 @@ impl Api {
         Api {
             listen,
             history,
+            settings,
             client: OnceCell::new(),
         }
     }
@@ -229,6 +238,8 @@ impl Api {
             Resource::MultiGet => return self.multi_get(request.into_body()).await,
             Resource::SplitRange(range) => return self.split(range, request.into_body()).await,
             Resource::MergeRange(range) => return self.merge(range, request.into_body()).await,
+            Resource::NodeConfig => return answer(self.settings.shown()),
+            Resource::Reload => return self.reload(request.into_body()).await,
             _ => {}
         }
         let body = if matches!(method, Method::GET | Method::HEAD) {
@@ -319,8 +330,28 @@ impl Api {
         let NoFields {} = fields_or_none(&body)?;
         let admin = self.client().await?.with_timeout(SPLIT_TIMEOUT).admin();
         admin.merge_range(range).await?;
-        let merged = of_state(Merged { range })?;
-        Ok(json_response(StatusCode::OK, merged.to_string()))
+        answer(Merged { range })
+    }
+
+    /// Has the node read its settings again. It is an error if one was refused, since then none was taken
+    /// over.
+    async fn reload(&self, body: Incoming) -> Result<Response<Text>, Failure> {
+        let body = whole_body(body, BODY_LEN_MAX).await?;
+        let NoFields {} = fields_or_none(&body)?;
+        let reloaded = self.settings.reload_apart().await;
+        let no_thread = |_| {
+            let status = StatusCode::INTERNAL_SERVER_ERROR;
+            Failure::new(status, "internal", "there is no thread for a reload")
+        };
+        let reloaded = reloaded.map_err(no_thread)?;
+        match reloaded.refused.first() {
+            None => answer(reloaded),
+            Some(SettingRefused { name, reason, .. }) => {
+                let name = name.as_deref().unwrap_or("the settings file");
+                let message = format!("no setting was taken over: {name}: {reason}");
+                Err(Failure::invalid(message))
+            }
+        }
     }
 
     async fn key(
@@ -439,7 +470,7 @@ async fn show(admin: &Admin, resource: Resource) -> Result<Value, Failure> {
             ranges: admin.ranges().await?,
         }),
         Resource::Status => of_state(admin.status().await?),
-        Resource::Config => of_state(Settings {
+        Resource::Config => of_state(ClusterSettings {
             settings: admin.config().await?,
         }),
         Resource::ConfigHistory => of_state(admin::History {
@@ -466,6 +497,7 @@ async fn order(admin: &Admin, resource: Resource, body: &[u8]) -> Result<Value, 
         Resource::TransferLeader(range) => {
             let TransferLeader { to } = fields_or_none(body)?;
             admin.transfer_leader(range, to).await?;
+            return begun();
         }
         Resource::MoveReplica(range) => {
             let MoveReplica {
@@ -474,6 +506,7 @@ async fn order(admin: &Admin, resource: Resource, body: &[u8]) -> Result<Value, 
                 to_shard,
             } = fields(body)?;
             admin.move_replica(range, from, to_node, to_shard).await?;
+            return begun();
         }
         Resource::ReleaseRange(range) => {
             let NoFields {} = fields_or_none(body)?;
@@ -490,10 +523,12 @@ async fn order(admin: &Admin, resource: Resource, body: &[u8]) -> Result<Value, 
                 return Ok(of_state(admin.decommission_dry_run(node).await?)?);
             }
             admin.decommission_node(node).await?;
+            return begun();
         }
         Resource::DrainNode(node) => {
             let NoFields {} = fields_or_none(body)?;
             admin.drain_node(node).await?;
+            return begun();
         }
         Resource::UndrainNode(node) => {
             let NoFields {} = fields_or_none(body)?;
@@ -506,6 +541,17 @@ async fn order(admin: &Admin, resource: Resource, body: &[u8]) -> Result<Value, 
         _ => return Err(Failure::no_such_page()),
     }
     Ok(of_state(Done { done: true })?)
+}
+
+/// The answer to an order that goes on after it was taken.
+fn begun() -> Result<Value, Failure> {
+    let (started, done) = (true, false);
+    Ok(of_state(Started { started, done })?)
+}
+
+/// An answer of the API.
+fn answer(facts: impl Serialize) -> Result<Response<Text>, Failure> {
+    Ok(json_response(StatusCode::OK, of_state(facts)?.to_string()))
 }
 
 /// The fields of the body of an order that may have none.
@@ -560,6 +606,8 @@ mod tests {
         assert_eq!(resource("get"), Some(Resource::MultiGet));
         assert_eq!(resource("history"), Some(Resource::History));
         assert_eq!(resource("config/history"), Some(Resource::ConfigHistory));
+        assert_eq!(resource("node-config"), Some(Resource::NodeConfig));
+        assert_eq!(resource("reload"), Some(Resource::Reload));
         assert_eq!(
             resource("config/dead-after"),
             Some(Resource::Setting("dead-after".to_owned()))
@@ -669,7 +717,8 @@ mod tests {
     #[test]
     fn a_node_that_listens_everywhere_is_reached_at_home() {
         let at = |listen: &str| {
-            Api::new(listen.parse().expect("an address"), History::new())
+            let listen = listen.parse().expect("an address");
+            Api::new(listen, History::new(), Settings::of_test())
                 .listen
                 .to_string()
         };

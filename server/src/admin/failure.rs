@@ -22,7 +22,11 @@ pub(super) struct Failure {
 }
 
 impl Failure {
-    fn new(status: StatusCode, error: &'static str, message: impl Into<String>) -> Failure {
+    pub(super) fn new(
+        status: StatusCode,
+        error: &'static str,
+        message: impl Into<String>,
+    ) -> Failure {
         Failure {
             status,
             error,
@@ -37,9 +41,10 @@ impl Failure {
     }
 
     pub fn no_such_page() -> Failure {
-        let message = "there are batch, get, nodes, ranges, status, config, config/history, config/NAME, history, \
+        let message = "there are batch, get, nodes, ranges, ranges/hot, status, balance, config, config/history, \
+                       config/NAME, node-config, reload, history, ranges/scatter, \
                        ranges/ID/transfer-leader, ranges/ID/move-replica, ranges/ID/split, \
-                       ranges/ID/release, nodes/ID/drain, nodes/ID/undrain, \
+                       ranges/ID/merge, ranges/ID/release, nodes/ID/drain, nodes/ID/undrain, \
                        nodes/ID/decommission, nodes/ID/remove, nodes/ID/leaving, stream, kv/KEY and scan";
         Failure::new(StatusCode::NOT_FOUND, "no_such_page", message)
     }

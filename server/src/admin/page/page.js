@@ -126,8 +126,8 @@ const showOps = table("by-op", [["Operation"], ["per second", "n"], ["p50 ms", "
 const showShards = table("by-shard", [["Shard"], ["per second", "n"], ["p50 ms", "n"], ["p99 ms", "n"], ["p99.9 ms", "n"]]);
 const showRefused = table("refused", [["Code", "text"], ["Requests", "n"]]);
 const showNodes = table("node-table", [["Node"], ["State"], ["Address", "text"], ["Page"], ["Version"], ["Shards", "n"], ["Leads", "n"], ["Replicas", "n"], ["Up for", "n"], ["Disk free", "n"], ["Clock"]]);
-const showRanges = table("range-table", [["Range", "n"], ["From key", "key"], ["Leader, node/shard"], ["Replicas, node/shard"], ["Lag, entries", "n"], ["Reads/s", "n"], ["Writes/s", "n"], ["State"]]);
-const showHot = table("hot", [["Range", "n"], ["From key", "key"], ["Reads/s", "n"], ["Writes/s", "n"]]);
+const showRanges = table("range-table", [["Range", "n"], ["From key", "key"], ["Leader, node/shard"], ["Replicas, node/shard"], ["Lag, entries", "n"], ["Size", "n"], ["Reads/s", "n"], ["Writes/s", "n"], ["CPU", "n"], ["State"]]);
+const showHot = table("hot", [["Range", "n"], ["From key", "key"], ["Leader"], ["Reads/s", "n"], ["Writes/s", "n"]]);
 const showMemory = table("memory-table", [["Purpose"], ["Used", "n"], ["Bound", "n"], ["Used of bound"], ["Lookups/s", "n"], ["Found", "n"]]);
 const showThreads = table("thread-table", [["Shard"], ["Busy", "n"], ["Worst delay", "n"], ["In flight", "n"], ["Waiting", "n"], ["Entries", "n"], ["Replicas", "n"], ["Leads", "n"]]);
 const showStalls = table("stalls", [["Task", "text"], ["Shard", "n"], ["In the window", "n"], ["Since the start", "n"]]);
@@ -252,8 +252,8 @@ function forget(why) {
 }
 
 // A range of a view. Of a replica that does its part there is the place alone, so the others are rare.
-function rangeOf([id, flags, start, node, shard, term, applied, replicas]) {
-  const range = { id, system: (flags & 1) > 0, under: (flags & 2) > 0, down: (flags & 4) > 0, splitting: (flags & 8) > 0, start, node, shard, term, applied, replicas };
+function rangeOf([id, flags, start, node, shard, term, applied, replicas, [size, live, reads, writes, cpu]]) {
+  const range = { id, system: (flags & 1) > 0, under: (flags & 2) > 0, down: (flags & 4) > 0, splitting: (flags & 8) > 0, start, node, shard, term, applied, replicas, size, live, reads, writes, cpu };
   [range.moving, range.unwell, range.blind, range.lag] = [false, false, 0, 0];
   for (const at of replicas) {
     if (at.length === 2) continue;
@@ -326,6 +326,13 @@ function loads(second) {
   return found;
 }
 
+// Reads and writes of a range a second: of the last second where this node leads it, else of the last ten as
+// its leader has reported them.
+function loadOf(range, second) {
+  if (range.node === second.node) return second.loads.get(range.id) ?? [0, 0];
+  return known(range.node) ? [range.reads, range.writes] : [0, 0];
+}
+
 // Adds a second to the column that is being gathered; a column that is full joins the map.
 function gatherColumn(second) {
   second.loads = loads(second);
@@ -335,9 +342,8 @@ function gatherColumn(second) {
   if (column?.reads.length !== users.length) {
     column = { t: second.t, seconds: 0, reads: new Float32Array(users.length), writes: new Float32Array(users.length) };
   }
-  for (const [id, [reads, writes]] of second.loads) {
-    const at = view.byId.get(id)?.index;
-    if (at === undefined) continue;
+  for (const [at, range] of users.entries()) {
+    const [reads, writes] = loadOf(range, second);
     column.reads[at] += reads / COLUMN_SECONDS;
     column.writes[at] += writes / COLUMN_SECONDS;
   }
@@ -396,7 +402,7 @@ function makeStripes() {
     const [stripesLeft, rangesLeft] = [STRIPES - stripes.length, users.length - at - 1];
     const isFull = users.length <= STRIPES || rangesLeft < stripesLeft || (stripesLeft > 1 && sum >= left / stripesLeft);
     if (isFull || rangesLeft === 0) {
-      stripes.push({ from, to: at + 1, here: users.slice(from, at + 1).some((range) => range.node === last.node) });
+      stripes.push({ from, to: at + 1, led: users.slice(from, at + 1).some((range) => known(range.node)) });
       [from, left, sum] = [at + 1, left - sum, 0];
     }
   }
@@ -418,8 +424,7 @@ function drawHeat() {
     for (const value of of.stripes.values) heat.max = Math.max(heat.max, value);
   }
   paintHeat();
-  const led = view.users.filter((range) => range.node === last.node).length;
-  setText($("keys-of"), `${count(heat.stripes.length)} stripes, ${COLUMNS * COLUMN_SECONDS / 60} minutes; this node leads ${count(led)} of ${count(view.users.length)} ranges, the others are blank`);
+  setText($("keys-of"), `${count(heat.stripes.length)} stripes of ${count(view.users.length)} ranges, ${COLUMNS * COLUMN_SECONDS / 60} minutes; ranges that nobody leads are blank`);
   setText($("heat-high"), `${rate(heat.max)} per second and stripe`);
   if (heat.cursor) readHeat();
 }
@@ -447,7 +452,7 @@ function paintHeat() {
   columns.forEach((of, at) => {
     for (let y = 0; y < rows; y++) {
       const value = of.stripes.values[y];
-      if (heat.stripes[y].here || value > 0) pixels[y * COLUMNS + first + at] = colors[Math.round(scale * Math.log1p(value))];
+      if (heat.stripes[y].led || value > 0) pixels[y * COLUMNS + first + at] = colors[Math.round(scale * Math.log1p(value))];
     }
   });
   if (heat.cursor) {
@@ -483,7 +488,7 @@ function readHeat() {
   const [first, next] = [view.users[stripe.from], view.users[stripe.to]];
   const ranges = stripe.to - stripe.from === 1 ? `range ${first.id}` : `${count(stripe.to - stripe.from)} ranges`;
   const when = of ? timeOfDay.format(of.t) : "before this page was opened";
-  const what = !of ? "" : stripe.here ? `: ${rate(of.stripes.values[y])} per second` : ": led by other nodes";
+  const what = !of ? "" : stripe.led ? `: ${rate(of.stripes.values[y])} per second` : ": nobody leads it";
   setText($("heat-read"), `${keyOf(first)} to ${keyOf(next)}, ${ranges}, ${when}${what}`);
 }
 
@@ -731,9 +736,10 @@ function listRanges() {
   };
   const shows = { "": () => true, bad: (r) => r.down || r.under || r.unwell, here: (r) => r.node === last?.node, moving: (r) => r.moving };
   listed = (view?.ranges ?? []).filter((range) => shows[show](range) && matches(range));
-  const now = last?.loads ?? new Map();
-  const load = (range) => (now.get(range.id) ?? [0, 0]).reduce((a, b) => a + b);
+  const load = (range) => (last?.loads ? loadOf(range, last).reduce((a, b) => a + b) : 0);
   if (sort === "load") listed.sort((a, b) => load(b) - load(a));
+  if (sort === "cpu") listed.sort((a, b) => b.cpu - a.cpu);
+  if (sort === "size") listed.sort((a, b) => b.size - a.size);
   if (sort === "lag") listed.sort((a, b) => b.lag - a.lag);
   if (sort === "id") listed.sort((a, b) => a.id - b.id);
 }
@@ -747,11 +753,11 @@ function showRangeTable() {
   $("page-back").disabled = pageAt === 0;
   $("page-on").disabled = pageAt >= pages - 1;
   const rows = listed.slice(pageAt * ROWS_OF_PAGE, (pageAt + 1) * ROWS_OF_PAGE).map((range) => {
-    const [reads, writes] = range.node === last?.node ? (last.loads.get(range.id) ?? [0, 0]) : [null, null];
+    const [reads, writes] = last?.loads ? loadOf(range, last) : [null, null];
     const places = range.replicas.map(([node, shard, votes = true, , state = "ok"]) => `${node}/${shard}${votes ? "" : " (new)"}${state === "ok" ? "" : ` (${state})`}`);
     const [mark, text] = range.down ? ["state-bad", "✕ unavailable"] : range.under ? ["state-warn", "▲ too few replicas"] : range.unwell ? ["state-warn", "▲ replica not well"] : range.splitting ? ["state-ok", "● splitting"] : ["state-ok", "● ok"];
     const start = range.system ? "(the cluster’s records)" : range.start === "" ? "(first)" : range.start;
-    return [String(range.id), start, known(range.node) ? `${range.node}/${range.shard}` : { text: "nobody", style: "state-bad" }, places.join(", "), `${count(range.lag)}${range.blind ? ` (${range.blind} unknown)` : ""}`, rate(reads), rate(writes), { text: text + (range.moving ? ", changing" : ""), style: mark }];
+    return [String(range.id), start, known(range.node) ? `${range.node}/${range.shard}` : { text: "nobody", style: "state-bad" }, places.join(", "), `${count(range.lag)}${range.blind ? ` (${range.blind} unknown)` : ""}`, bytes(range.size), rate(reads), rate(writes), percent(range.cpu / 1000), { text: text + (range.moving ? ", changing" : ""), style: mark }];
   });
   showRanges(rows, view?.status ? "no such range" : (view?.error ?? "not known yet"));
 }
@@ -768,7 +774,7 @@ function showHotRanges() {
     if (reads + writes > 0) busy.push({ range: users[at], reads: reads / recent.length, writes: writes / recent.length });
   }
   busy.sort((a, b) => b.reads + b.writes - a.reads - a.writes);
-  showHot(busy.slice(0, 10).map(({ range, reads, writes }) => [String(range.id), keyOf(range), rate(reads), rate(writes)]), "no load");
+  showHot(busy.slice(0, 10).map(({ range, reads, writes }) => [String(range.id), keyOf(range), known(range.node) ? `${range.node}/${range.shard}` : "nobody", rate(reads), rate(writes)]), "no load");
 }
 
 function showMemoryTable() {

@@ -1,7 +1,7 @@
 //! The event `view`: the nodes and ranges of the cluster, as its manager knows them. Ranges are rows
 //! without names, since there may be ten thousand.
 
-use rangedb_protocol::admin::{BoundsState, ClusterStatus, Range, ReplicaState};
+use rangedb_protocol::admin::{BoundsState, ClusterStatus, Range, RangeStats, ReplicaState};
 use serde::Serialize;
 
 use crate::admin::Node;
@@ -28,7 +28,7 @@ pub(super) enum View {
 }
 
 /// A range: its id, the bits of [`flags`], its first key, its leader's node and shard, its term, the index
-/// of the last applied entry, and its replicas.
+/// of the last applied entry, its replicas, its size and its load.
 type Row = (
     u64,
     u8,
@@ -38,7 +38,12 @@ type Row = (
     u64,
     u64,
     Vec<Place>,
+    Load,
 );
+
+/// The bytes of all versions and of the newest ones, and over the last 10 s reads, writes and milliseconds
+/// of CPU time a second.
+type Load = (u64, u64, u32, u32, u32);
 
 /// A replica: its node and shard.
 #[derive(Debug, PartialEq, Eq, Serialize)]
@@ -92,6 +97,17 @@ fn row(range: &Range) -> Row {
         range.term,
         range.applied,
         places.collect(),
+        load(&range.stats),
+    )
+}
+
+fn load(stats: &RangeStats) -> Load {
+    (
+        stats.bytes,
+        stats.live_bytes,
+        stats.reads_per_second,
+        stats.writes_per_second,
+        stats.cpu_millis_per_second,
     )
 }
 
