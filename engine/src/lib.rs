@@ -63,7 +63,7 @@
 //! [`gateway`] and [`shard`], [`range::proposer`], [`range::command`], [`raft`] (`group.rs`, `machine.rs`,
 //! `log_store.rs`, `state_machine.rs`), [`wal`] (`writer.rs`, then the format in `segment.rs`, `batch.rs` and
 //! `record.rs`), [`range::apply`] with [`range::sessions`], [`lsm`]. Then what happens when
-//! something fails: `wal/recovery.rs`, `shard/open.rs`, [`range::snapshot`] and `shard/snapshot_receiver.rs`
+//! something fails: `wal/recovery.rs`, `shard/open.rs`, [`range::snapshot_export`] and `shard/snapshot_receiver.rs`
 //! (snapshots), `raft/lease.rs`, `raft/timers.rs` and [`range::leadership`] (leaders). Last the cluster: [`cluster`] with
 //! `shard/management.rs` and `shard/members.rs`.
 

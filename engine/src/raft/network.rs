@@ -7,7 +7,7 @@
 //! An append that carries nothing but a new commit index is left out: it would double the messages
 //! of a lone write. Snapshots and large appends belong to the bulk class ([`super::append_stream`]).
 
-mod snapshot;
+mod snapshot_sender;
 
 use std::future::Future;
 use std::io;
@@ -40,7 +40,7 @@ use crate::raft::state_machine::{Snapshot, SnapshotHandle};
 use crate::raft::type_config::{RaftVote, TypeConfig};
 use crate::types::{Location, RangeId, ReplicaId};
 use crate::wal::{LogId, Vote};
-pub use snapshot::PART_TIMEOUT;
+pub use snapshot_sender::PART_TIMEOUT;
 
 /// Pause before a replica that does not answer is asked again; its link has a pause of its own.
 const RETRY_INTERVAL: Duration = Duration::from_millis(50);

@@ -8,10 +8,10 @@ use crate::limits::{ENTRY_COMMANDS_MAX, SESSION_ROWS_PER_TURN};
 use crate::raft::{self, AppliedState, Machine};
 use crate::range::apply::Applied;
 use crate::range::command::{self, Entry};
-use crate::range::recovery;
+use crate::range::recover_state::load_snapshot_sessions;
 use crate::range::replica::Replica;
 use crate::range::saved;
-use crate::range::snapshot::Export;
+use crate::range::snapshot_export::Export;
 use crate::range::state::RangeState;
 use crate::types::DataId;
 use crate::wal::{Body, Group, GroupLog, LogEntry, LogId, Payload};
@@ -81,7 +81,7 @@ impl<E: Env> Machine for Replica<E> {
         let without_state = || Fatal::Inconsistent("a snapshot without a state".to_owned());
         let last = state.applied.ok_or_else(without_state)?;
         let row = state.encode(&[]).map_err(|_| without_state())?;
-        recovery::load_snapshot_sessions(&self.store, data_id, &mut state).await?;
+        load_snapshot_sessions(&self.store, data_id, &mut state).await?;
         let mut from = Some(0);
         while let Some(place) = from {
             from = self.with_state(|before| {

@@ -4,7 +4,7 @@
 //! A merge is several entries in two logs. The right range is **frozen** by an entry of its own log: from
 //! then on it applies no write, and its state stays as it is. When every replica has applied that, and has
 //! it in tables, the left range is **merged** by an entry of its log: each of its replicas takes over the
-//! frozen replica on its shard ([`super::absorbing`]). If that fails, the merge is **cancelled** by an
+//! frozen replica on its shard ([`super::take_over`]). If that fails, the merge is **cancelled** by an
 //! entry of the left log that raises the left version, so that no entry of this merge can have an effect
 //! any more; only then may the right range **thaw**. [`MergeId`] names the attempt.
 //! The order in which this is done is in [`crate::shard`]. Pure and deterministic, as a part of

@@ -1,8 +1,7 @@
 //! A range: an interval of keys that one Raft group replicates. Its state, the commands that change
 //! it, and what a leader does with writes before Raft.
 
-mod absorbing;
-pub mod absorption;
+pub mod absorbed_replicas;
 pub mod apply;
 mod birth;
 pub mod command;
@@ -22,17 +21,18 @@ pub mod nursery;
 pub mod observer;
 pub mod propose;
 pub mod proposer;
-pub mod recovery;
+pub mod recover_state;
 pub mod replica;
 pub mod saved;
 mod session_export;
 mod session_row;
 pub mod sessions;
 pub mod sink;
-pub mod snapshot;
+pub mod snapshot_export;
 pub mod split;
 mod splitting;
 pub mod state;
+mod take_over;
 pub mod timestamps;
 pub mod usage;
 

@@ -12,7 +12,7 @@ use crate::hlc::Hlc;
 use crate::lsm::{LsmError, Size};
 use crate::mutant::{self, Mutant};
 use crate::raft::AppliedState;
-use crate::range::absorption::Absorption;
+use crate::range::absorbed_replicas::Absorption;
 use crate::range::apply::{self, Applied, Effect, Rows};
 use crate::range::data_parts::DataParts;
 use crate::range::digest::Digesting;

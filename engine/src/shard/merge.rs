@@ -10,7 +10,7 @@
 //! 3. The left leader asks every shard whether its replica of the right range is frozen for this merge,
 //!    and flushed. All must answer: a replica that is not there could not be taken over.
 //! 4. It proposes the merge. Each replica of the left range takes over the one beside it when it applies
-//!    that ([`crate::range::absorption`]), and the left leader serves the keys.
+//!    that ([`crate::range::absorbed_replicas`]), and the left leader serves the keys.
 //!
 //! If a step fails, the merge is cancelled in the left log before the right range thaws: a proposal that
 //! seems to be lost may still be committed. A right leader that hears nothing asks the left one, and never
@@ -28,7 +28,7 @@ use crate::cluster::{BoundsPhase, ClusterRequest, ClusterResponse};
 use crate::env::{AsyncRuntime, Env, Instant, Now};
 use crate::error::{Error, Fatal, Fate, OrderError};
 use crate::mutant::{self, Mutant};
-use crate::range::absorption::Absorbed;
+use crate::range::absorbed_replicas::Absorbed;
 use crate::range::command::{MergeOrder, RangeOrder};
 use crate::range::proposer::{Proposal, ProposalKind};
 use crate::range::replica::Replica;

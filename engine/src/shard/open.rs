@@ -16,7 +16,7 @@ use crate::range::data_parts::DataParts;
 use crate::range::nursery::Nursery;
 use crate::range::observer::ApplyObservers;
 use crate::range::propose;
-use crate::range::recovery;
+use crate::range::recover_state::recover_state;
 use crate::range::replica::{Home, Replica, ReplicaParts};
 use crate::range::state::{FIRST, RangeState};
 use crate::range::{Descriptor, RaftGroup};
@@ -163,8 +163,7 @@ impl<E: Env> Inner<E> {
     /// A replica that the log names, from its state in the tree.
     async fn recover(&self, created: &Created, log: &GroupLog<E>) -> Result<Rc<Replica<E>>, Fatal> {
         let switched = log.switched();
-        let (state, parts) =
-            recovery::recover_state(&self.store, created, switched.as_ref()).await?;
+        let (state, parts) = recover_state(&self.store, created, switched.as_ref()).await?;
         folder::check_replica(created.group, log.state().purged, state.applied)?;
         Ok(self.add_replica(created.group, (parts, state), log))
     }

@@ -11,7 +11,7 @@ use std::rc::Rc;
 use crate::env::Env;
 use crate::error::Error;
 use crate::mutant::{self, Mutant};
-use crate::range::absorption::Absorbed;
+use crate::range::absorbed_replicas::Absorbed;
 use crate::range::replica::Replica;
 use crate::types::{KeyRange, MergeId, RangeId};
 use crate::wal::LogId;

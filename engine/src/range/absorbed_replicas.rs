@@ -1,5 +1,5 @@
 //! The replicas of a shard as they find each other when ranges are merged, and those that were taken over.
-//! [`super::absorbing`] uses it. Lives on the shard's thread.
+//! [`super::take_over`] uses it. Lives on the shard's thread.
 
 use std::cell::{Ref, RefCell};
 use std::collections::BTreeMap;
