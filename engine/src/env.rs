@@ -66,7 +66,7 @@ pub trait Env: Copy + std::fmt::Debug + Default + Eq + Ord + 'static {
     /// Whether a leader may read alone within its lease. Always; in the simulator not always, so that
     /// reads are confirmed by others also where leases are renewed in time.
     #[inline(always)]
-    fn leases_count() -> bool {
+    fn leases_are_valid() -> bool {
         true
     }
 }

@@ -66,8 +66,8 @@ impl<'a> Picture<'a> {
         !range.busy && !self.resting.contains(&range.id)
     }
 
-    pub fn is_alive(&self, node: NodeId) -> bool {
-        self.nodes.iter().any(|n| n.id == node && n.alive)
+    pub fn accepts_new(&self, node: NodeId) -> bool {
+        self.nodes.iter().any(|n| n.id == node && n.accepts_new)
     }
 
     fn is_avoided(&self, at: Location) -> bool {
@@ -231,7 +231,7 @@ pub(super) fn leader_targets(picture: &Picture<'_>, range: &Range) -> Vec<Locati
     let fit = voters.filter(|place| {
         Some(place.replica) != range.leader
             && range.caught_up.contains(&place.replica)
-            && picture.is_alive(place.location.node)
+            && picture.accepts_new(place.location.node)
     });
     fit.map(|place| place.location).collect()
 }
@@ -247,7 +247,7 @@ fn replica_targets(
     let others = || range.places().filter(|place| place.location != from);
     let shards = expected.keys().copied().filter(|to| {
         *to != from
-            && picture.is_alive(to.node)
+            && picture.accepts_new(to.node)
             && !picture.is_avoided(*to)
             && allowance.may_come(*to)
             && others().all(|place| place.location.node != to.node)

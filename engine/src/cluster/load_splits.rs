@@ -123,8 +123,8 @@ impl<T: Instant> Manager<T> {
             let cpu = self.cpu_of(at)?;
             (cpu <= limit && is_free(at)).then_some((cpu, at))
         };
-        let alive = |node: &&Node| node.alive;
-        let takes = |id: NodeId| nodes.iter().filter(alive).any(|node| node.id == id);
+        let accepts = |node: &&Node| node.accepts_new;
+        let takes = |id: NodeId| nodes.iter().filter(accepts).any(|node| node.id == id);
         let voters = range.voters.iter().filter(|voter| {
             let is_other = voter.location.node != leader.node;
             is_other && takes(voter.location.node) && range.caught_up.contains(&voter.replica)
@@ -134,7 +134,7 @@ impl<T: Instant> Manager<T> {
             return Some((to, Way::Lead(to.node)));
         }
         let all = || range.voters.iter().chain(&range.learners);
-        let shards = nodes.iter().filter(alive).flat_map(|node| {
+        let shards = nodes.iter().filter(accepts).flat_map(|node| {
             let votes = range
                 .voters
                 .iter()

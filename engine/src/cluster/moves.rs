@@ -88,19 +88,19 @@ impl<T: Instant> Moves<T> {
     /// The changes that carry the moves on, and the new leaders. The ranges they are of get no other order.
     pub(super) fn steps(&self, nodes: &[Node], ranges: &mut [Range], now: T) -> Vec<Step> {
         let mut steps = Vec::new();
-        let is_alive = |at: Location| {
+        let accepts_new = |at: Location| {
             let mut nodes = nodes.iter();
-            nodes.any(|node| node.id == at.node && node.alive && at.shard.0 < node.shards)
+            nodes.any(|node| node.id == at.node && node.accepts_new && at.shard.0 < node.shards)
         };
         for range in ranges.iter_mut().filter(|range| !range.busy) {
             if let Some(Move { replica, to, until }) = self.of_range.get(&range.id)
-                && is_alive(*to)
+                && accepts_new(*to)
                 && now < *until
             {
                 steps.push(step(range, *replica, *to));
                 range.busy = true;
             } else if let Some((to, _)) = self.leads.get(&range.id)
-                && is_alive(*to)
+                && accepts_new(*to)
                 && let Some(replica) = range.ready_at(*to)
             {
                 steps.push(Step::Lead {

@@ -31,7 +31,7 @@ pub struct Node {
     /// How many shards may get replicas: those with the lowest numbers.
     pub shards: u16,
     /// Whether it may get new replicas and leaders.
-    pub alive: bool,
+    pub accepts_new: bool,
     /// Whether others must lead what it leads.
     pub drains: bool,
     /// Shards that have failed to make a replica: others are preferred.
@@ -236,10 +236,10 @@ impl<'a> Plan<'a> {
         of_node.all(|at| self.is_avoided(*at))
     }
 
-    /// The live nodes except these, the least loaded first.
+    /// The nodes that accept new replicas, except these, the least loaded first.
     pub fn others(&self, but: &[NodeId]) -> Vec<NodeId> {
-        let alive = self.nodes.iter().filter(|node| node.alive);
-        let mut others: Vec<NodeId> = alive
+        let accepting = self.nodes.iter().filter(|node| node.accepts_new);
+        let mut others: Vec<NodeId> = accepting
             .map(|node| node.id)
             .filter(|id| !but.contains(id))
             .collect();
@@ -322,10 +322,15 @@ impl<'a> Plan<'a> {
             .collect()
     }
 
-    /// How many ranges each live node leads.
+    /// For each node that accepts new leaders, or leads a range: how many it leads.
     pub fn led(&self, ranges: impl Iterator<Item = &'a Range>) -> BTreeMap<NodeId, usize> {
         let mut led: BTreeMap<NodeId, usize> = BTreeMap::new();
-        led.extend(self.nodes.iter().filter(|n| n.alive).map(|n| (n.id, 0)));
+        led.extend(
+            self.nodes
+                .iter()
+                .filter(|n| n.accepts_new)
+                .map(|n| (n.id, 0)),
+        );
         for node in ranges.filter_map(Range::led_on) {
             *led.entry(node).or_default() += 1;
         }
@@ -347,14 +352,14 @@ impl<'a> Plan<'a> {
         }
         let mut led = self.led(self.ranges.iter());
         led.retain(|node, _| !drains.contains(node));
-        let alive = |node: NodeId| self.nodes.iter().any(|n| n.id == node && n.alive);
+        let accepts = |node: NodeId| self.nodes.iter().any(|n| n.id == node && n.accepts_new);
         for range in self.ranges.iter().filter(|range| !range.busy) {
             let is_drained = range.led_on().is_some_and(|node| drains.contains(&node));
             if !is_drained || steps.len() >= DRAIN_TRANSFERS_MAX {
                 continue;
             }
             let fit = range.voters.iter().filter(|place| {
-                alive(place.location.node) && range.caught_up.contains(&place.replica)
+                accepts(place.location.node) && range.caught_up.contains(&place.replica)
             });
             let count = |node: NodeId| led.get(&node).copied().unwrap_or_default();
             if let Some(to) = fit.min_by_key(|place| count(place.location.node)) {

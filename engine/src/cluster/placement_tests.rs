@@ -10,7 +10,7 @@ fn node(id: u64) -> Node {
     Node {
         id: NodeId(id),
         shards: 2,
-        alive: true,
+        accepts_new: true,
         drains: false,
         avoided: Vec::new(),
     }
@@ -273,7 +273,7 @@ fn a_busy_range_and_a_silent_node_are_left_alone() {
     let mut busy = range(2, &[1]);
     busy.busy = true;
     let mut silent = node(2);
-    silent.alive = false;
+    silent.accepts_new = false;
     assert_eq!(
         plan(&[node(1), silent], &[busy, range(3, &[1])], 3, true),
         []
@@ -291,7 +291,7 @@ fn a_node_that_drains_is_given_nothing_and_keeps_its_replicas() {
     };
     let before = on(&ranges, 2);
     assert!(leaders(&ranges, 2) > 0 && before > 0);
-    (nodes[1].alive, nodes[1].drains) = (false, true);
+    (nodes[1].accepts_new, nodes[1].drains) = (false, true);
     for range in &mut ranges {
         range.caught_up = range.voters.iter().map(|place| place.replica).collect();
     }
@@ -319,7 +319,7 @@ fn a_learner_stays_on_a_node_that_drains() {
     let mut ranges = vec![range(1, &[1])];
     settle(&nodes, &mut ranges, 3);
     assert_eq!(ranges[0].learners.len(), 1);
-    (nodes[1].alive, nodes[1].drains) = (false, true);
+    (nodes[1].accepts_new, nodes[1].drains) = (false, true);
     assert_eq!(plan(&nodes, &ranges, 3, true), []);
 }
 

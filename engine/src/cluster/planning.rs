@@ -218,7 +218,7 @@ impl<T: Instant> Manager<T> {
             (state != NodeHealth::Dead && membership.keeps_replicas()).then(|| Node {
                 id,
                 shards: known.record.staying_shards(),
-                alive: state == NodeHealth::Alive && !drains,
+                accepts_new: state == NodeHealth::Alive && !drains,
                 drains,
                 avoided: of_node.map(|at| at.shard).collect(),
             })

@@ -136,7 +136,7 @@ impl<T: Instant> Scatter<T> {
             let Some((step, to)) = goal.and_then(|goal| goal.step(range)) else {
                 continue;
             };
-            if picture.is_alive(to.node) && allowance.take(&step, to) {
+            if picture.accepts_new(to.node) && allowance.take(&step, to) {
                 proposals.push(Proposal {
                     step,
                     reason: "an operator ordered to scatter the range".to_owned(),
@@ -248,8 +248,8 @@ pub(super) fn goals(nodes: &[Node], ranges: &[&Range], may_move: bool) -> Goals 
 }
 
 impl Layout<'_> {
-    fn alive(&self, node: NodeId) -> Option<&Node> {
-        self.nodes.iter().find(|n| n.id == node && n.alive)
+    fn accepting(&self, node: NodeId) -> Option<&Node> {
+        self.nodes.iter().find(|n| n.id == node && n.accepts_new)
     }
 
     fn shift(&mut self, (index, slot): (usize, usize), to: Location) {
@@ -267,7 +267,7 @@ impl Layout<'_> {
             let is_free = |node: &&Node| {
                 let mut taken = places.iter().map(|at| at.node);
                 let mut learners = learners.clone().map(|place| place.location.node);
-                node.alive
+                node.accepts_new
                     && taken.all(|taken| taken != node.id)
                     && learners.all(|taken| taken != node.id)
             };
@@ -291,7 +291,7 @@ impl Layout<'_> {
         for index in 0..self.ranges.len() {
             for slot in 0..self.places[index].len() {
                 let full = self.places[index][slot];
-                let node = self.alive(full.node);
+                let node = self.accepting(full.node);
                 let empty = node.and_then(|node| self.replicas.emptiest_shard(node));
                 let on = |at| self.replicas.shard(at);
                 if let Some(empty) = empty.filter(|empty| on(full) >= on(*empty) + 2) {
@@ -316,7 +316,7 @@ impl Layout<'_> {
             };
             let count = |at: Location| (led.node(at.node), led.shard(at));
             let places = self.places[index].iter().copied().enumerate();
-            let others = places.filter(|(_, at)| *at != from && self.alive(at.node).is_some());
+            let others = places.filter(|(_, at)| *at != from && self.accepting(at.node).is_some());
             let Some((slot, to)) = others.min_by_key(|(_, at)| count(*at)) else {
                 continue;
             };
@@ -344,9 +344,9 @@ impl Layout<'_> {
                 continue;
             };
             let places = self.places[index].iter().copied().enumerate();
-            let alive = places.filter(|(_, at)| self.alive(at.node).is_some());
-            let best =
-                alive.min_by_key(|(slot, at)| (led.node(at.node), led.shard(*at), *slot != before));
+            let accepting = places.filter(|(_, at)| self.accepting(at.node).is_some());
+            let best = accepting
+                .min_by_key(|(slot, at)| (led.node(at.node), led.shard(*at), *slot != before));
             if let Some((slot, at)) = best {
                 self.leaders[index] = Some(slot);
                 *led.nodes.entry(at.node).or_default() += 1;

@@ -100,8 +100,8 @@ fn emptiest_shard(
     fit.min_by_key(|at| plan.load.get(at).copied().unwrap_or_default())
 }
 
-/// Makes live nodes lead equally many ranges. The leader of the system range stays, and so do those of
-/// ranges that are `moved`.
+/// Makes the nodes that accept new leaders lead equally many ranges. The leader of the system range stays,
+/// and so do those of ranges that are `moved`.
 fn leaders(
     picture: &Picture<'_>,
     moved: &[RangeId],
@@ -110,8 +110,8 @@ fn leaders(
 ) -> Vec<Proposal> {
     let users = || picture.ranges.iter().filter(|r| r.id != SYSTEM_RANGE);
     let mut led: BTreeMap<NodeId, usize> = BTreeMap::new();
-    let alive = picture.nodes.iter().filter(|node| node.alive);
-    led.extend(alive.map(|node| (node.id, 0)));
+    let accepting = picture.nodes.iter().filter(|node| node.accepts_new);
+    led.extend(accepting.map(|node| (node.id, 0)));
     for node in users().filter_map(Range::led_on) {
         *led.entry(node).or_default() += 1;
     }

@@ -45,7 +45,7 @@ impl<M: Machine> Group<M> {
             lease = Duration::from_millis(LEASE_MS) + DRIFT_MARGIN;
         }
         let at = self.quorum_at();
-        M::Env::leases_count() && at.is_some_and(|at| Now::<M::Env>::now() < at + lease)
+        M::Env::leases_are_valid() && at.is_some_and(|at| Now::<M::Env>::now() < at + lease)
     }
 
     /// When this leader sent the last append that a majority has accepted.

@@ -34,7 +34,7 @@ impl Story {
     /// Ends all faults and starts all nodes.
     pub(super) async fn heal(&self) {
         self.cluster.network.heal();
-        world::let_all_leases_count();
+        world::make_all_leases_valid();
         let begun = executor::current().now();
         while !self.busy.borrow().is_empty() {
             SimRuntime::sleep(POLL_INTERVAL).await;

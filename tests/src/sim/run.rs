@@ -143,7 +143,7 @@ pub(super) fn run_drawn(
 fn tell(seed: u64, drawn: Drawn, faults: &Faults) -> Result<Report, String> {
     let executor = Executor::start(seed);
     invariants::forget();
-    world::let_all_leases_count();
+    world::make_all_leases_valid();
     let seen = Rc::new(Seen::default());
     let story = Rc::new(Story {
         cluster: Cluster::new(drawn.sizes, seed),
@@ -340,7 +340,7 @@ impl Story {
                     story.orders.set(before + u64::from(is_followed));
                 });
             }
-            Fault::NoLease { node, off } => world::let_leases_count(*node, !off),
+            Fault::NoLease { node, off } => world::set_leases_valid(*node, !off),
             Fault::AtAnswer { node, answer, then } => self.at_answer(*node, *answer, *then),
             Fault::Crash { node, .. }
             | Fault::Stop { node }

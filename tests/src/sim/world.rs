@@ -34,25 +34,25 @@ impl Env for SimEnv {
         }
     }
 
-    fn leases_count() -> bool {
+    fn leases_are_valid() -> bool {
         let machine = executor::current().machine();
         !LEASELESS.with_borrow(|leaseless| leaseless.contains(&machine))
     }
 }
 
 thread_local! {
-    /// Machines on which leases do not count.
+    /// Machines on which no lease is valid.
     static LEASELESS: RefCell<BTreeSet<u16>> = RefCell::default();
 }
 
-/// Lets leases count on all machines.
-pub fn let_all_leases_count() {
+/// Makes leases valid on all machines.
+pub fn make_all_leases_valid() {
     LEASELESS.take();
 }
 
-/// Sets whether leases count on a machine: whether a leader there may read without asking others.
-pub fn let_leases_count(machine: u16, count: bool) {
-    LEASELESS.with_borrow_mut(|leaseless| match count {
+/// Sets whether leases are valid on a machine: whether a leader there may read without asking others.
+pub fn set_leases_valid(machine: u16, valid: bool) {
+    LEASELESS.with_borrow_mut(|leaseless| match valid {
         true => leaseless.remove(&machine),
         false => leaseless.insert(machine),
     });
