@@ -50,8 +50,8 @@
 //! | [`fair_share`] | the rule by which the ranges of a shard share what there is a limit on |
 //! | [`notify`] | events and counts that the tasks of a thread wait for |
 //! | [`wal`] | the log: segments, batches, records, recovery |
-//! | [`tree`] | the shard's tree as its ranges use it: freezes, room, what is durable |
-//! | [`lsm`] | what the tree is made of: memtable, tables, versions and their collection |
+//! | [`tree`] | the shard's tree as its ranges use it: when memtables are frozen, room, what is durable |
+//! | [`lsm`] | the LSM tree: memtables, tables, the row cache, versions and their collection |
 //! | [`raft`] | the adapter to openraft: groups of any state machine, leases, elections, snapshots |
 //! | [`range`] | a range's replica, the state machine: commands, apply, session table, proposer |
 //! | [`cluster`] | the manager: placement, health, ids, settings, the view of the cluster |

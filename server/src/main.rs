@@ -117,8 +117,8 @@ struct SettingsArgs {
     /// Origins of other sites whose pages may use the API over HTTP, such as `https://example.com`.
     #[arg(long, value_name = "LIST")]
     http_origins: Option<String>,
-    /// Number of shards; it cannot change after the folder is made. By default that of the folder,
-    /// or one for each processor if the folder is new.
+    /// Number of shards; it may differ from one start to the next. By default that of the folder, or one
+    /// for each processor if the folder is new.
     #[arg(long, value_name = "N")]
     shards: Option<String>,
     /// Processors that all threads stay on, such as 0,2-3; all by default.

@@ -14,11 +14,12 @@
 //!              answered
 //! ```
 //!
-//! A stale route costs one retry, at once and free of the budget. After a split, the refusal has the
-//! routes of all parts, and the next try goes to the right one at once. A range that has no leader yet,
-//! after a split or when its leader has died, is asked again a few milliseconds later. A write whose
-//! fate is unknown is tried again under the same request id until the fate is known. The rules for
-//! each error are in [`Call::refused`] and [`Call::lost`].
+//! The first retry after a stale route is made at once and costs no budget; later ones pause and pay.
+//! After a split, the refusal has the routes of all parts, and the next try goes to the right one at
+//! once, free of the budget. A range that has no leader yet, after a split or when its leader has died,
+//! is asked again a few milliseconds later. A write whose fate is unknown is tried again under the same
+//! request id until the fate is known. The rules for each error are in [`Call::refused`] and
+//! [`Call::lost`].
 
 use std::time::{Duration, Instant};
 
@@ -150,8 +151,8 @@ pub struct Attempt {
     pub deadline_ms: u32,
     /// When the try is [late](Lost::Late).
     pub until: Instant,
-    /// If there is no reply after this long, and again after each such time, that is an event;
-    /// `None`: never.
+    /// The interval without a reply after which there is an [`Event::Silence`], again and again; `None`:
+    /// there is none.
     pub silence: Option<Duration>,
 }
 
@@ -169,19 +170,21 @@ pub struct Call<'a> {
     tries: u32,
     /// How many tries have met a range without a leader.
     unled: usize,
-    /// Whether a try was made at once after one that a stale route had misled.
+    /// Whether a retry of the kind [`Next::Heal`] was made at once: only the first one is.
     has_healed: bool,
     /// Whether a try may have reached a server and got no answer.
     in_doubt: bool,
-    /// The last error from a node. A `NoQuorum` is replaced by nothing but another one.
+    /// The last error from a node. Once it is `NoQuorum`, only another `NoQuorum` replaces it.
     said: Option<Error>,
 }
 
 /// What to do after a failed try.
 enum Next {
-    /// The route was stale, and the key lies in a newer range by now: try again there, at once.
+    /// The route was stale, and the refusal names a newer range that has the key: try again there, at
+    /// once.
     Follow(Error),
-    /// The route was stale: try again, the first time at once.
+    /// The route may be stale, or the failure may pass: try again, the first time at once, later after a
+    /// pause.
     Heal(Error),
     /// The range has no leader yet: ask again a little later.
     AwaitLeader(Error),
@@ -412,8 +415,8 @@ impl<'a> Call<'a> {
         tried.is_some_and(|tried| names_no_leader(routes, node, &tried.endpoint))
     }
 
-    /// Learns the routes of a refusal by the node `node`. Gives whether the key lies in a newer range now
-    /// than in the one that was tried.
+    /// Learns the routes of a refusal by the node `node`. Gives whether they name a newer range for the
+    /// key than the one that was tried.
     fn goes_on(&self, routes: &[Route], node: u64) -> bool {
         let (Some(key), Some(tried)) = (self.key, &self.tried) else {
             return false;
@@ -462,9 +465,9 @@ impl<'a> Call<'a> {
         if no_quorum(&error) || (is_from_a_node && !self.said.as_ref().is_some_and(no_quorum)) {
             self.said = Some(error.clone());
         }
-        // The first retry is free, since it corrects a stale route, and so is each that follows a split.
-        // A write in doubt is retried until its fate is known. Retries that wait for a leader or a
-        // majority add to no node's load.
+        // Free are: a call's first retry, whatever failed; the first that is made at once; each that
+        // follows the key to a newer range; each that waits for a leader or a majority, as these add to
+        // no node's load. A write in doubt is retried until its fate is known.
         let affordable = no_quorum(&error)
             || is_free
             || (self.in_doubt && self.kind == Kind::Write)
@@ -489,7 +492,8 @@ impl<'a> Call<'a> {
             }
             Some(write) if error.fate == Fate::NotApplied => write.answered(),
             Some(_) => {}
-            // It was not tried again after a doubt, so the fate of the last try is that of the call.
+            // An order that may have been received is not tried again, so the fate of the last try is
+            // that of the call.
             None if self.kind == Kind::Order => {}
             None => error.fate = Fate::NotApplied,
         }
@@ -497,7 +501,7 @@ impl<'a> Call<'a> {
     }
 }
 
-/// Replaces an error that says only that the last try failed by an earlier, more telling one.
+/// If an error says only that the last try failed, gives an earlier one that tells more instead.
 fn explained(error: Error, said: Option<Error>) -> Error {
     let is_vague = matches!(
         error.code,

@@ -1,9 +1,9 @@
 //! What the manager remembers of a range for its splits: since when it has been hot, and why it could not
 //! be split. Pure.
 //!
-//! A range that could not be split is tried again after a pause, which doubles each time. Splits because of
-//! size and because of load are tried apart: what stands in the way of one may not be in the way of the
-//! other. A manager that is made anew knows nothing of this.
+//! A range that could not be split is tried again after a pause, which doubles each time. The pauses for
+//! size and for load are separate: what stands in the way of one split may not be in the way of the other.
+//! A manager that is made anew knows nothing of this.
 
 #![allow(
     missing_docs,
@@ -14,9 +14,9 @@ use std::time::Duration;
 
 use crate::env::Instant;
 
-/// A range that takes more CPU time is hot, in milliseconds a second: a quarter of a core.
+/// A range is hot above this CPU time, in milliseconds a second (a quarter of a core).
 const HOT_MILLIS: u32 = 250;
-/// It is split because of that only after so long.
+/// A range is split for its load only after it has been hot for so long.
 const HOT_FOR: Duration = Duration::from_secs(10);
 /// Reports that are further apart do not tell that it was hot between them.
 const REPORT_GAP_MAX: Duration = Duration::from_secs(3);

@@ -3,8 +3,8 @@
 //!
 //! A split alone costs CPU time: the parts need more entries of the log than the whole did. So a range is
 //! split only if it is hot, the shard that leads it is busy, and another shard that may take a part is
-//! much idler; the part is moved there at once. Of the shards of one round each gives or takes one part
-//! alone, and those that have just done so are left out: their load has not been measured since.
+//! much idler; the part is moved there at once. In one round a shard gives or takes at most one part.
+//! After that it is left out for a while, until its new load has been measured.
 
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
@@ -18,9 +18,9 @@ use crate::env::Instant;
 use crate::range::Keyspace;
 use crate::types::{Location, NodeId, RangeId, ShardId};
 
-/// A shard that uses more of its core is busy, in thousandths.
+/// A shard is busy above this CPU use, in thousandths of a core.
 const BUSY_MILLIS: u32 = 600;
-/// A shard that takes a part uses less than the one that gives it, by at least so much.
+/// The taker's CPU use is below the giver's by at least this, in thousandths of a core.
 const IDLER_MILLIS: u32 = 200;
 
 /// How the part that is split off comes to another shard.
@@ -50,8 +50,8 @@ pub struct TooHot {
 }
 
 impl<T: Instant> Manager<T> {
-    /// The ranges that are to be split now because of their load. Shards that are settling give and take
-    /// nothing.
+    /// The ranges that are to be split now because of their load. Shards that have just given or taken a
+    /// part (`is_settling`) give and take nothing.
     pub fn too_hot(&self, now: T, is_settling: impl Fn(Location) -> bool) -> Vec<TooHot> {
         if !self.splits_by_load() {
             return Vec::new();
@@ -109,8 +109,8 @@ impl<T: Instant> Manager<T> {
         self.loads.get(&at).map(|load| load.stats.cpu)
     }
 
-    /// The shard that should take a part of a range, and how: one with a voter if there is one, as no data
-    /// must be copied; of several the idlest.
+    /// The shard that should take a part of a range, and how: a shard that has a voter of the range if
+    /// there is one, as no data must be copied then; of several the one that uses the least CPU time.
     fn idler(
         &self,
         nodes: &[Node],
@@ -167,7 +167,7 @@ impl<T: Instant> Manager<T> {
         })
     }
 
-    /// Why a split failed that a leader did not make.
+    /// Why a leader did not make a split that it was asked for.
     pub fn why_not_split(&self, range: RangeId, now: T) -> BlockReason {
         let known = self.ranges.get(&range);
         match known.is_some_and(|known| self.lags(known, now)) {
@@ -176,8 +176,8 @@ impl<T: Instant> Manager<T> {
         }
     }
 
-    /// Notes that a range could not be split that should be, because of its size or its load. Gives after
-    /// how long it is tried again, in seconds.
+    /// Notes that a split wanted for size or load was not made. Gives the pause before the next try, in
+    /// seconds.
     pub fn split_failed(
         &mut self,
         (range, by): (RangeId, SplitReason),

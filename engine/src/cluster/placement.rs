@@ -1,15 +1,15 @@
 //! Placement of replicas and leaders: the next steps, from the present state. Pure.
 //!
-//! Each range wants as many voters as the replication factor, or the largest odd number of nodes
-//! that there are, and learners for the rest of the factor. So a second node gets learners, and a
-//! third turns one voter into three, in one change of members. A voter on a dead node is replaced
-//! if there is a node for it. So is a voter that does not do its part, on the same node or on
-//! another. The number of voters never falls because nodes are missing. How replicas and leaders are
-//! spread besides is said in [`balance`](super::balance) and [`spread`](super::spread).
+//! Each range wants as many voters as the replication factor; with fewer nodes, the largest odd number that
+//! the nodes allow. Learners fill up to the factor, as far as there are nodes. So a second node gets
+//! learners, and a third turns one voter into three, in one change of members. A voter on a dead node is
+//! replaced if there is a node for it. So is a voter that does not do its part, on the same node or on
+//! another. The number of voters never falls because nodes are missing. How replicas and leaders are spread
+//! besides is said in [`balance`](super::balance) and [`spread`](super::spread).
 //!
-//! A node that is decommissioned is none of these nodes, so its replicas are replaced like those of
-//! a dead one, by its live replicas' leaders. A node that drains keeps what it has but its
-//! leaderships, and gets nothing.
+//! A node that is decommissioned does not count, so its replicas are replaced as if it were dead. Its own
+//! replicas may lead these changes, since they are alive. A node that drains keeps its replicas, gives up
+//! its leaderships, and gets nothing new.
 
 use std::collections::BTreeMap;
 
@@ -30,7 +30,7 @@ pub struct Node {
     pub id: NodeId,
     /// How many shards may get replicas: those with the lowest numbers.
     pub shards: u16,
-    /// Whether it may get new replicas and leaders.
+    /// Whether it may get new replicas and leaderships: it is alive and does not drain.
     pub accepts_new: bool,
     /// Whether others must lead what it leads.
     pub drains: bool,

@@ -12,7 +12,7 @@ use crate::limits::LEADER_WAIT_LEN_MAX;
 use crate::notify::Count;
 use crate::types::{RangeId, Timestamp};
 
-/// Most scans of one shard that run at the same time; of one range alone, half of them.
+/// How many scans of a shard may run at a time. If only one range scans, it gets half.
 const SCANS_MAX: usize = 128;
 /// What a request that waits for a leader counts for besides its own bytes: its task, and its share of
 /// the tries that they all make.
@@ -33,8 +33,8 @@ pub(super) struct Admission {
 }
 
 impl Admission {
-    /// Checks that the shard serves, that the deadline has not passed, and that the token is possible,
-    /// by `take`, unless a newer one was accepted before.
+    /// Checks that the shard serves, that the deadline has not passed and, unless a token as new was
+    /// accepted before, that `take` accepts this one.
     ///
     /// # Errors
     /// [`Error::ShuttingDown`], [`Error::DeadlineExceeded`], or that of `take`.

@@ -41,9 +41,11 @@ impl<E: Env> Gateway<E> {
         look_up(&self.inner.directory.borrow(), self.inner.here, key)
     }
 
-    /// The place that answers a request for a key. A request that may be forwarded goes to the leader.
-    /// Any other is answered by the replica on this shard, if there is one, which knows best why it
-    /// does not serve.
+    /// The place that answers a request for a key. If the caller follows routes, the replica on this
+    /// shard answers, if there is one, even if it does not lead: it knows best why not. Otherwise the
+    /// request goes to the leader. The directory may be stale: where it names this shard, and the
+    /// replica here knows a leader elsewhere,
+    /// [`Shard::led_elsewhere`](crate::shard::Shard::led_elsewhere) gives the right route.
     pub(super) fn look_up_for(&self, caller: Caller, key: &[u8]) -> Lookup {
         let shard = &self.inner.shard;
         if caller.follows_routes && shard.holds(key) {

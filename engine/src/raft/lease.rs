@@ -2,19 +2,19 @@
 //! how it asks without one ([`Group::read_barrier`]).
 //!
 //! A replica that accepts an append will not vote for anyone else for one lease. The promise counts
-//! from when the replica accepted the append, which is after the leader sent it. So the leader may
-//! rely on the time at which it sent the last append that a majority has acknowledged.
+//! from when the replica accepted the append, which is after the leader sent it. So the leader
+//! counts its lease from when it sent the last append that a majority has acknowledged.
 //!
-//! openraft computes such a time, too, but 0.10.0-alpha.37 can take the answer to an append for the
-//! answer to a later empty append that ends at the same entry, with that one's time
+//! openraft computes such a time, too, but 0.10.0-alpha.37 can mistake the answer to one append for
+//! that to a later, empty append which ends at the same entry, and then takes the later one's time
 //! (`InflightAppendQueue::drain_acked`). The lease is then too long, and a lease that is too long
-//! is a stale read. So openraft's time is used nowhere here: neither for leases nor for reads
-//! without one.
+//! is a stale read. So openraft's time is never used here: neither for leases nor for reads without
+//! a lease.
 //!
-//! The voters are those that openraft knows at the moment of the call. They may change before the
-//! result is used, but by one step of a joint change at most: the next step needs answers, and
-//! every answer makes the result be computed anew. Any two neighbouring memberships have a voter in
-//! common in all their majorities.
+//! The voters are those that openraft knows when the result is computed. The result is cached until
+//! the next answer. Meanwhile the voters can change by one step of a joint change at most, since
+//! the step after it needs answers. Any majority of the members before such a step and any majority
+//! of those after it have a voter in common.
 
 use std::time::Duration;
 
@@ -27,15 +27,14 @@ use crate::mutant::{self, Mutant};
 use crate::raft::group::Group;
 use crate::raft::machine::{Machine, RuntimeOf};
 
-/// How long a read or write waits for a lease that ran out while the group slept, and how often it
-/// looks for one.
+/// How long a read or write waits for a lease that ran out while the group slept.
 const LEASE_TIMEOUT: Duration = Duration::from_millis(20);
 /// How long a read without a lease waits for a majority's answers before it tries again.
 const CONFIRM_TIMEOUT: Duration = Duration::from_millis(200);
 
 impl<M: Machine> Group<M> {
-    /// Whether this replica may serve reads alone now: a majority has acknowledged it within the
-    /// lease.
+    /// Whether this replica may serve reads without asking others now: a majority has acknowledged
+    /// an append that it sent less than a lease ago, or it is the only voter.
     pub fn has_lease(&self) -> bool {
         if self.standing.alone.get() {
             return true;

@@ -1,5 +1,5 @@
-//! The replicas of a shard as they find each other when ranges are merged, and those that were taken over.
-//! [`super::take_over`] uses it. Lives on the shard's thread.
+//! The list by which the replicas of a shard find each other when ranges are merged, and the replicas that
+//! were taken over. [`super::take_over`] uses it. Lives on the shard's thread.
 
 use std::cell::{Ref, RefCell};
 use std::collections::BTreeMap;
@@ -8,17 +8,18 @@ use std::rc::{Rc, Weak};
 use crate::types::RangeId;
 use crate::wal::LogId;
 
-/// A replica that was taken over by another one, until the log no longer has it.
+/// A replica that was taken over by another one and that the log still has.
 pub struct Absorbed<R> {
     /// The replica.
     pub replica: Rc<R>,
     /// The range that has taken it over.
     pub by: RangeId,
-    /// The entry by which it was; `None` if the left replica took over a snapshot, which is durable.
+    /// The entry by which it was taken over; `None` if the left replica got the keys by a snapshot, which
+    /// is durable.
     pub at: Option<LogId>,
 }
 
-/// The replicas of a shard as they find each other, and those that were taken over.
+/// The list by which the replicas of a shard find each other, and the replicas that were taken over.
 pub struct Absorption<R> {
     replicas: RefCell<BTreeMap<RangeId, Weak<R>>>,
     absorbed: RefCell<Vec<Absorbed<R>>>,
@@ -60,7 +61,7 @@ impl<R> Absorption<R> {
         self.incomplete.take()
     }
 
-    /// Lets everything go: the shard has stopped.
+    /// Drops the replicas that it holds: the shard has stopped.
     pub fn close(&self) {
         self.absorbed.take();
         self.incomplete.take();

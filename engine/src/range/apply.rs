@@ -151,7 +151,7 @@ fn apply_commands(
         };
         step.results.push(Applied::Outcome(outcome));
     }
-    // Also an entry without a command of use moves the range's time on.
+    // An entry without commands moves the range's time on, too.
     if entry.commands.is_empty() {
         pass(state);
     }
@@ -162,14 +162,13 @@ fn apply_commands(
     Ok(step)
 }
 
-/// Whether a write was proposed under other bounds of its range. A write that names a `conf` is from an
-/// older release, whose replicas may have refused it already after a change of members.
+/// Whether a write was proposed under other bounds of its range. Only older releases write a `conf`. Their
+/// replicas refuse such a write after a change of members, so it must be refused here, too.
 fn is_stale(proposed: Epoch, now: Epoch) -> bool {
     proposed.version != now.version || (proposed.conf != 0 && proposed.conf != now.conf)
 }
 
-/// An entry without commands (blank, membership) passes: it, too, raises `last_ts`, but not that of a
-/// frozen range.
+/// An entry without commands (blank, membership) raises `last_ts`, too, unless the range is frozen.
 fn pass(state: &mut RangeState) {
     if state.frozen.is_some() {
         return;
@@ -232,7 +231,8 @@ fn follow(
     })
 }
 
-/// Decides a client's write: its request id, its range's version, its keys, its conditions, then its mutations.
+/// Decides a client's write. Checks its first key, its request id, its range's version and its other keys, then
+/// its conditions; then carries out its mutations.
 fn apply_batch(
     state: &mut RangeState,
     rows: &mut impl Rows,
@@ -247,7 +247,8 @@ fn apply_batch(
     if !state.descriptor.keys.contains(&first.key) {
         return Ok(Outcome::Moved);
     }
-    // A retry finds its request id at its first key before it is refused for anything else.
+    // Sessions keep a request id with its write's first key. So it is looked up before anything else is
+    // checked, and a retry gets its old outcome.
     match state.sessions.check(request_id, timestamp) {
         Verdict::Seen(outcome) => return Ok(outcome),
         Verdict::Expired => return Ok(Outcome::SessionExpired),

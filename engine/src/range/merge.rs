@@ -1,13 +1,13 @@
 //! What a merge makes of the states of two neighbours: the left range takes over the keys of the right
-//! one, which is no more.
+//! one, which then no longer exists.
 //!
 //! A merge is several entries in two logs. The right range is **frozen** by an entry of its own log: from
-//! then on it applies no write, and its state stays as it is. When every replica has applied that, and has
-//! it in tables, the left range is **merged** by an entry of its log: each of its replicas takes over the
-//! frozen replica on its shard ([`super::take_over`]). If that fails, the merge is **cancelled** by an
-//! entry of the left log that raises the left version, so that no entry of this merge can have an effect
-//! any more; only then may the right range **thaw**. [`MergeId`] names the attempt.
-//! The order in which this is done is in [`crate::shard`]. Pure and deterministic, as a part of
+//! then on it applies no write, and its state stays as it is. When every replica has applied that entry
+//! and has flushed its rows and state to tables, the left range is **merged** by an entry of its log: each
+//! of its replicas takes over the frozen replica on its shard ([`super::take_over`]). If that fails, the
+//! merge is **cancelled** by an entry of the left log that raises the left version. After that no entry of
+//! this merge has an effect. Only then may the right range **thaw**. [`MergeId`] names the attempt. The
+//! steps in order are in the chapter of `shard/merge.rs`. Pure and deterministic, as a part of
 //! [`super::apply`].
 
 use crate::error::Fatal;
@@ -27,7 +27,7 @@ impl ArchivedMergeId {
     }
 }
 
-/// Whether a command has no effect because the range is frozen.
+/// Whether a command has no effect because the range is frozen. Only a thaw has one then.
 pub fn is_held_back(state: &RangeState, command: &ArchivedCommand<'_>) -> bool {
     let thaws = matches!(
         command.action,
@@ -37,7 +37,7 @@ pub fn is_held_back(state: &RangeState, command: &ArchivedCommand<'_>) -> bool {
 }
 
 /// Freezes the range, if its bounds and members are those that the order knows. The ceiling becomes the
-/// highest timestamp that was served: the leader serves nothing more.
+/// highest timestamp that was served; this is final, since the leader has stopped serving.
 ///
 /// # Errors
 /// The membership in the state is damaged.
@@ -65,9 +65,9 @@ pub fn thaw(state: &mut RangeState, merge: &ArchivedMergeId) -> bool {
     is_it
 }
 
-/// Takes over the right neighbour's keys, its time and what was promised for its keys, if the bounds and
-/// members of this range are those that the order knows. Its session table is taken over from the replica
-/// beside this one.
+/// Takes over the right neighbour's keys, its last timestamp, its ceiling and its collection threshold, if
+/// the bounds and members of this range are those that the order knows. The session table is not taken
+/// over here but in [`super::take_over`].
 ///
 /// # Errors
 /// The membership in the state is damaged.
@@ -94,8 +94,8 @@ pub fn merge(
     Ok(true)
 }
 
-/// Raises the version, so that no entry of this merge has an effect from now on; not if it had one, or was
-/// cancelled, already.
+/// If the merge is still pending, raises the version: then none of its entries has an effect. Gives
+/// whether it was pending.
 pub fn cancel(state: &mut RangeState, merge: &ArchivedMergeId) -> bool {
     let epoch = &mut state.descriptor.epoch;
     let is_pending = merge.to_native().version == epoch.version;

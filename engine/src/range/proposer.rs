@@ -1,20 +1,20 @@
 //! The proposer: a leader's queue of writes before Raft. It gathers them into entries, which the task
 //! in [`super::propose`] gives timestamps and proposes.
 //!
-//! Writes that arrive while an entry is in flight wait and go into the next one, because an entry
-//! costs Raft the same whether it holds one command or four thousand. Only when the last entry has
-//! been on its way for [`NEXT_ENTRY_AFTER`], as over long links, the next one departs beside it, up
-//! to [`ENTRIES_IN_FLIGHT_MAX`]. After an entry has arrived, the next one waits a moment for the
-//! clients that were just answered and for the other ranges of the shard, so that the entries of all
-//! depart together ([`Departures`]), but no longer than the last entry took. A lone writer does not
-//! wait for others. Apply answers the proposals directly, through their [`WriteSink`].
+//! Writes that arrive while an entry is in flight wait and go into the next one, because an entry costs
+//! Raft the same whether it holds one command or four thousand. Only when the last entry has been on its
+//! way for [`NEXT_ENTRY_AFTER`], as over long links, the next one departs beside it, up to
+//! [`ENTRIES_IN_FLIGHT_MAX`]. When an entry is applied ("has arrived"), the next one waits a moment for
+//! the clients that were just answered and for the entries of the shard's other ranges, so that all depart
+//! together ([`Departures`]). It waits no longer than the last entry took. A lone writer does not wait for
+//! others. Apply answers the proposals directly, through their [`WriteSink`].
 //!
-//! Entries are short: one is applied in one turn of the shard's thread, in which no other range is
-//! served. Where more waits than one entry takes, several depart together ([`Proposer::may_follow`]), and
-//! are written to the log together.
+//! Entries are short: one is applied in one turn of the shard's thread, in which no other range is served.
+//! If more waits than fits into one entry, several depart together ([`Proposer::may_follow`]), and are
+//! written to the log together.
 //!
-//! What waits is bounded, for each range and for all of a shard together, where the ranges share it
-//! fairly ([`crate::fair_share`]): the excess of a range that fills its shard is refused with
+//! What waits is bounded, for each range and for all of a shard together, where the ranges share it fairly
+//! ([`crate::fair_share`]): writes of a range that holds more than its share are refused with
 //! [`Error::Overloaded`], and the other ranges go on. Orders of the range itself, such as a split, are
 //! never refused for this: they are few, and may be what helps.
 //!
@@ -48,7 +48,7 @@ use crate::tree::departures::{Departures, Gathering};
 const NEXT_ENTRY_AFTER: Duration = Duration::from_millis(8);
 /// Longest wait for more writes to join an entry.
 const GATHER_MAX: Duration = Duration::from_millis(2);
-/// With this many bytes of writes an entry's own cost is small beside theirs: it waits for no more.
+/// An entry with this many bytes waits for no more writes: its own cost is small beside theirs.
 const GATHERED_LEN: usize = 256 << 10;
 /// Most entries that depart together.
 pub(super) const ENTRIES_TOGETHER_MAX: usize = 4;
@@ -59,7 +59,8 @@ const RETRY_AFTER_MAX: Duration = Duration::from_secs(1);
 const OVERLOAD_LINES_INTERVAL: Duration = Duration::from_mins(1);
 /// An entry in flight for longer than this may miss the deadlines of its writes.
 const LATE_AFTER: Duration = Duration::from_millis(20);
-/// A write is answered by its deadline: at the driver's last look before it.
+/// A waiting write is answered so long before its deadline: the shard's driver ([`TICK`]) looks only so
+/// often.
 const ANSWER_AHEAD: Duration = TICK;
 
 /// A command that waits to be put into an entry.
@@ -224,9 +225,9 @@ impl<T: Instant> Proposer<T> {
         self.in_flight() == 0 && self.waiting.borrow().is_empty()
     }
 
-    /// Queues a proposal. Without room for it, it is answered at once with [`Error::Overloaded`],
-    /// after [`Proposer::close`] with [`Error::ShuttingDown`]. Gives whether a log line should say that
-    /// the range is overloaded, and how many refusals no line has told.
+    /// Queues a proposal. Without room for it, it is answered at once with [`Error::Overloaded`], after
+    /// [`Proposer::close`] with [`Error::ShuttingDown`]. `Some(n)`: log now that the range is overloaded;
+    /// `n` refusals have not been logged.
     pub fn push(&self, proposal: Proposal<T>) -> Option<u64> {
         let lack = match proposal.kind.is_order() {
             true => None,
@@ -267,8 +268,8 @@ impl<T: Instant> Proposer<T> {
         is_over.then_some("the shard is full, and the range has its share of the writes that wait")
     }
 
-    /// When a client that found no room should try again: about when what waits now is written, as far as
-    /// the last entry of the shard tells.
+    /// When a client that found no room should try again: about when what waits now will have been
+    /// written, reckoned from how long the shard's last entry took.
     fn retry_after_ms(&self) -> u32 {
         let by_number = self.waiting.borrow().len() / ENTRY_COMMANDS_GATHERED;
         let by_len = self.bytes_waiting.get() / ENTRY_LEN_GATHERED;
@@ -446,7 +447,7 @@ impl<T: Instant> Proposer<T> {
     }
 
     /// Notes that an entry has arrived; gives its proposals, without those that were given up, and whether
-    /// it was a split that was.
+    /// it was a split or another order of an entry of its own, and was given up.
     pub(super) fn arrive(&self, number: u64) -> (Vec<Option<Proposal<T>>>, bool) {
         let mut in_flight = self.in_flight.borrow_mut();
         let at = in_flight.iter().position(|flight| flight.number == number);

@@ -1,15 +1,16 @@
-//! A range as a snapshot: its state, its rows with all their versions, its session table.
+//! Reads a range for a snapshot (the export): its state, its rows with all their versions, its session
+//! table. `raft/network/snapshot_sender.rs` sends it.
 //!
-//! It has the rows of the range's interval only: other ranges may share the data id. If the range gets
-//! other bounds meanwhile, the export fails, since rows that have left the range are no longer kept for
-//! it, and the leader begins another one.
+//! An export has the rows of the range's interval only: other ranges may share the data id. If the
+//! range gets other bounds meanwhile, the export fails, since rows that have left the range are no
+//! longer kept for it, and the leader begins another one.
 //!
-//! An export reads the rows in turns of a bounded time, while the leader works on. It shows the
-//! moment at which it began. Later versions are left out. The replica keeps the versions of that
-//! moment until the export ends, because the receiver goes on from there: an entry that it applies
-//! must find what it found on the other replicas. Versions older than needed for that may be
-//! collected meanwhile, so the end of the snapshot names the collection threshold of that later
-//! time. Lives on the shard's thread.
+//! An export reads the rows in turns of a bounded time, while the leader works on. It shows the range
+//! at the moment at which the export began: later versions are left out. The receiver applies the
+//! entries after that moment and must find the same versions as the other replicas did. So the sender
+//! keeps that moment's versions until the export ends. Older versions may be collected during the
+//! export. So the last part carries the collection threshold as it is at the end. Lives on the shard's
+//! thread.
 
 use std::collections::VecDeque;
 use std::ops::Bound;
@@ -49,7 +50,7 @@ pub struct Export<E: Env> {
     sessions: Option<SessionExport>,
     /// Rows that were read and not yet sent.
     read: VecDeque<SnapshotRow>,
-    /// If the time was up before a part was read: the bytes of it that were.
+    /// How many bytes of a part had been read when the time was up; `None`: the time was not up.
     cut: Option<usize>,
     /// The users' rows that are still to be read: those of each part of the range.
     left: VecDeque<RowInterval>,
@@ -64,7 +65,7 @@ struct RowInterval {
 }
 
 impl<E: Env> Export<E> {
-    /// Begins an export: takes at once whatever may change.
+    /// Begins an export: captures at once all that may change later.
     ///
     /// # Errors
     /// The state cannot be encoded, or no entry is applied yet.
@@ -110,7 +111,7 @@ impl<E: Env> Export<E> {
         })
     }
 
-    /// Reads until a part is read, or all, or the time is up; gives whether it was not the time.
+    /// Reads until a part is complete, the range ends or the time is up. `false`: the time was up.
     fn read_on(&mut self) -> Result<bool, Fatal> {
         if self.replica.data_id() != self.data_id {
             return Err(self.failed("the replica took over a snapshot itself"));
@@ -150,7 +151,8 @@ impl<E: Env> Export<E> {
         rows
     }
 
-    /// Reads some rows of the session table; gives the export if there may be more.
+    /// Reads some rows of the session table; gives the export of the table back if there may be more
+    /// rows.
     fn read_sessions(&mut self, export: SessionExport) -> Result<Option<SessionExport>, Fatal> {
         let rows = self.replica.with_state(|state| {
             let rows = state.sessions.next_rows(&export, SESSION_ROWS_PER_TURN);
@@ -170,8 +172,8 @@ impl<E: Env> Export<E> {
         Fatal::Inconsistent(format!("snapshot of range {range}: {why}"))
     }
 
-    /// Reads whole keys, about one part of them or for as long as there is time; gives the key at
-    /// which to go on.
+    /// Reads keys with all their versions until there are enough for a part or the time is up; gives
+    /// the key at which to go on, or `None` at the end of the interval.
     fn read_users(&mut self, from: &RowInterval) -> Result<Option<Vec<u8>>, LsmError> {
         let bounds = (
             Bound::Included(from.first.as_slice()),

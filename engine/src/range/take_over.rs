@@ -1,10 +1,11 @@
-//! How a replica takes over the replica of its right neighbour beside it, when the ranges are merged.
+//! How a replica takes over the replica of its right neighbour on the same shard, when the ranges are
+//! merged.
 //!
-//! The right replica is frozen and in tables, with all that it has. The left one takes over its session
-//! table and its data ids in the turn in which it applies the merge; no row is copied. The right replica
-//! stays in the log until a flush covers the left one: after a crash before that, the left one applies the
-//! merge again, and needs it. A start that finds a frozen replica whose keys the left neighbour has by now
-//! removes it. Lives on the shard's thread.
+//! The right replica is frozen, and all its rows and state are flushed to tables. The left one takes over
+//! its session table and its data ids in the turn in which it applies the merge; no row is copied. The
+//! right replica stays in the log until a flush covers the left one: after a crash before that, the left
+//! one applies the merge again, and needs it. If a start finds a frozen replica, and its left neighbour
+//! already has its keys, it removes the frozen one. Lives on the shard's thread.
 
 use std::rc::Rc;
 
@@ -22,17 +23,18 @@ impl<E: Env> Replica<E> {
         self.state.borrow().frozen
     }
 
-    /// Whether another replica has taken this one over: it has nothing any more.
+    /// Whether this replica serves and saves nothing any more: another one has taken it over, or it did
+    /// not find the one that it had to take over.
     pub fn is_absorbed(&self) -> bool {
         self.saved.is_absorbed.get()
     }
 
-    /// Takes over the replica of a frozen neighbour beside this one, in the turn in which the merge is
-    /// applied.
+    /// Takes over the replica of the frozen right neighbour on this shard, in the turn in which the merge
+    /// is applied.
     ///
-    /// A member that was added after the merge may get a snapshot from before it, from a leader that has
-    /// not come so far. It finds no neighbour then. It lacks rows, so it serves and saves nothing from
-    /// now on, and is removed; the cluster's manager replaces it.
+    /// A member added after the merge can get a snapshot from before it, if the sender has not applied the
+    /// merge yet. Then there is no right replica to take over and rows are missing: this replica serves
+    /// and saves nothing from now on, and is removed; the cluster's manager replaces it.
     pub(super) fn absorb(&self, right: RangeId, merge: MergeId, at: LogId) {
         let found = self.home.absorption.of(right);
         let is_frozen = |right: &Rc<Replica<E>>| right.frozen() == Some(merge);
@@ -77,8 +79,8 @@ impl<E: Env> Replica<E> {
         self.recheck_waiting();
     }
 
-    /// Takes over the frozen replicas beside this one whose keys it has by a snapshot. Their rows and
-    /// sessions are in the snapshot.
+    /// Takes over the frozen replicas on this shard whose keys this one has got by a snapshot. Their rows
+    /// and sessions are in the snapshot.
     pub(super) fn absorb_covered(&self) {
         let keys = self.with_state(|state| state.descriptor.keys.clone());
         for right in self.home.absorption.all() {
@@ -88,7 +90,8 @@ impl<E: Env> Replica<E> {
         }
     }
 
-    /// Whether its range was frozen to become a part of the range `left`, which has these keys by now.
+    /// Whether its range was frozen to become a part of the range `left`, and this replica's first key is
+    /// among `keys`, which that range has now.
     pub fn is_covered(&self, left: RangeId, keys: &KeyRange) -> bool {
         let state = self.state.borrow();
         let is_frozen = state.frozen.is_some_and(|merge| merge.left == left);

@@ -2,10 +2,10 @@
 //! ranges that are too hot for their shard ([`crate::cluster::load_splits`]). Runs on the shard that hosts
 //! the manager, which knows sizes and loads from the reports of leaders.
 //!
-//! The leader names the keys: from the indexes of its tables, or from its samples of requests. The part that
-//! is split off because of load is moved at once to a shard that is idler. A range that cannot be split is
-//! tried again after a pause that doubles each time, and the view of the cluster says what stands in the
-//! way.
+//! The leader names the keys: from the indexes of its tables, or from its samples of requests. The manager
+//! then has the part that is split off because of load led by a shard that uses less of its core. A range
+//! that cannot be split is tried again after a pause that doubles each time, and the view of the cluster
+//! says what stands in the way.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -25,16 +25,16 @@ use crate::types::{Location, RangeId};
 const KEYS_TIMEOUT: Duration = Duration::from_secs(2);
 /// At most so many ranges are split at a time.
 const RANGES_MAX: usize = 8;
-/// A shard that has given or taken a part gives and takes no other for so long: its load is a mean over
-/// 10 s.
+/// How long a shard that has given or taken a part gives and takes no other: its reported load is a mean
+/// over 10 s.
 const SETTLING: Duration = Duration::from_secs(20);
-/// How long a part that was split off is ordered to move. It has a leader first.
+/// How long the move of a new part is ordered again and again: the part must first elect a leader.
 const MOVE_PATIENCE: Duration = Duration::from_secs(10);
 /// How long the move may take.
 const MOVE_TIMEOUT: Duration = Duration::from_mins(2);
 /// Pause before it is ordered, or looked at, again.
 const MOVE_RETRY_INTERVAL: Duration = Duration::from_millis(100);
-/// Least time from one log line to the next with the same reason why a range was not split.
+/// At most one log line in this time for each reason why a range was not split.
 const SAME_REASON_INTERVAL: Duration = Duration::from_hours(1);
 
 /// The splits that the manager has under way.
@@ -120,7 +120,7 @@ impl<E: Env> Inner<E> {
         settling.extend([(hot.leader, until), (hot.to, until)]);
     }
 
-    /// Notes the end of a split, and if it was not made, what stands in the way.
+    /// Notes the end of a split and, if it was not made, what stands in the way.
     fn decided_split_ended(&self, range: RangeId, by: SplitReason, result: Result<(), Blocked>) {
         let splits = &self.management.bounds_orders.splits;
         splits.decided.borrow_mut().remove(&range);

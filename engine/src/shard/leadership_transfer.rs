@@ -1,10 +1,10 @@
 //! Leadership transfers: of one range, of all ranges before a stop, and in a change of members
 //! after which the leader is no voter.
 //!
-//! From the moment in which the leader stops serving until the other replica has won its election,
-//! a few milliseconds, the range has no leader. So the target is asked first whether it would
-//! accept ([`ClusterRequest::MayLead`]). If something fails after that, the range waits for an ordinary
-//! election: a lease and a random time.
+//! From the moment in which the leader stops serving until the other replica has won its election, a
+//! few milliseconds, the range has no leader. To keep that gap short, the leader asks the target first
+//! whether it would accept ([`ClusterRequest::MayLead`]). If something fails after that, the range
+//! waits for an ordinary election: a lease and a random time.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -66,7 +66,7 @@ impl<E: Env> Shard<E> {
 }
 
 impl<E: Env> Inner<E> {
-    /// Whether operators have not had this node leave, by the last view.
+    /// Whether this node neither drains nor is decommissioned, by the last view.
     pub(super) fn is_active(&self) -> bool {
         let view = self.management.view();
         let mut nodes = view.nodes.iter();

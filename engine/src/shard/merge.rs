@@ -3,19 +3,19 @@
 //! The protocol, step by step. The replicas of both ranges are on the same shards.
 //!
 //! 1. The manager asks the leader of the left range. It takes the flag of changes, and asks every shard
-//!    whether it has both replicas; each flushes what they have. Then it asks the leader of the right range
-//!    to freeze that.
+//!    whether it has both replicas; each flushes what both have. Then it asks the leader of the right range
+//!    to freeze the range.
 //! 2. The right leader takes its own flag, serves no key any more, and proposes the freeze. Once that is
 //!    applied, no replica of the range applies a write, also under a later leader.
 //! 3. The left leader asks every shard whether its replica of the right range is frozen for this merge,
 //!    and flushed. All must answer: a replica that is not there could not be taken over.
-//! 4. It proposes the merge. Each replica of the left range takes over the one beside it when it applies
-//!    that ([`crate::range::absorbed_replicas`]), and the left leader serves the keys.
+//! 4. It proposes the merge. Each replica of the left range, when it applies that, takes over the right one
+//!    on its shard (`range/take_over.rs`), and the left leader serves the keys.
 //!
-//! If a step fails, the merge is cancelled in the left log before the right range thaws: a proposal that
-//! seems to be lost may still be committed. A right leader that hears nothing asks the left one, and never
-//! decides alone. A replica that is frozen is not removed by an order while the one beside it may still
-//! take it over.
+//! The merge entry may still be committed although its proposal seemed lost. So, if a step fails, the left
+//! log first cancels the merge; only then may the right range thaw. A right leader that hears nothing asks
+//! the left one, and never decides alone. No order removes a frozen replica while the left replica on its
+//! shard may still take it over.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -432,8 +432,8 @@ impl<E: Env> Inner<E> {
         }
     }
 
-    /// Whether a frozen replica may be removed by an order: no replica beside it may take it over any
-    /// more.
+    /// Whether an order may remove a replica: it is not frozen, or no replica on this shard can take it
+    /// over any more.
     pub(super) fn may_remove(&self, replica: &Replica<E>) -> bool {
         let Some(merge) = replica.frozen() else {
             return true;

@@ -4,11 +4,11 @@
 //! majority first whether it still leads. Scans are in [`super::scan`], several keys at once in
 //! [`super::multi_get`].
 //!
-//! A read that meets a block of a table which is not in memory ends its turn and begins anew when the
-//! block is there, with the check of the lease: that may have run out while the disk was read, and
-//! another leader may have written the key. Between a check, or a confirmation, and the read that
-//! relies on it nothing else runs on the thread. The row cache takes in a row in the same turn in
-//! which it is read, so what a write has overtaken is never taken in.
+//! A read that needs a block of a table which is not in memory ends its turn. When the block is there,
+//! the read begins anew and checks the lease again: the lease may have run out while the disk was read,
+//! and another leader may have written the key. Between a check, or a confirmation, and the read that
+//! relies on it nothing else runs on the thread. The row cache takes in a row in the same turn in which
+//! it is read, so the cache never takes in a row that a later write has replaced.
 
 use std::time::Duration;
 
@@ -143,8 +143,8 @@ impl<E: Env> Shard<E> {
         }
     }
 
-    /// Waits until a read of a key of the range that holds `key`, made right after this, sees everything
-    /// that was committed before the call; an empty key means the first range. A leader without a lease
+    /// After this wait a read sees everything committed before the call, if it follows at once and its
+    /// key is in the range of `key`; an empty `key` means the first range. A leader without a lease
     /// reads this way.
     pub(super) async fn confirm_at(&self, key: &[u8], target: Option<Target>) -> Result<(), Error> {
         loop {

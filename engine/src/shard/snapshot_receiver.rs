@@ -5,11 +5,12 @@
 //! and log at once ([`crate::wal::GroupLog::switch`]); then the replica in memory. A crash before
 //! the record leaves rows without an owner, which compactions drop.
 //!
-//! A snapshot is refused while another replica here holds keys of it: one that has not applied yet the
-//! split by which it loses them. The leader sends it again later.
+//! A snapshot is refused while a replica of another range on this shard still holds some of its keys,
+//! because it has not yet applied the split that takes them away, and while another snapshot with some
+//! of its keys is being installed. The leader sends it again later.
 //!
-//! A part may come again, because its answer was lost or late. It is taken once, and answered when
-//! that is done.
+//! A part may come again, because its answer was lost or late. It is stored once; every copy is
+//! answered when it is stored.
 
 use std::cell::RefCell;
 
@@ -49,8 +50,8 @@ struct ReceivedSnapshot {
     parts: u64,
     /// How many of them are not wholly in the tree yet.
     taking: u64,
-    /// All parts have come, and the replica is installing them. Until that is done nothing else
-    /// owns the rows.
+    /// All parts have come, and the replica is installing them. Until that is done, nothing else
+    /// protects the rows from compactions.
     ending: bool,
     /// The range's keys, once it is being installed.
     installs: Option<KeyRange>,
@@ -141,7 +142,8 @@ impl<E: Env> Shard<E> {
             } => {
                 let from = (envelope.from, number);
                 let is_new = place == 0 && !self.is_staging(envelope.to, from);
-                // The sender may have given up a snapshot that is being installed here.
+                // A snapshot that is being installed is not replaced by a new one, even if its sender
+                // has given it up.
                 if is_new && !self.begin_staging(envelope, from).await? {
                     return Ok(RaftResponse::Refused);
                 }
@@ -206,7 +208,7 @@ impl<E: Env> Shard<E> {
     }
 
     /// Claims a range's keys for the replica that is about to install its snapshot. `false` if another
-    /// replica has keys of it, or is about to.
+    /// replica has some of these keys, or is about to have them.
     fn claim_keys(&self, envelope: Envelope, descriptor: &Descriptor) -> bool {
         if descriptor.keyspace == Keyspace::System {
             return true;

@@ -5,14 +5,14 @@
 //! in flight, new records gather for the next ([`writer`]): natural group commit.
 //!
 //! **On disk.** Segments `GENERATION.wal`, preallocated and recycled under a new generation
-//! ([`segment`]). Block 0 of a segment holds its secret, its length and the number of its first
-//! batch. From block 1 on it is a row of batches ([`batch`]), each one durable write; a batch is a
-//! row of records ([`record`]). Those three modules describe the format byte by byte, and
-//! [`sealed`] that of block 0.
+//! ([`segment`]). Block 0 of a segment holds in its header the number of the segment's first batch,
+//! and in its body the segment's secret and the length of its file. From block 1 on it is a row of
+//! batches ([`batch`]), each one durable write; a batch is a row of records ([`record`]). Those
+//! three modules describe the format byte by byte, and [`sealed`] that of block 0.
 //!
 //! Each segment begins with a checkpoint: every replica's creation, vote, purge position and commit
-//! hint, every tombstone, and the data ids reserved. So only entries can hold an older segment
-//! back. The oldest segment is recycled when all its entries are purged. If there are too many
+//! hint, every tombstone, and the data ids reserved. So an old segment is needed only for its
+//! entries. The oldest segment is recycled when all its entries are purged. If there are too many
 //! segments, the live entries of the oldest are written again at the end, as long as less than half
 //! of the log is live. So the log takes at most twice the space of what is live in it, or that of a
 //! few segments; and a log that has to keep much is not copied over and over.
@@ -29,10 +29,10 @@
 //! corruption. In the last segment a bad batch n is corruption if a valid later batch exists,
 //! because that one was written only after n had been acknowledged. Otherwise batch n is the torn
 //! tail of the write that was in flight, and is cut: the next write goes to its place, under its
-//! number. A segment without any good batch can only be the newest: the segments before it may go
-//! only after its checkpoint is durable. A clean stop leaves the file `clean` with the last batch
-//! number; a tail that does not end there is corruption, too. The file is removed, durably, before
-//! anything is written.
+//! number. Older segments are recycled only after a new segment's checkpoint is durable. So only
+//! the newest segment may lack a good batch. A clean stop leaves the file `clean` with the last
+//! batch number; if the log does not end with that batch, it is corrupt. The file is removed,
+//! durably, before anything is written.
 //!
 //! **Format 1** had neither block 0 nor a secret. A log of format 1 is read by the same rules, with
 //! batches as [`sealed`] describes them, from the first byte of a segment on; then it goes on in a

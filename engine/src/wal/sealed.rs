@@ -1,5 +1,5 @@
-//! The sealed block: block 0 of a segment and the clean mark in format 2, and the batch of format
-//! 1.
+//! The sealed block: block 0 of a segment in formats 2 and 3, the clean mark in every format, and
+//! the batch of format 1.
 //!
 //! | offset | bytes | field |
 //! |---|---|---|
@@ -14,14 +14,15 @@
 //!
 //! | use | format | number | body |
 //! |---|---|---|---|
-//! | block 0 of a segment | 2 | of the segment's first batch | the segment's secret, 8 bytes |
-//! | the file `clean` | 2 | that the next batch would have | the number before it, 8 bytes |
+//! | block 0 of a segment | 2, 3 | of the segment's first batch | the segment's secret, 8 bytes, and the length of its file, 8 bytes |
+//! | the file `clean` | 1, 2, 3 | that the next batch would have | the number before it, 8 bytes |
 //! | a batch of format 1 | 1 | its own | records |
 //!
-//! The checksum has no key: anybody can make such a block. So format 2 looks for one only where
-//! nothing else is ever written: at the first byte of a segment, and in a file of its own. A log of
-//! format 1 has its batches in this form; this version reads them and writes none. Version 1 finds
-//! a sealed block of another format where it looks for its first batch, and refuses the log.
+//! The checksum has no key: anybody can make such a block. So in formats 2 and 3 one is looked for
+//! only where nothing else is ever written: at the first byte of a segment, and in a file of its
+//! own. A log of format 1 has its batches in this form; this version reads them and writes none.
+//! Version 1 finds a sealed block of another format where it looks for its first batch, and refuses
+//! the log.
 
 use crate::limits::{BLOCK_LEN, WAL_BATCH_LEN_MAX};
 

@@ -1,7 +1,8 @@
 //! Segments: their names, their first blocks, and which of them are still needed.
 //!
-//! The first block of a segment is a sealed block ([`super::sealed`]). Nothing else is ever written
-//! there, whatever the file is used for later. Its body holds two numbers.
+//! The first block of a segment is a sealed block ([`super::sealed`]). Nothing else is ever written there,
+//! whatever the file is used for later. Its header has the number of the segment's first batch, and its
+//! body two numbers:
 //!
 //! | bytes | field |
 //! |---|---|

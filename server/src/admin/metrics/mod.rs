@@ -1,9 +1,9 @@
 //! The page of metrics, in Prometheus' text format. Units are seconds and bytes.
 //!
 //! Each metric is an entry of a table: its name, kind, labels, help and where its values come from. The
-//! page and `server/METRICS.md` are made from the same entries, so none is on one of them only. What
-//! belongs to a shard is shown for each shard; what would have too many series for that is summed over
-//! the shards of the node. No label names a range, a user or a client: the number of series depends on
+//! page and `server/METRICS.md` are made from the same entries, so both list the same metrics. What
+//! belongs to a shard is shown for each shard; a metric that would then have too many series is summed
+//! over the node's shards. No label names a range, a user or a client: the number of series depends on
 //! the shards and on the nodes of the cluster alone. Lives on the control thread.
 
 mod clients;
