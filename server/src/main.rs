@@ -94,7 +94,7 @@ struct SettingsArgs {
     /// Address for clients and other nodes; 127.0.0.1:7400 by default.
     #[arg(long, value_name = "HOST:PORT")]
     listen: Option<String>,
-    /// Address that other nodes use to reach this one; --listen by default.
+    /// Address at which other nodes and clients reach this one; --listen by default.
     #[arg(long, value_name = "HOST:PORT")]
     advertise: Option<String>,
     /// Addresses of the cluster's nodes. A node with an empty folder joins them; one that has data
@@ -108,7 +108,7 @@ struct SettingsArgs {
     /// RANGEDB_CLUSTER_SECRET or in the file.
     #[arg(long, value_name = "WORDS")]
     cluster_secret: Option<String>,
-    /// Address of health and metrics; 127.0.0.1:7480 by default.
+    /// Address of the node's HTTP: the page, the API, health and metrics; 127.0.0.1:7480 by default.
     #[arg(long, value_name = "HOST:PORT")]
     http: Option<String>,
     /// Names by which requests over HTTP may call this node, beside its own names and addresses.

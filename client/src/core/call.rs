@@ -45,7 +45,7 @@ const UNLED_PAUSES: [Duration; 3] = [
     Duration::from_millis(10),
     Duration::from_millis(20),
 ];
-/// How often a call is tried again whose timestamp is refused.
+/// How often a call whose timestamp is refused is tried again.
 const CLOCK_TRIES: u32 = 4;
 
 /// What kind of call it is, which decides how it may be retried.

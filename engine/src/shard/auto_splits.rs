@@ -23,7 +23,7 @@ use crate::types::{Location, RangeId};
 
 /// Time limit of the question for keys.
 const KEYS_TIMEOUT: Duration = Duration::from_secs(2);
-/// At most so many ranges are split at a time.
+/// How many ranges the manager may split by its own decision at a time.
 const RANGES_MAX: usize = 8;
 /// How long a shard that has given or taken a part gives and takes no other: its reported load is a mean
 /// over 10 s.
@@ -32,7 +32,7 @@ const SETTLING: Duration = Duration::from_secs(20);
 const MOVE_PATIENCE: Duration = Duration::from_secs(10);
 /// How long the move may take.
 const MOVE_TIMEOUT: Duration = Duration::from_mins(2);
-/// Pause before it is ordered, or looked at, again.
+/// Pause before the move is ordered again, or looked at again.
 const MOVE_RETRY_INTERVAL: Duration = Duration::from_millis(100);
 /// At most one log line in this time for each reason why a range was not split.
 const SAME_REASON_INTERVAL: Duration = Duration::from_hours(1);

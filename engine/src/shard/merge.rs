@@ -38,9 +38,9 @@ use crate::types::{Epoch, Location, MergeId, RangeId};
 
 /// How long the right leader may take to freeze its range.
 const FREEZE_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long the shards may take to flush before that.
+/// How long the shards may take to flush before the freeze.
 const PREPARE_TIMEOUT: Duration = Duration::from_secs(5);
-/// Time limit of that question; a shard may have to flush.
+/// Time limit of the question whether a replica is frozen; a shard may have to flush before it answers.
 const FROZEN_TIMEOUT: Duration = Duration::from_secs(4);
 /// How often a replica is looked at.
 pub(super) const POLL_INTERVAL: Duration = Duration::from_millis(5);
@@ -155,7 +155,7 @@ impl<E: Env> Inner<E> {
         let prepare = ClusterRequest::PrepareMerge { left: range, right };
         self.ask_all(replica, &prepare, PREPARE_TIMEOUT).await?;
         if let Err(why) = self.freeze_neighbour(right, right_version, merge).await {
-            // It may be frozen all the same, or will be.
+            // The right range may be frozen all the same, or become so.
             if matches!(why, OrderError::Unknown(_)) {
                 self.cancel(running, merge, right).await;
             }
@@ -372,7 +372,7 @@ impl<E: Env> Inner<E> {
             }
         };
         if is_cancelled && let Ok((leader, _)) = self.leader_beside(right) {
-            // If it is not reached, it asks.
+            // If the right leader is not reached, it asks later.
             self.ask(leader, &thaw, END_TIMEOUT).await;
         }
         is_cancelled

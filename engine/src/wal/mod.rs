@@ -21,8 +21,8 @@
 //! clients wrote before, and recovery looks at blocks behind the last batch. So a batch carries a
 //! checksum keyed by the segment's secret, which is chosen when the segment is taken into use:
 //! nothing older and nobody outside can have made one. The secret stands in block 0, where nothing
-//! but such a block is ever written. A spare segment gets its block 0, durably, before it gets its
-//! name.
+//! but such a block is ever written. A spare segment gets its block 0, durably, before it is
+//! renamed to a segment in use.
 //!
 //! **Recovery** ([`recovery`]) reads every batch of every segment that is left, in order. Block 0
 //! of the next segment says where a segment ends: a batch that is missing before that is

@@ -9,7 +9,8 @@
 //! | 8 | the segment's secret: the seed of its batches' checksums |
 //! | 8 | length of the file in bytes |
 //!
-//! A spare segment gets this block before it gets its name, so every segment of format 2 and later has one.
+//! A spare segment gets this block before it is renamed to a segment in use, so every segment of format 2
+//! and later has one.
 
 use std::collections::BTreeMap;
 use std::io;

@@ -30,7 +30,7 @@ use crate::probe::ShardReport;
 struct Buckets {
     /// The upper bounds, in the unit that the page shows.
     bounds: &'static [f64],
-    /// What 1 of the recorded unit is in that unit.
+    /// How much one of the recorded unit is in the unit of the page.
     scale: f64,
 }
 
