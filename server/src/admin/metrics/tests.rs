@@ -28,6 +28,7 @@ use crate::env::reactor::Load;
 use crate::history::History;
 use crate::peers::Peers;
 use crate::probe::{Bytes, ShardProbe};
+use crate::settings::Settings;
 
 /// More ranges than a shard has in practice.
 const RANGES: u64 = 10_000;
@@ -218,7 +219,11 @@ fn serving() -> Serving {
         started: Instant::now(),
         shards: Vec::new(),
         cluster: "00".to_owned(),
-        api: Api::new(([127, 0, 0, 1], 7400).into(), History::new()),
+        api: Api::new(
+            ([127, 0, 0, 1], 7400).into(),
+            History::new(),
+            Settings::of_test(),
+        ),
         data_dir: "/".into(),
         peers: Arc::new(Peers::none()),
         descriptors: Shares::new(1 << 20, needs).expect("it suffices"),
