@@ -3,11 +3,13 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::cluster::ClusterId;
+use crate::cluster::{Binding, ClusterId};
 use crate::core::Core;
 use crate::error::{Error, ErrorCode, Fate};
+use crate::opening::Opener;
 use crate::options::ClientOptions;
 use crate::pool::Pool;
+use crate::tls::Tls;
 
 /// Longest timeout of a call; a longer one counts as this.
 const TIMEOUT_MAX: Duration = Duration::from_secs(24 * 60 * 60);
@@ -51,7 +53,8 @@ impl Client {
     ///
     /// # Errors
     /// [`ErrorCode::Unreachable`] if no node answers in time or all belong to another cluster,
-    /// [`ErrorCode::Invalid`] without an address.
+    /// [`ErrorCode::Invalid`] without an address, or if a file of the [options for
+    /// TLS](ClientOptions::tls) cannot be read or is not what it should be.
     pub async fn connect(options: impl Into<ClientOptions>) -> Result<Client, Error> {
         let options = options.into();
         let timeout = options.connect_timeout.unwrap_or(options.timeout);
@@ -76,7 +79,8 @@ impl Client {
     /// A client that connects when the first call needs it, within that call's time.
     ///
     /// # Errors
-    /// [`ErrorCode::Invalid`] without an address.
+    /// [`ErrorCode::Invalid`] without an address, or if a file of the [options for
+    /// TLS](ClientOptions::tls) cannot be read or is not what it should be.
     pub fn connect_lazy(options: impl Into<ClientOptions>) -> Result<Client, Error> {
         let options = options.into();
         if options.addresses.is_empty() {
@@ -86,8 +90,14 @@ impl Client {
         let addresses = (options.addresses.iter()).map(|address| Arc::from(&**address));
         let core = Core::new(addresses.collect(), rand::random(), Instant::now());
         let core = Arc::new(core);
+        let tls = options.tls.as_ref().map(Tls::new).transpose();
+        let opener = Opener {
+            binding: Binding::new(options.cluster),
+            tls: tls.map_err(|why| Error::new(ErrorCode::Invalid, Fate::NotApplied, why))?,
+            forwarded: options.forwarded,
+        };
         let inner = Inner {
-            pool: Pool::new(options.cluster, core.clone()),
+            pool: Pool::new(opener, core.clone()),
             core,
             asking: tokio::sync::Mutex::default(),
         };

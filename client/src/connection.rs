@@ -1,8 +1,8 @@
 //! A pipelined connection to one shard.
 //!
-//! A single request is sent by its caller. Requests of several callers are encoded into one buffer,
-//! and a task sends them together. A second task receives, and cuts replies out of the received
-//! bytes without copying. A third checks for requests past their deadline. A request's number is
+//! A single request is sent by its caller, unless the connection is encrypted. Requests of several
+//! callers are encoded into one buffer, and a task sends them together. A second task receives, and cuts
+//! replies out of the received bytes without copying. A third checks for requests past their deadline. A request's number is
 //! used again only after its reply has come. A caller can ask to be notified while its request goes
 //! unanswered: it keeps waiting, and can look elsewhere meanwhile. When one of the tasks ends, for
 //! whatever reason, the connection is broken, and every waiting caller gets an error.
@@ -20,13 +20,14 @@ use rangedb_protocol::limits::{FRAME_LEN_MAX, IN_FLIGHT_MAX};
 use rangedb_protocol::{FlatBufferBuilder, Request, frame};
 use slab::Slab;
 use socket2::SockRef;
-use tokio::io::AsyncReadExt;
-use tokio::net::TcpStream;
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, WriteHalf};
+use tokio::net::tcp::OwnedWriteHalf;
 use tokio::sync::{Notify, Semaphore, oneshot};
+use tokio_rustls::client::TlsStream;
 
 use crate::core::Lost;
 use crate::error::Reason;
+use crate::tls::{self, Reader, Socket, Stream};
 
 /// Most bytes of one read.
 const RECEIVE_LEN: usize = 64 << 10;
@@ -130,7 +131,9 @@ struct Shared {
     /// The id of the node at the other end.
     node: u64,
     state: Mutex<ConnectionState>,
-    writer: OwnedWriteHalf,
+    writer: Arc<OwnedWriteHalf>,
+    /// Whether all bytes go through TLS, which the sending task has.
+    is_encrypted: bool,
     to_send: Notify,
     /// Wakes callers that wait for room in the output.
     sent: Notify,
@@ -158,7 +161,7 @@ impl Shared {
         self.room.close();
         // This ends the receiving task, too. It fails if the socket is closed already, which is
         // fine.
-        let _ = SockRef::from(self.writer.as_ref()).shutdown(Shutdown::Both);
+        let _ = SockRef::from((*self.writer).as_ref()).shutdown(Shutdown::Both);
         self.sent.notify_waiters();
         self.to_send.notify_one();
         for (_, waiting) in waiting {
@@ -187,8 +190,8 @@ pub struct Connection {
 
 impl Connection {
     /// A connection over a stream on which node `node` has accepted the handshake.
-    pub fn start(stream: TcpStream, node: u64) -> Connection {
-        let (reader, writer) = stream.into_split();
+    pub fn start(stream: Stream, node: u64) -> Connection {
+        let Stream { writer, reader } = stream;
         let shared = Arc::new(Shared {
             node,
             state: Mutex::new(ConnectionState {
@@ -200,12 +203,23 @@ impl Connection {
                 broken: None,
             }),
             writer,
+            is_encrypted: matches!(reader, Reader::Tls(_)),
             to_send: Notify::new(),
             sent: Notify::new(),
             room: Semaphore::new(IN_FLIGHT_MAX),
         });
-        tokio::spawn(send_all(TaskOf(shared.clone())));
-        tokio::spawn(receive_all(TaskOf(shared.clone()), reader));
+        let (sender, receiver) = (TaskOf(shared.clone()), TaskOf(shared.clone()));
+        match reader {
+            Reader::Plain(reader) => {
+                tokio::spawn(send_all(sender, None));
+                tokio::spawn(receive_all(receiver, reader));
+            }
+            Reader::Tls(encrypted) => {
+                let (reader, writer) = tokio::io::split(*encrypted);
+                tokio::spawn(send_all(sender, Some(writer)));
+                tokio::spawn(receive_all(receiver, reader));
+            }
+        }
         tokio::spawn(watch_deadlines(TaskOf(shared.clone())));
         Connection { shared }
     }
@@ -291,7 +305,7 @@ impl Connection {
         if !was_empty {
             return;
         }
-        if state.waiting.len() == 1 && !state.sending {
+        if state.waiting.len() == 1 && !state.sending && !self.shared.is_encrypted {
             // If this fails, the task's write fails, too, and breaks the connection.
             let sent = self.shared.writer.try_write(&state.output).unwrap_or(0);
             state.output.drain(..sent);
@@ -309,7 +323,7 @@ impl Drop for Connection {
     }
 }
 
-async fn send_all(task: TaskOf) {
+async fn send_all(task: TaskOf, mut encrypted: Option<WriteHalf<TlsStream<Socket>>>) {
     let shared = &task.0;
     let mut sending = Vec::new();
     loop {
@@ -330,8 +344,12 @@ async fn send_all(task: TaskOf) {
             tokio::task::yield_now().await;
             continue;
         }
-        if let Err(error) = write_all(&shared.writer, &sending).await {
-            return shared.break_off(error);
+        let written = match &mut encrypted {
+            None => write_all(&shared.writer, &sending).await,
+            Some(writer) => write_encrypted(writer, &sending).await,
+        };
+        if let Err(error) = written {
+            return shared.break_off(tls::worded(error));
         }
         sending.clear();
         sending.shrink_to(OUTPUT_LEN_KEPT);
@@ -349,20 +367,25 @@ async fn write_all(writer: &OwnedWriteHalf, mut bytes: &[u8]) -> io::Result<()> 
     Ok(())
 }
 
-async fn receive_all(task: TaskOf, reader: OwnedReadHalf) {
+async fn write_encrypted(to: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) -> io::Result<()> {
+    to.write_all(bytes).await?;
+    to.flush().await
+}
+
+async fn receive_all(task: TaskOf, reader: impl AsyncRead + Unpin) {
     let reason = receive(&task.0, reader).await;
     task.0.break_off(reason);
 }
 
 /// Receives until the connection breaks; returns the reason.
-async fn receive(shared: &Shared, mut reader: OwnedReadHalf) -> Reason {
+async fn receive(shared: &Shared, mut reader: impl AsyncRead + Unpin) -> Reason {
     let mut buffer = BytesMut::new();
     loop {
         buffer.reserve(RECEIVE_LEN.max(frame::expected_len(&buffer).saturating_sub(buffer.len())));
         match reader.read_buf(&mut buffer).await {
             Ok(0) => return "the server closed the connection".into(),
             Ok(_) => {}
-            Err(error) => return error.into(),
+            Err(error) => return tls::worded(error),
         }
         shared.lock().received = Instant::now();
         loop {

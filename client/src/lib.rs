@@ -48,6 +48,7 @@ mod pool;
 mod scan;
 mod seeds;
 mod stagger;
+mod tls;
 
 pub use batch::{Batch, BatchOutcome};
 pub use bytes::Bytes;
@@ -57,3 +58,4 @@ pub use error::{Error, ErrorCode, Fate};
 pub use operations::{CasOutcome, Condition, Deleted, Incremented, Versioned};
 pub use options::ClientOptions;
 pub use scan::{Continuation, Page, Row, Scan, ScanOptions};
+pub use tls::TlsOptions;

@@ -1,5 +1,5 @@
 //! Opens a connection: from an address to a shard of the right cluster that has accepted the
-//! handshake.
+//! handshake, encrypted if the caller wants that.
 //!
 //! A name may have several addresses, of which some may be silent: the next address is tried, too,
 //! after a short wait.
@@ -13,7 +13,7 @@ use rangedb_protocol::handshake::{
     ANY_SHARD, HANDSHAKE_REPLY_LEN, Handshake, HandshakeReply, Verdict,
 };
 use socket2::{SockRef, TcpKeepalive};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::cluster::{Binding, ClusterId};
@@ -21,6 +21,7 @@ use crate::connection::Connection;
 use crate::core::Endpoint;
 use crate::error::Reason;
 use crate::stagger;
+use crate::tls::{self, Reader, Stream, Tls};
 
 /// How long one address of a name may be silent before the next is tried, too.
 const ATTEMPT_DELAY: Duration = Duration::from_millis(100);
@@ -31,55 +32,94 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 /// Sent bytes that are not acknowledged for this long break the connection.
 const UNACKNOWLEDGED_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Opens a connection to an endpoint.
-///
-/// # Errors
-/// The server cannot be reached, is not RangeDB, refuses, or belongs to another cluster.
-pub async fn open(endpoint: &Endpoint, binding: &Arc<Binding>) -> Result<Connection, Reason> {
-    let connected = connect_any(endpoint, binding).await;
-    let (stream, node) = connected.map_err(|reason| reason.at(&endpoint.address))?;
-    Ok(Connection::start(stream, node))
+/// What all connections of a client have in common.
+pub struct Opener {
+    /// The cluster of their nodes.
+    pub binding: Binding,
+    /// How they are encrypted, if they are.
+    pub tls: Option<Tls>,
+    /// Whether nodes forward what others serve, instead of naming the others.
+    pub forwarded: bool,
 }
 
-/// Connects to one of the addresses of a name.
-async fn connect_any(
-    endpoint: &Endpoint,
-    binding: &Arc<Binding>,
-) -> Result<(TcpStream, u64), Reason> {
-    let addresses = tokio::net::lookup_host(&*endpoint.address).await?;
-    let addresses: Vec<SocketAddr> = addresses.collect();
-    if addresses.is_empty() {
-        return Err("the name has no address".into());
+impl Opener {
+    /// Opens a connection to an endpoint.
+    ///
+    /// # Errors
+    /// The server cannot be reached, is not RangeDB, refuses, or belongs to another cluster.
+    pub async fn open(self: &Arc<Self>, endpoint: &Endpoint) -> Result<Connection, Reason> {
+        let connected = self.connect_any(endpoint).await;
+        let (stream, node) = connected.map_err(|reason| reason.at(&endpoint.address))?;
+        Ok(Connection::start(stream, node))
     }
-    let shard = endpoint.shard.unwrap_or(ANY_SHARD);
-    let mut ways = Vec::with_capacity(addresses.len());
-    for address in addresses {
-        let binding = binding.clone();
-        ways.push(async move { connect(address, shard, &binding).await });
+
+    /// Connects to one of the addresses of a name.
+    async fn connect_any(self: &Arc<Self>, endpoint: &Endpoint) -> Result<(Stream, u64), Reason> {
+        let addresses = tokio::net::lookup_host(&*endpoint.address).await?;
+        let addresses: Vec<SocketAddr> = addresses.collect();
+        if addresses.is_empty() {
+            return Err("the name has no address".into());
+        }
+        let mut ways = Vec::with_capacity(addresses.len());
+        for address in addresses {
+            let (opener, endpoint) = (self.clone(), endpoint.clone());
+            ways.push(async move { opener.connect(address, &endpoint).await });
+        }
+        let connected = stagger::first_of(ways, ATTEMPT_DELAY, |_| ()).await;
+        connected.map_err(|failures| Reason::all("", failures, ", "))
     }
-    let connected = stagger::first_of(ways, ATTEMPT_DELAY, |_| ()).await;
-    connected.map_err(|failures| Reason::all("", failures, ", "))
+
+    /// Connects and exchanges handshakes; returns the node's id, too.
+    async fn connect(
+        &self,
+        address: SocketAddr,
+        endpoint: &Endpoint,
+    ) -> Result<(Stream, u64), Reason> {
+        let mut socket = TcpStream::connect(address).await?;
+        tune(&socket)?;
+        let handshake = Handshake {
+            smart: !self.forwarded,
+            tls: self.tls.is_some(),
+            ..Handshake::client(endpoint.shard.unwrap_or(ANY_SHARD))
+        };
+        socket.write_all(&handshake.encode()).await?;
+        let mut answer = accepted(&mut socket).await?;
+        let stream = match &self.tls {
+            None => Stream::plain(socket),
+            Some(tls) => {
+                let host = endpoint.address.rsplit_once(':').map(|(host, _)| host);
+                let mut stream = tls.connect(socket, host.unwrap_or_default()).await?;
+                // The first answer was not encrypted, so anybody may have written it.
+                if let Reader::Tls(encrypted) = &mut stream.reader {
+                    answer = accepted(encrypted).await?;
+                }
+                stream
+            }
+        };
+        self.binding.admit(ClusterId(answer.cluster))?;
+        Ok((stream, answer.node))
+    }
 }
 
-/// Connects and exchanges handshakes; returns the node's id, too.
-async fn connect(
-    address: SocketAddr,
-    shard: u16,
-    binding: &Binding,
-) -> Result<(TcpStream, u64), Reason> {
-    let mut stream = TcpStream::connect(address).await?;
-    tune(&stream)?;
-    let handshake = Handshake::client(shard);
-    stream.write_all(&handshake.encode()).await?;
+/// Receives the answer to a handshake, which must not be a refusal.
+async fn accepted(stream: &mut (impl AsyncRead + Unpin)) -> Result<HandshakeReply, Reason> {
     let mut bytes = [0; HANDSHAKE_REPLY_LEN];
-    stream.read_exact(&mut bytes).await?;
+    stream.read_exact(&mut bytes).await.map_err(tls::worded)?;
     let answer = HandshakeReply::decode(&bytes)
         .ok_or("something answers, but not as a RangeDB node does; is it the address of --http?")?;
-    if answer.verdict != Verdict::Accepted {
-        return Err(format!("refused: {:?}", answer.verdict).into());
+    match answer.verdict {
+        Verdict::Accepted => Ok(answer),
+        Verdict::NoTls => {
+            let why = "the node speaks no TLS: start it with --tls-cert and --tls-key, or connect without";
+            Err(why.into())
+        }
+        Verdict::TlsRequired => {
+            let why =
+                "the node takes only encrypted connections: give --tls-ca, or ClientOptions::tls";
+            Err(why.into())
+        }
+        verdict => Err(format!("refused: {verdict:?}").into()),
     }
-    binding.admit(ClusterId(answer.cluster))?;
-    Ok((stream, answer.node))
 }
 
 fn tune(stream: &TcpStream) -> io::Result<()> {

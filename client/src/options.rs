@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::cluster::ClusterId;
+use crate::tls::TlsOptions;
 
 /// Options of a client.
 ///
@@ -27,6 +28,12 @@ pub struct ClientOptions {
     /// The cluster to which the client belongs. `None`: the cluster of the first node that it
     /// meets, in the order of the addresses. Nodes of another cluster are not used.
     pub cluster: Option<ClusterId>,
+    /// For encrypted connections. `None`, the default: connections are not encrypted, and nodes that want
+    /// them to be refuse the client.
+    pub tls: Option<TlsOptions>,
+    /// Whether requests go to the first address alone, whose node forwards those that others serve: for a
+    /// client that reaches no other node. False by default.
+    pub forwarded: bool,
 }
 
 impl ClientOptions {
@@ -37,6 +44,8 @@ impl ClientOptions {
             timeout: Duration::from_secs(5),
             connect_timeout: None,
             cluster: None,
+            tls: None,
+            forwarded: false,
         }
     }
 
@@ -62,6 +71,21 @@ impl ClientOptions {
             cluster: cluster.into(),
             ..self
         }
+    }
+
+    /// Encrypts all connections, or with `None` none.
+    #[must_use]
+    pub fn tls(self, tls: impl Into<Option<TlsOptions>>) -> ClientOptions {
+        ClientOptions {
+            tls: tls.into(),
+            ..self
+        }
+    }
+
+    /// Sends all requests to the first address, whose node forwards those that others serve.
+    #[must_use]
+    pub fn forwarded(self, forwarded: bool) -> ClientOptions {
+        ClientOptions { forwarded, ..self }
     }
 }
 

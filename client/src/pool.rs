@@ -9,11 +9,11 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
-use crate::cluster::{Binding, ClusterId};
+use crate::cluster::ClusterId;
 use crate::connection::Connection;
 use crate::core::{Core, Endpoint};
 use crate::error::Reason;
-use crate::opening;
+use crate::opening::Opener;
 
 /// Time limit for opening a connection.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(1);
@@ -25,7 +25,7 @@ type Slot = watch::Receiver<Option<Opened>>;
 
 /// All connections of a client.
 pub struct Pool {
-    binding: Arc<Binding>,
+    opener: Arc<Opener>,
     slots: Mutex<HashMap<Endpoint, Slot>>,
     core: Arc<Core>,
 }
@@ -36,11 +36,10 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Pool {
-    /// An empty pool. All its connections will go to nodes of one cluster: `named`, or that of the
-    /// first node.
-    pub fn new(named: Option<ClusterId>, core: Arc<Core>) -> Pool {
+    /// An empty pool. All its connections will go to nodes of one cluster.
+    pub fn new(opener: Opener, core: Arc<Core>) -> Pool {
         Pool {
-            binding: Arc::new(Binding::new(named)),
+            opener: Arc::new(opener),
             slots: Mutex::default(),
             core,
         }
@@ -48,7 +47,7 @@ impl Pool {
 
     /// The cluster of all connections, once known.
     pub fn cluster(&self) -> Option<ClusterId> {
-        self.binding.cluster()
+        self.opener.binding.cluster()
     }
 
     /// The connection to an endpoint; opens one if there is none.
@@ -56,6 +55,8 @@ impl Pool {
     /// # Errors
     /// It cannot be opened, or not before the deadline.
     pub async fn get(&self, endpoint: &Endpoint, deadline: Instant) -> Opened {
+        let only = self.opener.forwarded.then(|| self.core.first_endpoint());
+        let endpoint = only.as_ref().unwrap_or(endpoint);
         if let Some(connection) = self.open(endpoint) {
             return Ok(connection);
         }
@@ -94,9 +95,9 @@ impl Pool {
         }
         let (sender, slot) = watch::channel(None);
         slots.insert(endpoint.clone(), slot.clone());
-        let (endpoint, core, binding) = (endpoint.clone(), self.core.clone(), self.binding.clone());
+        let (endpoint, core, opener) = (endpoint.clone(), self.core.clone(), self.opener.clone());
         tokio::spawn(async move {
-            let opening = opening::open(&endpoint, &binding);
+            let opening = opener.open(&endpoint);
             let opened = match tokio::time::timeout(OPEN_TIMEOUT, opening).await {
                 Ok(opened) => opened.map(Arc::new),
                 Err(_) => Err(Reason::timed_out("no answer in time").at(&endpoint.address)),

@@ -4,8 +4,8 @@ use std::borrow::Cow;
 use std::sync::OnceLock;
 use std::time::Instant;
 
-pub use rangedb_client::ClusterId;
 use rangedb_client::{CasOutcome, Client, ClientOptions, Fate};
+pub use rangedb_client::{ClusterId, TlsOptions};
 
 use crate::database::{Condition, Database, Failure, Found};
 use crate::driver::Measured;
@@ -24,8 +24,11 @@ impl ClientDatabase {
     pub async fn connect(
         addresses: &[String],
         cluster: &OnceLock<ClusterId>,
+        tls: Option<TlsOptions>,
     ) -> Result<ClientDatabase, String> {
-        let options = ClientOptions::new(addresses).cluster(cluster.get().copied());
+        let options = ClientOptions::new(addresses)
+            .cluster(cluster.get().copied())
+            .tls(tls);
         let client = Client::connect(options)
             .await
             .map_err(|error| error.to_string())?;

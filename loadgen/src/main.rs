@@ -116,7 +116,8 @@ fn drive_database(
         driver::drive(settings, (plan, load), watch, connect)
     } else {
         let cluster = args.address.binding();
-        let connect = async || ClientDatabase::connect(addresses, &cluster).await;
+        let tls = args.address.tls()?;
+        let connect = async || ClientDatabase::connect(addresses, &cluster, tls.clone()).await;
         driver::drive(settings, (plan, load), watch, connect)
     }
 }
@@ -162,7 +163,8 @@ fn say(text: &str) -> Result<(), Trouble> {
 fn scan(args: &ScanArgs) -> Result<ExitCode, Trouble> {
     let scanned = runtime()?.block_on(async {
         let binding = args.address.binding();
-        let database = ClientDatabase::connect(&args.address.addresses, &binding).await?;
+        let (addresses, tls) = (&args.address.addresses, args.address.tls()?);
+        let database = ClientDatabase::connect(addresses, &binding, tls).await?;
         database.scan_everything().await
     });
     let (measured, bytes) = scanned.map_err(Trouble::Failed)?;
@@ -214,8 +216,8 @@ fn check(args: &CheckArgs) -> Result<ExitCode, Trouble> {
             let mut databases = Vec::new();
             let cluster = args.address.binding();
             for _ in 0..options.clients {
-                let addresses = &args.address.addresses;
-                databases.push(ClientDatabase::connect(addresses, &cluster).await?);
+                let (addresses, tls) = (&args.address.addresses, args.address.tls()?);
+                databases.push(ClientDatabase::connect(addresses, &cluster, tls).await?);
             }
             Ok(clients::run(databases, options).await)
         })

@@ -39,7 +39,7 @@ pub struct Handshake {
     /// For a key that is elsewhere, the sender wants a route instead of having its request
     /// forwarded.
     pub smart: bool,
-    /// The sender wants TLS after the handshake.
+    /// The sender wants TLS after the handshake and its answer.
     pub tls: bool,
     /// The shard that the sender wants, or [`ANY_SHARD`].
     pub shard: u16,
@@ -127,7 +127,7 @@ pub enum Verdict {
     NoCommonVersion = 1,
     /// The node has no such shard.
     UnknownShard = 2,
-    /// The server does not offer TLS.
+    /// The node has no certificate, or does not offer TLS to this role.
     NoTls = 3,
     /// The role is unknown, or this node does not serve it: without a secret it takes no peers.
     RoleRefused = 4,
@@ -135,6 +135,8 @@ pub enum Verdict {
     TooManyConnections = 5,
     /// The node is shutting down.
     ShuttingDown = 6,
+    /// The node takes only clients that want TLS.
+    TlsRequired = 7,
 }
 
 impl Verdict {
@@ -147,6 +149,7 @@ impl Verdict {
             Verdict::RoleRefused,
             Verdict::TooManyConnections,
             Verdict::ShuttingDown,
+            Verdict::TlsRequired,
         ]
         .into_iter()
         .find(|verdict| *verdict as u16 == number)
@@ -243,6 +246,27 @@ mod tests {
         let bytes = answer.encode();
         assert_eq!(bytes.get(..12), Some(&b"RDB\r\x02\0\x01\0\x02\0\x04\0"[..]));
         assert_eq!(HandshakeReply::decode(&bytes), Some(answer));
+    }
+
+    #[test]
+    fn tls_is_a_flag_and_a_verdict() {
+        let wanted = Handshake {
+            tls: true,
+            ..Handshake::client(ANY_SHARD)
+        };
+        assert_eq!(wanted.encode()[8..12], [0, 3, 0xff, 0xff]);
+        assert_eq!(Handshake::decode(&wanted.encode()), Ok(wanted));
+        let mut bytes = [0; HANDSHAKE_REPLY_LEN];
+        put(&mut bytes, 0, &REPLY_MAGIC);
+        for (number, verdict) in [
+            (3, Some(Verdict::NoTls)),
+            (7, Some(Verdict::TlsRequired)),
+            (8, None),
+        ] {
+            put(&mut bytes, 4, &[number, 0]);
+            let decoded = HandshakeReply::decode(&bytes);
+            assert_eq!(decoded.map(|answer| answer.verdict), verdict);
+        }
     }
 
     #[test]

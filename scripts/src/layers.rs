@@ -81,6 +81,7 @@ const ORDERS: [Order; 4] = [
             limits - bounds of requests
             batch - conditions and mutations of a write
             cluster - which cluster a client belongs to
+            tls - what a client trusts, and its encrypted connections
             options - how a client is set up
             stagger - attempts that overlap
             core - what a call does next; knows no runtime, no socket and no clock

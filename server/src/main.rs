@@ -61,7 +61,7 @@ enum Command {
     /// Prints the release, the commit it is built from, the versions of its formats, and its features.
     Version(cli::VersionArgs),
     #[command(flatten)]
-    Client(cli::CliCommand),
+    Client(Box<cli::CliCommand>),
 }
 
 /// Arguments of `start`.
@@ -108,6 +108,20 @@ struct SettingsArgs {
     /// RANGEDB_CLUSTER_SECRET or in the file.
     #[arg(long, value_name = "WORDS")]
     cluster_secret: Option<String>,
+    /// Which clients may connect without TLS: none if it is required, all if it is optional or off;
+    /// required by default once there is a certificate.
+    #[arg(long, value_name = "required|optional|off")]
+    tls: Option<String>,
+    /// PEM file with the certificate that the node shows to clients, and those that lead from it to the
+    /// one that they trust.
+    #[arg(long, value_name = "FILE")]
+    tls_cert: Option<String>,
+    /// PEM file with the key of that certificate.
+    #[arg(long, value_name = "FILE")]
+    tls_key: Option<String>,
+    /// PEM file with certificates: clients must show one that was signed by one of these.
+    #[arg(long, value_name = "FILE")]
+    tls_ca: Option<String>,
     /// Address of the node's HTTP: the page, the API, health and metrics; 127.0.0.1:7480 by default.
     #[arg(long, value_name = "HOST:PORT")]
     http: Option<String>,
@@ -177,7 +191,7 @@ fn main() -> ExitCode {
         },
         Command::Demo(arguments) => cli::run_demo(&arguments),
         Command::Version(arguments) => cli::print_version(&arguments),
-        Command::Client(command) => cli::run(command),
+        Command::Client(command) => cli::run(*command),
     }
 }
 
@@ -205,6 +219,10 @@ fn layers(arguments: &SettingsArgs) -> Result<(RawConfig, Vec<String>), BadConfi
     raw.add_flag(Key::SplitAt, arguments.split_at.as_ref());
     raw.add_flag(Key::GcRetention, arguments.gc_retention.as_ref());
     raw.add_flag(Key::DrainWait, arguments.drain_wait.as_ref());
+    raw.add_flag(Key::Tls, arguments.tls.as_ref());
+    raw.add_flag(Key::TlsCert, arguments.tls_cert.as_ref());
+    raw.add_flag(Key::TlsKey, arguments.tls_key.as_ref());
+    raw.add_flag(Key::TlsCa, arguments.tls_ca.as_ref());
     raw.add_flag(Key::Log, arguments.log.as_ref());
     raw.add_flag(Key::LogLevel, arguments.log_level.as_ref());
     raw.add_flag(Key::SlowRequest, arguments.slow_request.as_ref());

@@ -168,7 +168,7 @@ async fn be_born(config: &Config, token: &str, pages: &admin::Node) -> Result<Bi
     let list = enroll::List {
         others: joining.others.clone(),
         founds_with: joining.founds.then_some(joining.others.len()),
-        listen: config.listen.clone(),
+        listen: config.listen.address.clone(),
     };
     let request = enroll::Request {
         secret: config.cluster_secret.clone(),
@@ -345,7 +345,11 @@ async fn prepare(
     let config = config.map_err(NodeError::Memory)?;
     kernel::check_direct_io(&config.data_dir)?;
     let around = look_around(&config, &folder).await?;
-    let port = Port::bind(&config.listen, usize::from(config.shards), HELD_TIMEOUT)?;
+    let port = Port::bind(
+        &config.listen.address,
+        usize::from(config.shards),
+        HELD_TIMEOUT,
+    )?;
     Ok((folder, config, around, port))
 }
 

@@ -21,7 +21,7 @@ use rangedb_protocol::admin::{
 use tokio::sync::oneshot;
 
 use crate::config::raw::{BadConfig, Counts, Key, RawConfig};
-use crate::config::{BadSetting, Config, Http};
+use crate::config::{BadSetting, Config, Http, Tls};
 use crate::logging;
 
 /// Collects the settings anew from the file, the environment and the flags.
@@ -36,6 +36,7 @@ pub struct Settings {
     /// A request that takes as long is logged, in nanoseconds; the largest number stands for none.
     slow_request_ns: AtomicU64,
     http: Mutex<Arc<Http>>,
+    tls: Mutex<Option<Arc<Tls>>>,
 }
 
 #[derive(Clone)]
@@ -54,6 +55,7 @@ impl Settings {
             reloading: Mutex::default(),
             slow_request_ns: AtomicU64::new(slow_request_ns(&config)),
             http: Mutex::new(Arc::new(config.http.clone())),
+            tls: Mutex::new(config.listen.tls.clone()),
             in_force: Mutex::new(InForce {
                 raw,
                 config,
@@ -78,6 +80,12 @@ impl Settings {
     /// For whom the HTTP pages are served.
     pub fn http(&self) -> Arc<Http> {
         locked(&self.http).clone()
+    }
+
+    /// For encrypted connections of clients; `None` if there are none. Shards ask once for each new
+    /// connection.
+    pub fn tls(&self) -> Option<Arc<Tls>> {
+        locked(&self.tls).clone()
     }
 
     /// The settings that differ from their defaults, for the log.
@@ -181,7 +189,7 @@ impl Settings {
         let checked = checked.with_shards(next_shards, 0).map_err(too_small)?;
         let mut raw = before.raw.clone();
         for key in Key::ALL {
-            let same = before.raw.text(*key) == new.text(*key);
+            let mut same = before.raw.text(*key) == new.text(*key);
             if same || key.counts() == Counts::Reload {
                 raw.copy(*key, &new);
             }
@@ -189,6 +197,10 @@ impl Settings {
             difference.name = key.name().to_owned();
             difference.before = before.config.shown(&before.raw, *key);
             difference.after = checked.shown(&new, *key);
+            // The name of a file may be the same, and its certificate another.
+            if matches!(key, Key::TlsCert | Key::TlsCa) {
+                same &= difference.before == difference.after;
+            }
             match key.counts() {
                 _ if same => answer.unchanged.push(difference.name),
                 Counts::Reload => answer.applied.push(difference),
@@ -212,6 +224,7 @@ impl Settings {
         let slow_request = slow_request_ns(config);
         self.slow_request_ns.store(slow_request, Ordering::Relaxed);
         *locked(&self.http) = Arc::new(config.http.clone());
+        *locked(&self.tls) = config.listen.tls.clone();
         *locked(&self.in_force) = next;
     }
 

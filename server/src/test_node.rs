@@ -66,7 +66,28 @@ impl TestNode {
         limits: ClientLimits,
         connections_max: usize,
     ) -> TestNode {
-        let shards = split_at.len() as u16 + 1;
+        let node = node_info(split_at.len() as u16 + 1, limits, connections_max);
+        TestNode::run(folder, split_at, node)
+    }
+
+    /// Starts a node in a temporary folder, with these settings.
+    pub fn start_secure(
+        split_at: &[&str],
+        limits: ClientLimits,
+        settings: Arc<Settings>,
+    ) -> TestNode {
+        let folder = tempfile::tempdir().expect("a folder");
+        let node = NodeInfo {
+            settings,
+            ..node_info(split_at.len() as u16 + 1, limits, 1000)
+        };
+        let mut node = TestNode::run(folder.path(), split_at, node);
+        node._folder = Some(folder);
+        node
+    }
+
+    fn run(folder: &Path, split_at: &[&str], node: NodeInfo) -> TestNode {
+        let shards = node.shards;
         let port = Port::bind(
             "127.0.0.1:0",
             usize::from(shards),
@@ -75,7 +96,6 @@ impl TestNode {
         .expect("a port");
         let address = port.address;
         let (orders, ordered) = watch::channel(Order::Serve);
-        let node = node_info(shards, limits, connections_max);
         let hlc = Hlc::new();
         let mut running = Vec::new();
         let mut ready = Vec::new();

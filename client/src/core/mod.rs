@@ -125,6 +125,14 @@ impl Core {
         backoff::pause(tries, asked, self.random.fraction())
     }
 
+    /// The node of the first address that the caller has given.
+    pub fn first_endpoint(&self) -> Endpoint {
+        Endpoint {
+            address: self.addresses.first().cloned().unwrap_or_default(),
+            shard: None,
+        }
+    }
+
     /// A random node, if possible one that has not failed a short time ago.
     fn any_endpoint(&self, now: Instant) -> Endpoint {
         let first = self.random.below(self.addresses.len());

@@ -1,7 +1,7 @@
 //! `/api/v1/`: the cluster and its keys over HTTP, for scripts and pages.
 //!
 //! Every request but that for the node's history goes through the client library, which connects to
-//! this node's own port at the first request: so what holds for clients holds here, too. What shows the cluster has the JSON of
+//! this node's own port at the first request, with the node's own certificate if TLS is required: so what holds for clients holds here, too. What shows the cluster has the JSON of
 //! the wire protocol's admin commands; the value of a key is the raw body. Runs on the control
 //! thread.
 
@@ -13,7 +13,7 @@ use hyper::body::Incoming;
 use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 use rangedb_client::admin::Admin;
-use rangedb_client::{BatchOutcome, Client, ClientOptions, Error};
+use rangedb_client::{BatchOutcome, Client, ClientOptions, Error, TlsOptions};
 use rangedb_protocol::admin::{
     self, Balance, ClusterStatus, Done, HotRanges, Merged, Nodes, Range, Ranges, Scattered,
     SettingRefused, Settings as ClusterSettings, Started,
@@ -23,7 +23,7 @@ use rangedb_protocol::limits::{
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use tokio::sync::OnceCell;
+use tokio::sync::Mutex;
 
 use super::batch::{self, from_hex};
 use super::body::{NoBody, Text, json_response, percent_decoded, read};
@@ -32,6 +32,7 @@ use super::history;
 use super::json::{self, of_state};
 use super::multi_get;
 use super::scan::{Scan, parameters};
+use crate::config::Tls;
 use crate::history::History;
 use crate::settings::Settings;
 
@@ -57,7 +58,13 @@ pub struct Api {
     listen: SocketAddr,
     history: History,
     settings: Arc<Settings>,
-    client: OnceCell<Client>,
+    client: Mutex<Option<OwnClient>>,
+}
+
+/// A client of this node, and what it was made with.
+struct OwnClient {
+    client: Client,
+    tls: Option<Arc<Tls>>,
 }
 
 /// The thing that a path names.
@@ -176,15 +183,33 @@ impl Api {
             listen,
             history,
             settings,
-            client: OnceCell::new(),
+            client: Mutex::default(),
         }
     }
 
-    async fn client(&self) -> Result<&Client, Error> {
-        let options = ClientOptions::from(self.listen.to_string());
-        self.client
-            .get_or_try_init(|| Client::connect(options))
-            .await
+    /// The client of this node; another one after its certificate has changed.
+    async fn client(&self) -> Result<Client, Error> {
+        let tls = self.settings.tls().filter(|tls| tls.required);
+        let mut own = self.client.lock().await;
+        if let Some(OwnClient { client, tls: with }) = &*own
+            && *with == tls
+        {
+            return Ok(client.clone());
+        }
+        let mut options = ClientOptions::from(self.listen.to_string());
+        if let Some(tls) = &tls {
+            // What other nodes show, and what they want to see, is not known here: this node forwards
+            // what they serve.
+            let (certificate, key) = tls.own_pem();
+            let tls = TlsOptions::pinned_pem(certificate).certificate_pem(certificate, key);
+            options = options.tls(tls).forwarded(true);
+        }
+        let client = Client::connect(options).await?;
+        *own = Some(OwnClient {
+            client: client.clone(),
+            tls,
+        });
+        Ok(client)
     }
 
     /// The state of the cluster, and all its ranges, as its manager knows them now.
@@ -230,7 +255,7 @@ impl Api {
             Resource::Key(key) => return self.key(&method, &key, request.into_body()).await,
             Resource::Scan => {
                 let scan = Scan::of(query.unwrap_or_default())?;
-                return scan.answer(self.client().await?).await;
+                return scan.answer(&self.client().await?).await;
             }
             Resource::HotRanges => return self.hot_ranges(query.unwrap_or_default()).await,
             Resource::History => return self.past(query.unwrap_or_default()).await,
@@ -298,7 +323,7 @@ impl Api {
     async fn multi_get(&self, body: Incoming) -> Result<Response<Text>, Failure> {
         let body = whole_body(body, MULTI_GET_BODY_LEN_MAX).await?;
         let keys = multi_get::of_body(&body).map_err(Failure::invalid)?;
-        Ok(multi_get::answer(self.client().await?, &keys).await)
+        Ok(multi_get::answer(&self.client().await?, &keys).await)
     }
 
     /// Splits a range. If it was split at some of the keys only, the status is 409 and the body says why.

@@ -15,7 +15,7 @@ const LOOKUP_MAX: Duration = Duration::from_secs(1);
 /// Tries whether the node could listen. That a node of this folder already does is fine.
 pub(super) fn ports(root: &Root, config: &Config) -> Check {
     let http = config.http.address.to_string();
-    let tried = [("--listen", &config.listen), ("--http", &http)].map(|(flag, address)| {
+    let tried = [("--listen", &config.listen.address), ("--http", &http)].map(|(flag, address)| {
         let bound = TcpListener::bind(address.as_str()).map(drop);
         (flag, address.clone(), bound)
     });
@@ -88,7 +88,7 @@ fn is_ephemeral(root: &Root, port: u16) -> bool {
 
 /// Looks up the own addresses and those of --join.
 pub(super) fn names(config: &Config) -> Check {
-    let own = [&config.listen, &config.advertise].into_iter();
+    let own = [&config.listen.address, &config.advertise].into_iter();
     let own = own.map(|address| (address, true));
     let others = config.joining.others.iter().map(|address| (address, false));
     let mut looked = Vec::new();

@@ -164,9 +164,13 @@ async fn connect(addresses: &[String], connection: &ConnectionArgs) -> Result<Cl
     let options = ClientOptions::new(addresses)
         .timeout(connection.timeout)
         .connect_timeout(Duration::ZERO)
-        .cluster(connection.cluster);
+        .cluster(connection.cluster)
+        .tls(connection.tls().map_err(Trouble::usage)?);
     Client::connect(options).await.map_err(|error| Trouble {
-        exit: Exit::Unreachable,
+        exit: match error.code {
+            ErrorCode::Invalid => Exit::Usage,
+            _ => Exit::Unreachable,
+        },
         message: error.to_string(),
     })
 }

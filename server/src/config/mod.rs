@@ -6,10 +6,12 @@
 
 mod memory;
 pub mod raw;
+mod tls;
 mod units;
 
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rangedb_engine::byte_size::{parse_size, size};
@@ -18,6 +20,7 @@ use crate::env::root::Root;
 use crate::env::threads;
 pub use memory::ShardMemory;
 use raw::{Key, RawConfig};
+pub use tls::Tls;
 pub use units::parse_keys;
 
 /// The longest time that a node goes on serving after it was told to stop: service managers wait longer.
@@ -92,6 +95,15 @@ impl Http {
     }
 }
 
+/// Where clients and other nodes connect, and how.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listen {
+    /// The address, HOST:PORT.
+    pub address: String,
+    /// For encrypted connections of clients; `None` if there are none.
+    pub tls: Option<Arc<Tls>>,
+}
+
 /// What is logged, and how.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Logs {
@@ -108,8 +120,8 @@ pub struct Logs {
 pub struct Config {
     /// The folder of all data.
     pub data_dir: PathBuf,
-    /// Where clients and other nodes connect, HOST:PORT.
-    pub listen: String,
+    /// Where clients and other nodes connect, and how.
+    pub listen: Listen,
     /// Where the HTTP pages are served, and for which sites.
     pub http: Http,
     /// The address that other nodes use to reach this one, HOST:PORT.
@@ -177,7 +189,10 @@ impl Config {
                 text => Ok(PathBuf::from(text)),
             })?,
             http: http(raw, &listen)?,
-            listen,
+            listen: Listen {
+                address: listen,
+                tls: Tls::of(raw)?,
+            },
             shards: shards as u16,
             leaving_shards: 0,
             shards_given: raw.parse(Key::Shards, |text| Ok(!text.is_empty()))?,
@@ -201,7 +216,7 @@ impl Config {
             1
         };
         check_memory(config.memory, shards).map_err(|rule| raw.bad(Key::Memory, rule))?;
-        if config.listen == raw.text(Key::Http) && !config.listen.ends_with(":0") {
+        if config.listen.address == raw.text(Key::Http) && !config.listen.address.ends_with(":0") {
             let rule = "--listen has the same address: clients and the pages over HTTP need a port \
                         each";
             return Err(raw.bad(Key::Http, rule.to_owned()));
@@ -233,6 +248,18 @@ impl Config {
             Key::Cpus => {
                 let cpus = self.cpus.iter().map(usize::to_string);
                 cpus.collect::<Vec<_>>().join(",")
+            }
+            Key::Tls => match &self.listen.tls {
+                None => "off".to_owned(),
+                Some(tls) if tls.required => "required".to_owned(),
+                Some(_) => "optional".to_owned(),
+            },
+            Key::TlsCert | Key::TlsCa => {
+                let tls = self.listen.tls.as_ref();
+                match tls.and_then(|tls| tls.fingerprint(key)) {
+                    Some(digits) => format!("{} (SHA-256 {digits}...)", raw.shown(key)),
+                    None => raw.shown(key).to_owned(),
+                }
             }
             _ => raw.shown(key).to_owned(),
         }

@@ -25,6 +25,10 @@ const OTHER_VARIABLES: &[&str] = &[
     "RANGEDB_CONFIG",
     "RANGEDB_FORMAT",
     "RANGEDB_TIMEOUT",
+    "RANGEDB_CLIENT_TLS_CA",
+    "RANGEDB_CLIENT_TLS_CERT",
+    "RANGEDB_CLIENT_TLS_KEY",
+    "RANGEDB_CLIENT_TLS_NAME",
     #[cfg(debug_assertions)]
     crate::env::test_disk::VARIABLE,
 ];
@@ -93,6 +97,10 @@ keys! {
     Join "join" "" Start "Where nodes of the cluster to join listen, HOST:PORT,HOST:PORT.",
     BootstrapExpect "bootstrap-expect" "" Start "Number of empty nodes that form a new cluster.",
     ClusterSecret "cluster-secret" "" Start "What proves to other nodes that this one belongs to the cluster.",
+    Tls "tls" "" Reload "Which clients may connect without TLS: none with required, all with optional or off.",
+    TlsCert "tls-cert" "" Reload "File with the certificate that the node shows to clients.",
+    TlsKey "tls-key" "" Reload "File with the key of that certificate.",
+    TlsCa "tls-ca" "" Reload "File with the certificates that sign those of clients.",
     Log "log" "text" Reload "Format of logs: text or json.",
     LogLevel "log-level" "info" Reload "Which log lines are written: error, warn, info, debug or trace.",
     SlowRequest "slow-request" "100ms" Reload "A request that takes as long is logged, with the time of each step; 0ms for none.",

@@ -1,5 +1,7 @@
 //! Layers, units and refusals of settings.
 
+use rangedb_certificates::Ca;
+
 use super::*;
 use raw::BadConfig;
 
@@ -35,7 +37,7 @@ fn flags_stand_above_variables_above_the_file_above_defaults() {
     raw.add_flag(Key::DataDir, Some(&"d".to_owned()));
     let config = Config::validate(&raw).expect("valid");
     assert_eq!(
-        (config.listen.as_str(), config.logs.format),
+        (config.listen.address.as_str(), config.logs.format),
         ("v:2", LogFormat::Json)
     );
     assert_eq!((config.memory, config.shards), (1 << 30, 2));
@@ -309,4 +311,88 @@ fn the_packaged_file_shows_every_setting_with_its_default() {
         let value = all.parse(*key, |value| Ok(value.to_owned()));
         assert_eq!(value.expect("it is text"), key.default(), "{}", key.name());
     }
+}
+
+#[test]
+fn settings_of_tls_need_each_other_and_good_files() {
+    let ca = Ca::new("ca");
+    let (node, other) = (
+        ca.sign("node", &["localhost"]),
+        ca.sign("other", &["localhost"]),
+    );
+    let (cert, key, other_key) = (node.certificate, node.key, other.key);
+    let (ca_file, folder) = (ca.file(), ca.path(""));
+    let tls = |flags: &[(Key, &str)]| {
+        let config = Config::validate(&raw(flags)).expect("valid");
+        config.listen.tls.as_ref().map(|tls| tls.required)
+    };
+    assert_eq!(tls(&[]), None);
+    assert_eq!(tls(&[(Key::Tls, "off")]), None);
+    let both = [(Key::TlsCert, cert.as_str()), (Key::TlsKey, &key)];
+    assert_eq!(tls(&both), Some(true));
+    for (mode, required) in [
+        ("required", Some(true)),
+        ("optional", Some(false)),
+        ("off", None),
+    ] {
+        assert_eq!(tls(&[both[0], both[1], (Key::Tls, mode)]), required);
+    }
+    assert_eq!(tls(&[both[0], both[1], (Key::TlsCa, &ca_file)]), Some(true));
+
+    let refused = |flags: &[(Key, &str)], key: &str, words: &str| {
+        let message = match Config::validate(&raw(flags)) {
+            Err(bad) if bad.key == key => bad.to_string(),
+            other => panic!("{flags:?}: {other:?}"),
+        };
+        assert!(message.contains(words), "{message}");
+    };
+    refused(&both[..1], "tls-key", "must be given");
+    refused(&both[1..], "tls-cert", "must be given");
+    refused(&[(Key::TlsCa, &ca_file)], "tls-ca", "--tls-cert");
+    refused(&[(Key::Tls, "required")], "tls", "needs a certificate");
+    refused(
+        &[both[0], both[1], (Key::Tls, "yes")],
+        "tls",
+        "required, optional or off",
+    );
+    let with_key = |key| [both[0], (Key::TlsKey, key)];
+    refused(&with_key(&other_key), "tls-key", "not the key");
+    refused(&with_key(&cert), "tls-key", "no private key");
+    refused(&with_key("/nowhere/k"), "tls-key", "/nowhere/k");
+    refused(&with_key(&folder), "tls-key", "no regular file");
+    refused(
+        &[(Key::TlsCert, &key), both[1]],
+        "tls-cert",
+        "no certificate",
+    );
+    refused(
+        &[both[0], both[1], (Key::TlsCa, &key)],
+        "tls-ca",
+        "no certificate",
+    );
+    let broken = ca.path("broken.pem");
+    std::fs::write(
+        &broken,
+        "-----BEGIN CERTIFICATE-----\n%%%\n-----END CERTIFICATE-----\n",
+    )
+    .expect("written");
+    refused(
+        &[(Key::TlsCert, &broken), both[1]],
+        "tls-cert",
+        "no good PEM",
+    );
+}
+
+#[test]
+fn a_certificate_is_shown_with_its_fingerprint_and_its_key_not_at_all() {
+    let ca = Ca::new("ca");
+    let node = ca.sign("node", &["localhost"]);
+    let (cert, key) = (node.certificate, node.key);
+    let raw = raw(&[(Key::TlsCert, &cert), (Key::TlsKey, &key)]);
+    let config = Config::validate(&raw).expect("valid");
+    let shown = config.shown(&raw, Key::TlsCert);
+    assert!(shown.starts_with(&format!("{cert} (SHA-256 ")), "{shown}");
+    assert_eq!(config.shown(&raw, Key::TlsKey), key);
+    assert_eq!(config.shown(&raw, Key::Tls), "required");
+    assert!(!format!("{config:?}").contains("PRIVATE"));
 }

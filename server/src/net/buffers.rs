@@ -4,7 +4,7 @@
 //! handling of its bytes. Replies gather in buffers that are used again. Lives on the shard's
 //! thread.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, RefCell, RefMut};
 
 use rangedb_engine::memory::MemoryUse;
 use rangedb_engine::notify::Count;
@@ -22,6 +22,8 @@ const NEW_LEN: usize = 4 << 10;
 pub struct Buffers {
     /// All connections read into this.
     pub received: RefCell<Box<[u8]>>,
+    /// All encrypted connections receive into this; empty before the first.
+    encrypted: RefCell<Box<[u8]>>,
     kept: RefCell<Vec<Vec<u8>>>,
     unsent_len: Count,
     unsent_len_max: usize,
@@ -35,6 +37,7 @@ impl Buffers {
     pub fn new(frames_len_max: usize, unsent_len_max: usize) -> Buffers {
         Buffers {
             received: RefCell::new(vec![0; READ_LEN].into_boxed_slice()),
+            encrypted: RefCell::default(),
             kept: RefCell::default(),
             unsent_len: Count::default(),
             unsent_len_max,
@@ -42,6 +45,15 @@ impl Buffers {
             frames_len_max,
             unfinished: Cell::new(0),
         }
+    }
+
+    /// The buffer into which all encrypted connections receive, of [`READ_LEN`] bytes.
+    pub fn encrypted(&self) -> RefMut<'_, Box<[u8]>> {
+        let mut encrypted = self.encrypted.borrow_mut();
+        if encrypted.is_empty() {
+            *encrypted = vec![0; READ_LEN].into_boxed_slice();
+        }
+        encrypted
     }
 
     /// Memory of the incomplete frames of all connections.

@@ -38,6 +38,7 @@ use crate::handler::reply::Head;
 use crate::handler::{self, PendingRequest, Times, reply};
 use crate::net::buffers::Output;
 use crate::net::input::{Added, Input, Taken};
+use crate::net::tls::{Received, Stream};
 use crate::shard::context::{AnsweredBy, Context};
 
 /// With this many bytes of unsent replies, nothing more is read from the client.
@@ -95,7 +96,7 @@ enum ConnectionState {
 pub struct Connection {
     context: Rc<Context>,
     smart: bool,
-    stream: RefCell<Option<TcpStream>>,
+    stream: RefCell<Option<Stream>>,
     output: RefCell<Output>,
     pending: RefCell<Slab<PendingRequest>>,
     forwarded: Cell<usize>,
@@ -111,9 +112,10 @@ pub struct Connection {
 }
 
 /// Serves a connection until it ends.
-pub async fn serve(context: Rc<Context>, mut stream: TcpStream, smart: bool) {
-    stream.set_write_timeout(context.node.limits.write_timeout);
-    stream.count_in(context.traffic.clone());
+pub async fn serve(context: Rc<Context>, mut stream: Stream, smart: bool) {
+    let socket = stream.socket();
+    socket.set_write_timeout(context.node.limits.write_timeout);
+    socket.count_in(context.traffic.clone());
     let connection = Rc::new(Connection {
         context: context.clone(),
         smart,
@@ -135,8 +137,9 @@ pub async fn serve(context: Rc<Context>, mut stream: TcpStream, smart: bool) {
     context.connections.borrow_mut().remove(place);
     input.clear(&context.buffers);
     connection.follow(&mut Input::default());
-    if let (Some(mut stream), End::LastWord) = (connection.leave(), end) {
-        linger(&context, &mut stream).await;
+    let socket = connection.leave().map(Stream::end);
+    if let (Some(mut socket), End::LastWord) = (socket, end) {
+        linger(&context, &mut socket).await;
     }
 }
 
@@ -279,17 +282,15 @@ impl Connection {
             return Ok(Step::Idle);
         }
         let mut received = self.context.buffers.received.borrow_mut();
-        let len = match self.receive(cx, &mut received) {
+        let Received { len, more } = match self.receive(cx, &mut received) {
             Poll::Pending => return Ok(Step::Idle),
-            Poll::Ready(len) => len?,
+            Poll::Ready(received) => received?,
         };
         // The client sends nothing more, but may wait for replies.
         if len == 0 {
             self.state.set(ConnectionState::Ending);
             return Ok(Step::Worked);
         }
-        // If the buffer is full, the kernel may have more bytes.
-        let full = len == received.len();
         input.received = Now::now();
         let mut bytes = input.skip(received.get(..len).unwrap_or_default());
         // Whole frames are handled where they lie in the shard's buffer; only the rest is copied.
@@ -305,7 +306,7 @@ impl Connection {
             self.take_kept(input);
         }
         self.follow(input);
-        Ok(if full || input.more {
+        Ok(if more || input.more {
             Step::Busy
         } else {
             Step::Worked
@@ -334,23 +335,29 @@ impl Connection {
         }
     }
 
-    /// Whether an incomplete frame has made no progress for too long, through no fault of this
-    /// side.
+    /// Whether an incomplete frame, or an incomplete record of TLS, has made no progress for too long,
+    /// through no fault of this side.
     pub fn is_stalled(&self, now: Now) -> bool {
-        let Some(since) = self.unfinished_since.get() else {
+        let mut stream = self.stream.borrow_mut();
+        let of_frame = self.unfinished_since.get();
+        let of_record = stream.as_ref().and_then(Stream::unfinished_since);
+        let Some(since) = of_frame.into_iter().chain(of_record).min() else {
             return false;
         };
         if !self.may_take() {
-            self.unfinished_since.set(Some(now));
+            self.unfinished_since.set(of_frame.map(|_| now));
+            if let Some(stream) = stream.as_mut() {
+                stream.excuse(now);
+            }
             return false;
         }
         now > since + self.context.node.limits.frame_timeout
     }
 
-    fn receive(&self, cx: &mut TaskContext<'_>, to: &mut [u8]) -> Poll<io::Result<usize>> {
+    fn receive(&self, cx: &mut TaskContext<'_>, to: &mut [u8]) -> Poll<io::Result<Received>> {
         match self.stream.borrow_mut().as_mut() {
-            Some(stream) => Pin::new(stream).poll_read(cx, to),
-            None => Poll::Ready(Ok(0)),
+            Some(stream) => stream.poll_receive(cx, to),
+            None => Poll::Ready(Ok(Received::default())),
         }
     }
 
@@ -412,7 +419,7 @@ impl Connection {
             return Ok(());
         };
         while !output.unsent().is_empty() {
-            match Pin::new(&mut *stream).poll_write(cx, output.unsent()) {
+            match stream.poll_send(cx, output.unsent()) {
                 Poll::Pending => break,
                 Poll::Ready(sent) => output.advance(&self.context.buffers, sent?),
             }
@@ -464,7 +471,7 @@ impl Connection {
     }
 
     /// Ends the connection here: requests in flight get no reply. Returns the socket.
-    fn leave(&self) -> Option<TcpStream> {
+    fn leave(&self) -> Option<Stream> {
         self.state.set(ConnectionState::Gone);
         self.output.borrow_mut().clear(&self.context.buffers);
         self.task.borrow_mut().take();

@@ -1,9 +1,11 @@
 //! The first bytes of a connection: its role, its protocol versions, and the shard that it wants.
 //!
 //! Exactly the handshake is read here, so that the connection can move to another shard with
-//! everything after it unread. The shard that serves the connection answers. Lives on the shard's
-//! thread.
+//! everything after it unread. The shard that serves the connection answers. If the client wants TLS, it
+//! begins behind that answer, and the answer comes once more, encrypted: only the second one proves what
+//! node it is. Lives on the shard's thread.
 
+use std::future::poll_fn;
 use std::io;
 use std::ops::RangeInclusive;
 use std::rc::Rc;
@@ -18,10 +20,12 @@ use rangedb_protocol::handshake::{
     Verdict,
 };
 
+use crate::config::Tls;
 use crate::env::GlommioRuntime;
 use crate::env::reactor::TcpStream;
 use crate::net::connection;
 use crate::net::pending_handshakes::PendingHandshake;
+use crate::net::tls::{Stream, TlsStream};
 use crate::peers::{self, serve};
 use crate::shard::context::Context;
 use crate::shard::message::PassedConnection;
@@ -102,11 +106,22 @@ async fn read(
 
 /// Why a connection is not accepted, if it is not.
 fn objection(context: &Context, handshake: &Handshake, stream: &TcpStream) -> Option<Verdict> {
+    let tls = context.node.settings.tls();
     let unknown = handshake.shard != ANY_SHARD && handshake.shard >= context.node.shards;
     match handshake {
         _ if context.gateway.is_draining() => Some(Verdict::ShuttingDown),
         _ if handshake.version(spoken(handshake.role)).is_none() => Some(Verdict::NoCommonVersion),
-        _ if handshake.tls => Some(Verdict::NoTls),
+        Handshake {
+            tls: true,
+            role: Role::Peer,
+            ..
+        } => Some(Verdict::NoTls),
+        Handshake { tls: true, .. } if tls.is_none() => Some(Verdict::NoTls),
+        Handshake {
+            tls: false,
+            role: Role::Client,
+            ..
+        } if tls.is_some_and(|tls| tls.required) => Some(Verdict::TlsRequired),
         _ if handshake.role == Role::Peer && context.peers.secret.is_empty() => {
             Some(Verdict::RoleRefused)
         }
@@ -140,17 +155,61 @@ async fn welcome(
     let spoken = spoken(handshake.role);
     let newest = *spoken.end();
     let version = handshake.version(spoken).unwrap_or(newest);
+    let tls = match handshake.tls {
+        false => None,
+        true => match context.node.settings.tls() {
+            Some(tls) => Some(tls),
+            // The settings have changed since the connection was passed on.
+            None => return refuse(&context, stream, handshake.role, Verdict::NoTls, pending).await,
+        },
+    };
     let answer = answer(&context, &mut stream, Verdict::Accepted, version);
     if !matches!(pending.unless_evicted(answer).await, Some(Ok(()))) {
         return;
     }
-    match handshake.role {
-        Role::Client => {
-            drop(pending);
-            let _counted = Held::new(&context.connected);
-            connection::serve(context.clone(), stream, handshake.smart).await;
+    if handshake.role == Role::Peer {
+        return serve::serve(context.clone(), stream, pending).await;
+    }
+    let stream = match tls {
+        None => Stream::Plain(stream),
+        Some(tls) => {
+            let encrypted = encrypt(&context, stream, &tls, version);
+            match pending.unless_evicted(encrypted).await {
+                Some(Ok(stream)) => Stream::Tls(stream),
+                Some(Err(error)) => {
+                    return tracing::debug!(%error, "a client's TLS handshake failed");
+                }
+                None => return,
+            }
         }
-        Role::Peer => serve::serve(context.clone(), stream, pending).await,
+    };
+    drop(pending);
+    let _counted = Held::new(&context.connected);
+    connection::serve(context.clone(), stream, handshake.smart).await;
+}
+
+/// Exchanges the handshake of TLS, and answers that of the protocol once more, encrypted.
+async fn encrypt(
+    context: &Rc<Context>,
+    stream: TcpStream,
+    tls: &Tls,
+    version: u16,
+) -> io::Result<Box<TlsStream>> {
+    let bytes = answer_of(context, Verdict::Accepted, version).encode();
+    let mut stream = TlsStream::new(stream, tls, context.clone())?;
+    let done = within(context.node.limits.handshake_timeout, async {
+        stream.handshake().await?;
+        poll_fn(|cx| stream.poll_send(cx, &bytes)).await
+    });
+    match done.await {
+        Ok(_) => Ok(stream),
+        Err(error) => {
+            if error.kind() == io::ErrorKind::InvalidData {
+                // So that the alert arrives.
+                connection::linger(context, stream.socket()).await;
+            }
+            Err(error)
+        }
     }
 }
 
@@ -176,19 +235,22 @@ async fn answer(
     verdict: Verdict,
     version: u16,
 ) -> io::Result<()> {
-    let answer = HandshakeReply {
+    within(
+        context.node.limits.handshake_timeout,
+        stream.write_all(&answer_of(context, verdict, version).encode()),
+    )
+    .await
+}
+
+fn answer_of(context: &Context, verdict: Verdict, version: u16) -> HandshakeReply {
+    HandshakeReply {
         verdict,
         version,
         shard: context.here().0,
         shards: context.node.shards,
         node: context.node.id.0,
         cluster: context.node.cluster,
-    };
-    within(
-        context.node.limits.handshake_timeout,
-        stream.write_all(&answer.encode()),
-    )
-    .await
+    }
 }
 
 async fn within<T>(limit: Duration, io: impl Future<Output = io::Result<T>>) -> io::Result<T> {

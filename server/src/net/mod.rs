@@ -1,4 +1,4 @@
-//! Client connections: the port, the handshake, frames in and replies out.
+//! Client connections: the port, the handshake, TLS, frames in and replies out.
 
 pub mod buffers;
 pub mod connection;
@@ -9,3 +9,4 @@ pub mod pending_handshakes;
 pub mod port;
 #[cfg(test)]
 mod tests;
+pub mod tls;

@@ -28,7 +28,7 @@ pub(super) fn log(config: &Config, folder: &DataDir, settings: &Settings) {
         leaving_shards = config.leaving_shards,
         processors = shown(Key::Cpus),
         memory = shown(Key::Memory),
-        listen = config.listen,
+        listen = config.listen.address,
         advertise = config.advertise,
         http = %config.http.address,
         settings = settings.changes(),

@@ -19,6 +19,7 @@ use rangedb_protocol::{Reply, RequestBody};
 
 use crate::env::reactor::{self, TcpStream};
 use crate::net::connection;
+use crate::net::tls::Stream;
 use crate::shard::context::{ClientLimits, Context};
 use crate::test_node::{TestClient, TestNode, open_alone};
 
@@ -81,7 +82,11 @@ async fn serve_one(
 ) -> u64 {
     let context = open_alone(folder, row_cache_bytes).await;
     let stream = TcpStream::attach(socket.into()).expect("attached");
-    let mut serving = pin!(connection::serve(context.clone(), stream, false));
+    let mut serving = pin!(connection::serve(
+        context.clone(),
+        Stream::Plain(stream),
+        false
+    ));
     poll_fn(|cx| {
         let mut polled = Poll::Pending;
         let counted = allocation_counter::measure(|| polled = serving.as_mut().poll(cx));

@@ -4,6 +4,7 @@ mod allocations;
 mod edges;
 mod garbage;
 mod times;
+mod tls;
 
 use std::io::Write;
 use std::time::{Duration, Instant};
