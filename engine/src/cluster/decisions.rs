@@ -63,7 +63,8 @@ pub enum Outcome {
     UnderWay,
     /// It was carried out.
     Done,
-    /// It was not carried out, as far as is known; and why.
+    /// It failed, as far as the manager knows, for this reason, in words for people. An order of whose end
+    /// nothing was heard may have been carried out all the same.
     Failed(String),
 }
 

@@ -9,7 +9,7 @@
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
 
-use super::blocked::{BlockReason, Pause, SplitBlocked};
+use super::blocked::{BlockReason, FailedSplit, SplitBlocked};
 use super::manager::{KnownRange, Manager};
 use super::message::{LedRange, SplitReason};
 use super::placement::{CAUGHT_UP, Node, Range};
@@ -61,7 +61,7 @@ impl<T: Instant> Manager<T> {
                 .watch
                 .load
                 .as_ref()
-                .is_some_and(|load| load.lasts(now));
+                .is_some_and(|load| load.pause.lasts(now));
             known.watch.is_hot(now) && !paused
         });
         let hot = hot.filter_map(|known| {
@@ -189,9 +189,9 @@ impl<T: Instant> Manager<T> {
             SplitReason::Load => &mut watch.load,
             SplitReason::Size | SplitReason::Manual => &mut watch.size,
         };
-        let pause = Pause::after(place.as_ref(), reason, key, now);
-        let seconds = pause.length().as_secs();
-        *place = Some(pause);
+        let failed = FailedSplit::after(place.as_ref(), reason, key, now);
+        let seconds = failed.pause.length().as_secs();
+        *place = Some(failed);
         Some(seconds)
     }
 
@@ -208,7 +208,7 @@ impl<T: Instant> Manager<T> {
             .load
             .as_ref()
             .or(size)
-            .map(|pause| pause.blocked.clone())
+            .map(|failed| failed.blocked.clone())
     }
 
     /// The ranges of users' keys that take the most CPU time, the hottest first, with what they take in

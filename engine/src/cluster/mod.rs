@@ -10,6 +10,7 @@
 //! The shards' part (reporting, making and removing replicas, changing a group's members) is in
 //! [`crate::shard`].
 
+pub mod backoff;
 mod balance;
 mod blocked;
 mod bounds;

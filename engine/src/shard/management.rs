@@ -392,30 +392,6 @@ impl<E: Env> Inner<E> {
             ClusterRequest::TransferLeadership { range, to } => {
                 self.transfer_range(range, to).await
             }
-            ClusterRequest::Split {
-                range,
-                version,
-                key,
-                child,
-                replicas,
-                reason,
-            } => {
-                let child = (child, replicas);
-                return self.split_range(range, version, key, child, reason).await;
-            }
-            request @ (ClusterRequest::Merge { .. }
-            | ClusterRequest::Freeze { .. }
-            | ClusterRequest::PrepareMerge { .. }
-            | ClusterRequest::Frozen { .. }
-            | ClusterRequest::CancelMerge { .. }
-            | ClusterRequest::Unfreeze { .. }) => self.take_merge(request).await,
-            ClusterRequest::SplitKeys {
-                range,
-                version,
-                parts,
-            } => return self.split_keys(range, version, parts),
-            ClusterRequest::LoadKeys { range, version } => return self.load_keys(range, version),
-            ClusterRequest::HotKeys { range, top } => return self.hot_keys(range, top),
             ClusterRequest::MayLead { range, replica } => return self.may_lead_now(range, replica),
             ClusterRequest::Digest {
                 range,
@@ -427,9 +403,7 @@ impl<E: Env> Inner<E> {
                 let response = self.ask_manager(&ClusterRequest::Report(report)).await;
                 return response.unwrap_or_else(|| self.not_here());
             }
-            // Only the manager answers the others.
-            _ if !self.manages() => return self.not_here(),
-            request => return self.answer_as_manager(request).await,
+            request => self.take_bounds_request(request).await,
         };
         match done {
             Ok(response) => response,
@@ -457,7 +431,7 @@ impl<E: Env> Inner<E> {
     }
 
     /// Whether this shard leads the system range. If so, it has the manager of its term.
-    fn manages(&self) -> bool {
+    pub(super) fn manages(&self) -> bool {
         let leading = self.system_replica().and_then(|running| {
             let leading = running.replica.leading()?;
             Some((running, leading.term))
