@@ -79,8 +79,6 @@ impl<I: Instant> Spell<I> {
 /// What is known of a member of a range.
 #[derive(Clone, Copy, Debug)]
 struct Member<I> {
-    /// The index of its last entry, as its leader last reported.
-    matched: Option<u64>,
     is_lost: bool,
     behind: Option<Spell<I>>,
     absent: Option<Spell<I>>,
@@ -89,7 +87,6 @@ struct Member<I> {
 impl<I> Default for Member<I> {
     fn default() -> Member<I> {
         Member {
-            matched: None,
             is_lost: false,
             behind: None,
             absent: None,
@@ -140,13 +137,8 @@ impl<I: Instant> Health<I> {
         }
         for follower in followers {
             let member = self.members.entry((range, follower.replica)).or_default();
-            // A replica that gets new entries all the time is never quite up to date.
-            let has_more = follower.matched > member.matched && member.matched.is_some();
-            let is_well =
-                follower.answers && (follower.lag == 0 || has_more || follower.takes_snapshot);
-            member.matched = follower.matched;
             member.is_lost = follower.lost;
-            Spell::note(&mut member.behind, !is_well, now);
+            Spell::note(&mut member.behind, !follower.is_well(), now);
         }
     }
 
@@ -268,6 +260,7 @@ mod tests {
             replica: ReplicaId(2),
             matched: Some(matched),
             lag,
+            stalls: lag > 0,
             answers: true,
             lost: false,
             takes_snapshot: false,
@@ -336,7 +329,10 @@ mod tests {
     #[test]
     fn one_that_gets_entries_or_a_snapshot_all_the_time_is_well() {
         let mut case = Case::new();
-        let busy = |number| follower(5 + number, 3);
+        let busy = |number| Follower {
+            stalls: false,
+            ..follower(5 + number, 3)
+        };
         assert_eq!(case.led(DEAD_AFTER * 2, busy), None);
         let takes = |_| Follower {
             matched: None,

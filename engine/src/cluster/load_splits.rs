@@ -106,7 +106,7 @@ impl<T: Instant> Manager<T> {
 
     /// What a shard last reported of its CPU time, in thousandths of a core.
     fn cpu_of(&self, at: Location) -> Option<u32> {
-        self.loads.get(&at).map(|load| load.stats.cpu)
+        self.shards.known.get(&at).map(|shard| shard.stats.cpu)
     }
 
     /// The shard that should take a part of a range, and how: one with a voter if there is one, as no data
@@ -192,6 +192,7 @@ impl<T: Instant> Manager<T> {
         let failed = FailedSplit::after(place.as_ref(), reason, key, now);
         let seconds = failed.pause.length().as_secs();
         *place = Some(failed);
+        self.watch(range);
         Some(seconds)
     }
 

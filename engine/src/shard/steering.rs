@@ -217,7 +217,7 @@ impl<E: Env> Inner<E> {
                     && let Some(manager) = self.management.manager.borrow_mut().as_mut()
                 {
                     let (replica, to) = moved;
-                    manager.moves.accepted(range, replica, to, Now::<E>::now());
+                    manager.move_accepted(range, replica, to, Now::<E>::now());
                 }
                 response
             }
