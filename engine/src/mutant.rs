@@ -95,11 +95,13 @@ pub enum Mutant {
     FrozenReplicaRemoved,
     /// A snapshot has all rows of its data id, also those of other ranges.
     ExportOfWholeDataId,
+    /// The manager takes a change of a report although it has not taken all that comes before it.
+    ChangeAfterLostReport,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Mutant; 44] = [
+    pub const ALL: [Mutant; 45] = [
         Mutant::AcknowledgeBeforeDurable,
         Mutant::LeaseWithoutMargin,
         Mutant::VoteAfterRestart,
@@ -144,6 +146,7 @@ impl Mutant {
         Mutant::FreezeOfAnotherAttempt,
         Mutant::FrozenReplicaRemoved,
         Mutant::ExportOfWholeDataId,
+        Mutant::ChangeAfterLostReport,
     ];
 }
 

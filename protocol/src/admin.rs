@@ -297,7 +297,7 @@ pub struct Range {
     /// What its bounds are doing.
     #[serde(default)]
     pub state: BoundsState,
-    /// What is decided about its borders.
+    /// When it was made, and what is decided about its borders.
     #[serde(flatten)]
     pub borders: Borders,
     /// Its load and its size.
@@ -329,6 +329,9 @@ pub struct Replica {
     pub voter: bool,
     /// How many entries of the leader's log it lacks, if that is known.
     pub lag: Option<u64>,
+    /// Under how many data ids its rows lie, if that is known: more than 1 after merges, until they are rewritten.
+    #[serde(default)]
+    pub parts: Option<u16>,
     /// Whether it does its part.
     pub state: ReplicaState,
 }

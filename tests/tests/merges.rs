@@ -2,7 +2,7 @@
 //!
 //! What else may happen meanwhile is tried in `bounds.rs`.
 
-use std::time::Instant;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use rangedb_engine::types::SYSTEM_RANGE;
 use rangedb_tests::cluster::{
@@ -10,6 +10,7 @@ use rangedb_tests::cluster::{
 };
 use rangedb_tests::load::{Load, run};
 use rangedb_tests::process::Home;
+use serde_json::Value;
 
 /// The users' ranges by their first keys, in hexadecimal digits; `None` while a leader has not reported.
 fn try_starts(home: &Home) -> Option<Vec<(String, u64)>> {
@@ -46,6 +47,36 @@ fn range(home: &Home, args: &[&str]) -> Result<(), String> {
         true => Ok(()),
         false => Err(String::from_utf8_lossy(&output.stderr).into_owned()),
     }
+}
+
+/// What a command prints as JSON.
+fn json(home: &Home, args: &[&str]) -> Value {
+    let output = home.cli(&[args, &["--format", "json"]].concat());
+    assert!(output.status.success(), "{output:?}");
+    serde_json::from_slice(&output.stdout).expect("JSON")
+}
+
+/// The range in the JSON of `range ls`.
+fn shown(home: &Home, id: u64) -> Value {
+    let all = json(home, &["range", "ls"]);
+    let mut all = all["ranges"].as_array().expect("a list").iter();
+    all.find(|range| range["id"] == id)
+        .expect("it is shown")
+        .clone()
+}
+
+/// The outcomes of the decisions to merge a range for a reason with this word.
+fn merges(home: &Home, id: u64, reason: &str) -> Vec<String> {
+    let all = json(home, &["balance"]);
+    let all = all["decisions"].as_array().expect("a list").iter();
+    let merges = all.filter(|one| {
+        let why = one["reason"].as_str().unwrap_or_default();
+        let expected = one["expected"].as_str().unwrap_or_default();
+        let is_whole = one["kind"] == "merge" && expected.contains("the keys of range");
+        is_whole && one["range"] == id && why.contains(reason)
+    });
+    let outcome = |one: &Value| one["outcome"].as_str().unwrap_or_default().to_owned();
+    merges.map(outcome).collect()
 }
 
 fn split(home: &Home, key: &str) -> Result<(), String> {
@@ -118,14 +149,33 @@ fn a_neighbour_on_another_shard_moves_first_and_what_was_merged_is_there_after_a
     let two = wait_for("two ranges", || {
         try_starts(&home).filter(|starts| starts.len() == 2)
     });
+    let left = two[0].1;
+    let before = shown(&home, left);
+    assert_eq!(before["replicas"][0]["parts"], 1);
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    let now = now.expect("it is after 1970").as_millis() as u64;
+    let born = before["born_ms"].as_u64().expect("a number");
+    assert!(born <= now && now < born + 600_000, "{born} {now}");
     merge(&home, "a").expect("it is merged");
     assert_eq!(starts(&home), two[..1]);
+    assert_eq!(merges(&home, left, "operator"), ["done"]);
+    wait_for("the rows of both ranges in one", || {
+        (shown(&home, left)["replicas"][0]["parts"] == 2).then_some(())
+    });
+    let refused = range(&home, &["merge", &left.to_string()]);
+    refused.expect_err("it has no right neighbour");
+    assert_eq!(
+        merges(&home, left, "operator"),
+        ["done"],
+        "what is refused is no decision"
+    );
     put("n");
     node.kill();
     let node = home.start();
     wait_for("the range after the kill", || {
         (try_starts(&home)?.as_slice() == &two[..1]).then_some(())
     });
+    assert_eq!(shown(&home, left)["born_ms"], born, "it is the same range");
     for key in ["a", "l", "m", "n", "z"] {
         let got = home.cli(&["get", key]);
         assert!(got.status.success(), "{key}: {got:?}");
@@ -166,6 +216,10 @@ fn neighbours_that_are_small_and_cold_are_merged_unless_they_are_held() {
     wait_for("the merge of what is not held", || {
         let now = try_starts(&home)?;
         (now.len() == before.len() + 2).then_some(())
+    });
+    let left = range_of(&home, "p");
+    wait_for("the end of the decision", || {
+        (merges(&home, left, "small") == ["done"]).then_some(())
     });
     for key in ["g", "p"] {
         let id = range_of(&home, key).to_string();

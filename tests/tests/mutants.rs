@@ -199,9 +199,10 @@ mutants! {
     finds_parent_goes_first: ParentGoesFirst by seed,
     finds_session_request_copied: SessionRequestCopied by seed,
     finds_newborn_unknown_to_collector: NewbornUnknownToCollector by seed,
-    finds_export_of_whole_data_id: ExportOfWholeDataId by seed,
     finds_floor_forgotten_at_merge: FloorForgottenAtMerge by seed,
     finds_thaw_before_cancel: ThawBeforeCancel by merge,
     finds_freeze_of_another_attempt: FreezeOfAnotherAttempt by seed,
     finds_frozen_replica_removed: FrozenReplicaRemoved by seed,
+    finds_export_of_whole_data_id: ExportOfWholeDataId by seed,
+    finds_change_after_lost_report: ChangeAfterLostReport by seed,
 }

@@ -12,6 +12,7 @@
 
 use std::time::Duration;
 
+use super::backoff::{Backoff, Limits};
 use crate::env::Instant;
 
 /// A range is hot above this CPU time, in milliseconds a second (a quarter of a core).
@@ -20,9 +21,11 @@ const HOT_MILLIS: u32 = 250;
 const HOT_FOR: Duration = Duration::from_secs(10);
 /// Reports that are further apart do not tell that it was hot between them.
 const REPORT_GAP_MAX: Duration = Duration::from_secs(3);
-/// The first pause after a split that could not be made, and the longest.
-const PAUSE: Duration = Duration::from_mins(1);
-const PAUSE_MAX: Duration = Duration::from_hours(1);
+/// The pauses after splits that could not be made.
+const PAUSES: Limits = Limits {
+    first: Duration::from_mins(1),
+    longest: Duration::from_hours(1),
+};
 
 /// Why a range could not be split that should have been.
 #[derive(
@@ -74,14 +77,11 @@ pub struct SplitBlocked {
     pub key: Option<Vec<u8>>,
 }
 
-/// A split that is not tried again before a time.
+/// A split that could not be made, and is not tried again before a time.
 #[derive(Clone)]
-pub(super) struct Pause<T> {
+pub(super) struct FailedSplit<T> {
     pub(super) blocked: SplitBlocked,
-    /// Until when.
-    until: T,
-    /// How long it is.
-    length: Duration,
+    pub(super) pause: Backoff<T>,
 }
 
 /// Since when a range has been hot.
@@ -97,9 +97,9 @@ pub(super) struct SplitWatch<T> {
     version: u32,
     hot: Option<Hot<T>>,
     /// A split because of its size.
-    pub(super) size: Option<Pause<T>>,
+    pub(super) size: Option<FailedSplit<T>>,
     /// A split because of its load.
-    pub(super) load: Option<Pause<T>>,
+    pub(super) load: Option<FailedSplit<T>>,
 }
 
 impl<T> Default for SplitWatch<T> {
@@ -126,7 +126,11 @@ impl<T: Instant> SplitWatch<T> {
         }
         if cpu_millis <= HOT_MILLIS {
             self.hot = None;
-            if self.load.as_ref().is_some_and(|load| !load.lasts(now)) {
+            if self
+                .load
+                .as_ref()
+                .is_some_and(|load| !load.pause.lasts(now))
+            {
                 self.load = None;
             }
             return;
@@ -149,35 +153,23 @@ impl<T: Instant> SplitWatch<T> {
     }
 }
 
-impl<T: Instant> Pause<T> {
-    /// The pause after a split that could not be made now. It is longer than the one before.
+impl<T: Instant> FailedSplit<T> {
+    /// A split that could not be made now. The pause is longer than the one before.
     pub(super) fn after(
-        before: Option<&Pause<T>>,
+        before: Option<&FailedSplit<T>>,
         reason: BlockReason,
         key: Option<Vec<u8>>,
         (now, wall_ms): (T, u64),
-    ) -> Pause<T> {
-        let length = before.map_or(PAUSE, |before| (before.length * 2).min(PAUSE_MAX));
+    ) -> FailedSplit<T> {
         let same = before.filter(|before| before.blocked.reason == reason);
-        Pause {
+        FailedSplit {
             blocked: SplitBlocked {
                 reason,
                 since_ms: same.map_or(wall_ms, |before| before.blocked.since_ms),
                 key,
             },
-            until: now + length,
-            length,
+            pause: Backoff::after(before.map(|before| &before.pause), PAUSES, now),
         }
-    }
-
-    /// Whether it has not ended.
-    pub(super) fn lasts(&self, now: T) -> bool {
-        now < self.until
-    }
-
-    /// How long it is.
-    pub(super) fn length(&self) -> Duration {
-        self.length
     }
 }
 
@@ -222,30 +214,36 @@ mod tests {
     #[test]
     fn pauses_double_up_to_an_hour_and_the_first_time_of_a_reason_stays() {
         let now = StdInstant::now();
-        let mut pause = Pause::after(None, BlockReason::NoKey, None, (now, 7));
+        let mut failed = FailedSplit::after(None, BlockReason::NoKey, None, (now, 7));
         let mut lengths = Vec::new();
         for wall_ms in 8..16 {
-            lengths.push(pause.length().as_secs() / 60);
-            assert!(pause.lasts(now) && !pause.lasts(now + pause.length()));
-            assert_eq!(pause.blocked.since_ms, 7);
-            pause = Pause::after(Some(&pause), BlockReason::NoKey, None, (now, wall_ms));
+            lengths.push(failed.pause.length().as_secs() / 60);
+            assert_eq!(failed.blocked.since_ms, 7);
+            failed = FailedSplit::after(Some(&failed), BlockReason::NoKey, None, (now, wall_ms));
         }
         assert_eq!(lengths, [1, 2, 4, 8, 16, 32, 60, 60]);
         let key = Some(b"k".to_vec());
-        let pause = Pause::after(Some(&pause), BlockReason::SingleKey, key.clone(), (now, 99));
+        let failed = FailedSplit::after(
+            Some(&failed),
+            BlockReason::SingleKey,
+            key.clone(),
+            (now, 99),
+        );
         let wanted = SplitBlocked {
             reason: BlockReason::SingleKey,
             since_ms: 99,
             key,
         };
-        assert_eq!((pause.blocked, pause.length), (wanted, PAUSE_MAX));
+        let length = failed.pause.length();
+        assert_eq!((failed.blocked, length), (wanted, PAUSES.longest));
     }
 
     #[test]
     fn what_stood_in_the_way_of_a_hot_range_is_forgotten_when_it_has_cooled() {
         let (mut watch, mut now) = (SplitWatch::default(), StdInstant::now());
         pass(&mut watch, &mut now, 30, 900);
-        watch.load = Some(Pause::after(None, BlockReason::NoKey, None, (now, 7)));
+        let failed = FailedSplit::after(None, BlockReason::NoKey, None, (now, 7));
+        watch.load = Some(failed);
         pass(&mut watch, &mut now, 100, 0);
         assert!(watch.load.is_some(), "the pause lasts");
         pass(&mut watch, &mut now, 20, 900);

@@ -63,7 +63,8 @@ pub enum Outcome {
     UnderWay,
     /// It was carried out.
     Done,
-    /// It was not carried out, as far as is known; and why.
+    /// It failed, as far as the manager knows, for this reason, in words for people. An order of whose end
+    /// nothing was heard may have been carried out all the same.
     Failed(String),
 }
 
@@ -130,11 +131,16 @@ impl<T: Instant> Decisions<T> {
         self.clock = Some((now, wall_ms));
     }
 
+    /// What the wall clock shows at a time, in milliseconds since 1970.
+    pub(super) fn wall_ms(&self, now: T) -> u64 {
+        self.clock.map_or(0, |(at, wall_ms)| {
+            wall_ms + u64::try_from((now - at).as_millis()).unwrap_or(0)
+        })
+    }
+
     /// Notes a decision that is being carried out; gives its id, with which its end is told.
     pub fn note(&mut self, new: NewDecision, now: T) -> u64 {
-        let at_ms = self.clock.map_or(0, |(at, wall_ms)| {
-            wall_ms + u64::try_from((now - at).as_millis()).unwrap_or(0)
-        });
+        let at_ms = self.wall_ms(now);
         self.next += 1;
         if self.last.len() == DECISIONS_MAX {
             self.last.pop_front();

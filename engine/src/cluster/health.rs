@@ -18,6 +18,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use super::backoff::{Backoff, Limits};
 use super::message::{Follower, Peer, Trouble};
 use crate::env::Instant;
 use crate::range::Descriptor;
@@ -33,10 +34,13 @@ const ABSENT_FOR: Duration = Duration::from_secs(2);
 const UNREACHED_AFTER: Duration = Duration::from_secs(3);
 /// A replica that accepts no entries gets at least this long, even with a shorter `dead-after`.
 const BEHIND_AT_LEAST: Duration = Duration::from_secs(5);
-/// How long a shard that failed to make a replica is avoided, after the first failure and at most;
-/// the time doubles with each failure.
-const AVOID_FIRST: Duration = Duration::from_secs(15);
-const AVOID_LONGEST: Duration = Duration::from_mins(10);
+/// How long a shard that failed to make a replica is avoided.
+const AVOIDED_FOR: Limits = Limits {
+    first: Duration::from_secs(15),
+    longest: Duration::from_mins(10),
+};
+/// A failure whose pause ended three times its length ago counts no more.
+const FORGOTTEN_AFTER: u32 = 3;
 
 /// A condition that has held in one report after another.
 #[derive(Clone, Copy, Debug)]
@@ -75,8 +79,6 @@ impl<I: Instant> Spell<I> {
 /// What is known of a member of a range.
 #[derive(Clone, Copy, Debug)]
 struct Member<I> {
-    /// The index of its last entry, as its leader last reported.
-    matched: Option<u64>,
     is_lost: bool,
     behind: Option<Spell<I>>,
     absent: Option<Spell<I>>,
@@ -85,7 +87,6 @@ struct Member<I> {
 impl<I> Default for Member<I> {
     fn default() -> Member<I> {
         Member {
-            matched: None,
             is_lost: false,
             behind: None,
             absent: None,
@@ -93,19 +94,13 @@ impl<I> Default for Member<I> {
     }
 }
 
-/// A shard that failed to make a replica.
-#[derive(Clone, Copy, Debug)]
-struct Failed<I> {
-    pause: Duration,
-    at: I,
-}
-
 /// See the module's chapter.
 #[derive(Debug)]
 pub(super) struct Health<I> {
     members: BTreeMap<(RangeId, ReplicaId), Member<I>>,
     unreached: BTreeMap<NodeId, Spell<I>>,
-    failed: BTreeMap<Location, Failed<I>>,
+    /// The shards that failed to make a replica.
+    failed: BTreeMap<Location, Backoff<I>>,
 }
 
 impl<I: Instant> Health<I> {
@@ -142,13 +137,8 @@ impl<I: Instant> Health<I> {
         }
         for follower in followers {
             let member = self.members.entry((range, follower.replica)).or_default();
-            // A replica that gets new entries all the time is never quite up to date.
-            let has_more = follower.matched > member.matched && member.matched.is_some();
-            let is_well =
-                follower.answers && (follower.lag == 0 || has_more || follower.takes_snapshot);
-            member.matched = follower.matched;
             member.is_lost = follower.lost;
-            Spell::note(&mut member.behind, !is_well, now);
+            Spell::note(&mut member.behind, !follower.is_well(), now);
         }
     }
 
@@ -216,15 +206,15 @@ impl<I: Instant> Health<I> {
     pub fn target_failed(&mut self, at: Location, now: I) {
         let before = self.failed.get(&at);
         // A failure long ago does not count.
-        let before = before.filter(|failed| now < failed.at + failed.pause * 4);
-        let pause = before.map_or(AVOID_FIRST, |failed| (failed.pause * 2).min(AVOID_LONGEST));
-        self.failed.insert(at, Failed { pause, at: now });
+        let before = before.filter(|failed| !failed.is_forgotten(FORGOTTEN_AFTER, now));
+        let pause = Backoff::after(before, AVOIDED_FOR, now);
+        self.failed.insert(at, pause);
     }
 
     /// Shards that get no replica while there are others.
     pub fn avoided(&self, now: I) -> BTreeSet<Location> {
         let failed = self.failed.iter();
-        let avoided = failed.filter(|(_, failed)| now < failed.at + failed.pause);
+        let avoided = failed.filter(|(_, pause)| pause.lasts(now));
         avoided.map(|(at, _)| *at).collect()
     }
 }
@@ -270,6 +260,7 @@ mod tests {
             replica: ReplicaId(2),
             matched: Some(matched),
             lag,
+            stalls: lag > 0,
             answers: true,
             lost: false,
             takes_snapshot: false,
@@ -338,7 +329,10 @@ mod tests {
     #[test]
     fn one_that_gets_entries_or_a_snapshot_all_the_time_is_well() {
         let mut case = Case::new();
-        let busy = |number| follower(5 + number, 3);
+        let busy = |number| Follower {
+            stalls: false,
+            ..follower(5 + number, 3)
+        };
         assert_eq!(case.led(DEAD_AFTER * 2, busy), None);
         let takes = |_| Follower {
             matched: None,
@@ -415,12 +409,12 @@ mod tests {
         let mut case = Case::new();
         case.health.target_failed(at(2), case.now);
         assert_eq!(case.health.avoided(case.now), [at(2)].into());
-        case.now += AVOID_FIRST;
+        case.now += AVOIDED_FOR.first;
         assert!(case.health.avoided(case.now).is_empty());
         case.health.target_failed(at(2), case.now);
-        case.now += AVOID_FIRST;
+        case.now += AVOIDED_FOR.first;
         assert_eq!(case.health.avoided(case.now), [at(2)].into());
-        case.now += AVOID_LONGEST;
+        case.now += AVOIDED_FOR.longest;
         assert!(case.health.avoided(case.now).is_empty());
     }
 }

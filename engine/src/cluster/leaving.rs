@@ -9,8 +9,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::departure::STUCK_AFTER;
-use super::manager::{KnownRange, Manager, ShardLoad};
-use super::message::{Follower, Leaving, LedRange, NodeHealth, Report};
+use super::known_shards::KnownShard;
+use super::manager::{KnownRange, Manager};
+use super::message::{Follower, Leaving, LedRange, NodeHealth};
 use super::placement::{self, Slot, Step};
 use super::record::{MembershipStatus, Row};
 use crate::env::Instant;
@@ -23,23 +24,11 @@ impl<T: Instant> Manager<T> {
         self.memberships.get(&node).copied().unwrap_or_default()
     }
 
-    pub(super) fn take_load(&mut self, report: &Report) {
-        let led = report.led.iter().map(|led| led.descriptor.range);
-        let held = report.held.iter().map(|held| held.range);
-        let load = ShardLoad {
-            ranges: led.chain(held).collect(),
-            in_flight: report.in_flight,
-            slow_disk: report.slow_disk,
-            stats: report.stats,
-        };
-        self.loads.insert(report.from, load);
-    }
-
     /// Whether a shard of a node accepts no leadership because of its disk. Such a node is given
     /// nothing, like one that drains.
     pub(super) fn has_slow_disk(&self, node: NodeId) -> bool {
-        let mut loads = self.loads.iter();
-        loads.any(|(at, load)| at.node == node && load.slow_disk)
+        let mut shards = self.shards.known.iter();
+        shards.any(|(at, shard)| at.node == node && shard.slow_disk)
     }
 
     /// Decides for each node that is being decommissioned and holds nothing that it is
@@ -76,18 +65,16 @@ impl<T: Instant> Manager<T> {
         let shards = (0..known.record.shards).map(ShardId);
         let mut shards = shards.map(|shard| Location { node, shard });
         self.node_health(known, now) != NodeHealth::Alive
-            || shards.all(|at| self.loads.contains_key(&at))
+            || shards.all(|at| self.shards.known.contains_key(&at))
     }
 
     /// What the shards of a node have reported, if the node is alive.
-    fn loads_of(&self, node: NodeId, now: T) -> impl Iterator<Item = &ShardLoad> {
+    fn shards_of(&self, node: NodeId, now: T) -> impl Iterator<Item = &KnownShard<T>> {
         let known = self.nodes.get(&node);
         let alive = known.is_some_and(|node| self.node_health(node, now) == NodeHealth::Alive);
-        let loads = self
-            .loads
-            .iter()
-            .filter(move |(at, _)| alive && at.node == node);
-        loads.map(|(_, load)| load)
+        let shards = self.shards.known.iter();
+        let shards = shards.filter(move |(at, _)| alive && at.node == node);
+        shards.map(|(_, shard)| shard)
     }
 
     /// The ranges of which a node has a replica: as a member, or left over on its disk.
@@ -99,8 +86,8 @@ impl<T: Instant> Manager<T> {
                 ranges.insert(descriptor.range);
             }
         }
-        for load in self.loads_of(node, now) {
-            ranges.extend(&load.ranges);
+        for shard in self.shards_of(node, now) {
+            ranges.extend(shard.ranges());
         }
         ranges
     }
@@ -116,7 +103,7 @@ impl<T: Instant> Manager<T> {
         }
         let moves_away = dry_run || !membership.keeps_replicas();
         let leaders = self.led_by(node, now);
-        let requests = self.loads_of(node, now).map(|load| load.in_flight).sum();
+        let requests = self.shards_of(node, now).map(|shard| shard.in_flight).sum();
         let replicas = self.ranges_on(node, now);
         let left = match moves_away {
             true => replicas.len(),
@@ -263,13 +250,6 @@ impl<T: Instant> Manager<T> {
             }));
         }
         moves
-    }
-}
-
-impl Follower {
-    /// Whether it may take the lead now.
-    pub(super) fn has_caught_up(&self) -> bool {
-        self.answers && !self.lost && self.lag <= placement::CAUGHT_UP
     }
 }
 

@@ -9,7 +9,7 @@
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
 
-use super::blocked::{BlockReason, Pause, SplitBlocked};
+use super::blocked::{BlockReason, FailedSplit, SplitBlocked};
 use super::manager::{KnownRange, Manager};
 use super::message::{LedRange, SplitReason};
 use super::placement::{CAUGHT_UP, Node, Range};
@@ -61,7 +61,7 @@ impl<T: Instant> Manager<T> {
                 .watch
                 .load
                 .as_ref()
-                .is_some_and(|load| load.lasts(now));
+                .is_some_and(|load| load.pause.lasts(now));
             known.watch.is_hot(now) && !paused
         });
         let hot = hot.filter_map(|known| {
@@ -106,7 +106,7 @@ impl<T: Instant> Manager<T> {
 
     /// What a shard last reported of its CPU time, in thousandths of a core.
     fn cpu_of(&self, at: Location) -> Option<u32> {
-        self.loads.get(&at).map(|load| load.stats.cpu)
+        self.shards.known.get(&at).map(|shard| shard.stats.cpu)
     }
 
     /// The shard that should take a part of a range, and how: a shard that has a voter of the range if
@@ -189,9 +189,10 @@ impl<T: Instant> Manager<T> {
             SplitReason::Load => &mut watch.load,
             SplitReason::Size | SplitReason::Manual => &mut watch.size,
         };
-        let pause = Pause::after(place.as_ref(), reason, key, now);
-        let seconds = pause.length().as_secs();
-        *place = Some(pause);
+        let failed = FailedSplit::after(place.as_ref(), reason, key, now);
+        let seconds = failed.pause.length().as_secs();
+        *place = Some(failed);
+        self.watch(range);
         Some(seconds)
     }
 
@@ -208,7 +209,7 @@ impl<T: Instant> Manager<T> {
             .load
             .as_ref()
             .or(size)
-            .map(|pause| pause.blocked.clone())
+            .map(|failed| failed.blocked.clone())
     }
 
     /// The ranges of users' keys that take the most CPU time, the hottest first, with what they take in

@@ -1,4 +1,4 @@
-//! Which ranges are split because of their load, and where the part goes.
+//! Which ranges are split because of their size or their load, and where the part goes.
 
 use super::*;
 use crate::cluster::blocked::{BlockReason, SplitBlocked};
@@ -80,7 +80,8 @@ fn a_hot_range_of_a_busy_shard_is_split_if_a_much_idler_one_takes_a_part() {
     case.cpu_of_range.insert(USERS, 250);
     case.pass(1);
     assert_eq!(hot(&case), []);
-    case.cpu_of_range.insert(USERS, 251);
+    // A change of a fifth is told at once.
+    case.cpu_of_range.insert(USERS, 300);
     case.pass(9);
     assert_eq!(hot(&case), []);
     case.pass(2);
@@ -229,7 +230,7 @@ fn a_range_that_cannot_be_split_says_why_and_is_tried_again_later_and_later() {
         case.pass(2);
     }
     // Shards are not told of it.
-    let known = case.manager.view.ranges.iter();
+    let known = case.manager.published.view.ranges.iter();
     assert!(known.into_iter().all(|range| range.split_blocked.is_none()));
     // Its size may be split all the same.
     case.bytes.insert(USERS, 1 << 30);
@@ -270,4 +271,32 @@ fn a_replica_that_lags_is_named_as_what_stands_in_the_way() {
     case.lagging.insert(ReplicaId(13));
     case.pass(1);
     assert_eq!(why(&case), BlockReason::Lagging);
+}
+
+#[test]
+fn a_range_that_is_too_large_is_found_and_cut_into_as_many_parts_as_it_needs() {
+    let mut case = Case::new();
+    let found = |case: &mut Case, bytes| {
+        case.bytes.insert(USERS, bytes);
+        case.bytes.insert(SYSTEM_RANGE, bytes);
+        case.pass(1);
+        let found = case.manager.too_large(case.now).into_iter();
+        let parts = found.map(|large| (large.range, large.leader, large.parts));
+        parts.collect::<Vec<_>>()
+    };
+    // The setting's default is 256 MiB.
+    assert_eq!(found(&mut case, 256 << 20), []);
+    assert_eq!(found(&mut case, 257 << 20), [(USERS, at(1), 2)]);
+    assert_eq!(found(&mut case, 1 << 30), [(USERS, at(1), 8)]);
+    let set = |case: &mut Case, value: &str| {
+        let setting = case.manager.new_setting("range-size-max", value, 1);
+        case.manager.set(setting.expect("it may be set"));
+    };
+    set(&mut case, "16MiB");
+    assert_eq!(found(&mut case, 40 << 20), [(USERS, at(1), 5)]);
+    case.changing.insert(USERS);
+    assert_eq!(found(&mut case, 40 << 20), []);
+    case.changing.clear();
+    set(&mut case, "4GiB");
+    assert_eq!(found(&mut case, 40 << 20), []);
 }

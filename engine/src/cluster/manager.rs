@@ -6,6 +6,7 @@
 //! before anything relies on them ([`Manager::unsaved`]). No I/O here.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::rc::Rc;
 use std::time::Duration;
 
 use super::blocked::SplitWatch;
@@ -13,18 +14,17 @@ use super::bounds::{Bounds, Rest};
 use super::departure::Departure;
 use super::health::Health;
 use super::ids::Ids;
-use super::message::{
-    ClusterRequest, ClusterResponse, HighestIds, LedRange, NodeHealth, Report, ShardStats, Trouble,
-    View,
-};
+use super::known_shards::KnownShards;
+use super::message::{ClusterRequest, HighestIds, LedRange, NodeHealth, Trouble};
 use super::moves::Moves;
+use super::news::Published;
 use super::placement::{Range, Slot};
 use super::planned::Planning;
 use super::record::{
     self, HeldRecord, MembershipRecord, MembershipStatus, NodeRecord, RangeRecord, Row, Setting,
 };
 use crate::env::Instant;
-use crate::range::{Descriptor, ReplicaPlace};
+use crate::range::ReplicaPlace;
 use crate::types::{Location, NodeId, RangeId, ReplicaId};
 
 /// A node that has not reported for this long is silent.
@@ -36,39 +36,51 @@ pub(super) const ORDER_COOLDOWN: Duration = Duration::from_secs(6);
 /// How long a node must be silent to be dead, unless a setting says otherwise.
 const DEAD_AFTER: Duration = Duration::from_mins(5);
 /// How many earlier processes of each node are remembered.
-const PAST_LIVES: usize = 16;
+pub(super) const PAST_LIVES: usize = 16;
 /// How many voters a range should have, unless a setting says otherwise.
 const FACTOR: usize = 3;
 
 pub(super) struct KnownNode<T: Instant> {
     pub(super) record: NodeRecord,
     pub(super) heard: T,
-    saved: bool,
+    pub(super) saved: bool,
     /// Earlier processes with this node id, the newest first.
-    past: VecDeque<u128>,
+    pub(super) past: VecDeque<u128>,
     /// How its leaving goes on, while it leaves.
     pub(super) departure: Option<Departure<T>>,
-}
-
-/// What a shard last reported of itself.
-pub(super) struct ShardLoad {
-    /// The ranges of which it has a replica.
-    pub(super) ranges: BTreeSet<RangeId>,
-    /// Writes that it has not answered.
-    pub(super) in_flight: u64,
-    /// Whether it accepts no leadership because of its disk.
-    pub(super) slow_disk: bool,
-    pub(super) stats: ShardStats,
 }
 
 pub(super) struct KnownRange<T: Instant> {
     pub(super) record: RangeRecord,
     pub(super) saved: bool,
-    report: Option<(T, LedRange)>,
+    pub(super) report: Option<LeaderReport<T>>,
     pub(super) ordered: Option<(T, Goal)>,
     /// Since when it has these bounds and little load.
     pub(super) rest: Rest<T>,
     pub(super) watch: SplitWatch<T>,
+}
+
+impl<T: Instant> KnownRange<T> {
+    /// A range of which its record alone is known.
+    pub(super) fn new(record: RangeRecord, saved: bool, now: T) -> KnownRange<T> {
+        KnownRange {
+            saved,
+            report: None,
+            ordered: None,
+            rest: Rest::new(record.descriptor.epoch.version, now),
+            watch: SplitWatch::default(),
+            record,
+        }
+    }
+}
+
+/// What the leader of a range has told of it.
+pub(super) struct LeaderReport<T> {
+    /// The shard that leads it by its last report; `None`: that shard has reported since that it does not.
+    pub(super) from: Option<Location>,
+    /// When the shard last told that it leads the range, if it does so no more; else when it told this.
+    pub(super) at: T,
+    pub(super) led: Rc<LedRange>,
 }
 
 /// What a range was ordered to become.
@@ -85,7 +97,7 @@ pub(super) enum Goal {
 }
 
 impl Goal {
-    fn is_reached(&self, led: &LedRange) -> bool {
+    pub(super) fn is_reached(&self, led: &LedRange) -> bool {
         match self {
             Goal::Members { voters, learners } => {
                 let ids = |place: &ReplicaPlace| place.replica;
@@ -115,8 +127,8 @@ pub struct Manager<T: Instant> {
     pub(super) memberships: BTreeMap<NodeId, MembershipStatus>,
     /// Until when a change of a membership is being written down.
     pub(super) deciding: Option<T>,
-    /// What each shard holds, as it last reported to this manager.
-    pub(super) loads: BTreeMap<Location, ShardLoad>,
+    /// What each shard has reported to this manager.
+    pub(super) shards: KnownShards<T>,
     /// Until when ranges must not be merged, in milliseconds since 1970, for those that are held.
     pub(super) held: BTreeMap<RangeId, u64>,
     pub(super) bounds: Bounds<T>,
@@ -127,7 +139,7 @@ pub struct Manager<T: Instant> {
     pub planning: Planning<T>,
     pub(super) health: Health<T>,
     /// The view that shards get, as of the last [`Manager::refresh`].
-    pub(super) view: View,
+    pub(super) published: Published,
 }
 
 impl<T: Instant> Manager<T> {
@@ -148,17 +160,14 @@ impl<T: Instant> Manager<T> {
             settings: Vec::new(),
             memberships: BTreeMap::new(),
             deciding: None,
-            loads: BTreeMap::new(),
+            shards: KnownShards::new(),
             held: BTreeMap::new(),
             bounds: Bounds::new(),
             ids: Ids::new(),
             moves: Moves::new(),
             planning: Planning::new(term),
             health: Health::new(),
-            view: View {
-                version: term << 32,
-                ..View::default()
-            },
+            published: Published::new(term),
         };
         for (key, value) in rows {
             manager.learn(key, value, now);
@@ -192,17 +201,11 @@ impl<T: Instant> Manager<T> {
             };
             self.nodes.insert(known.record.id, known);
         } else if is(record::RANGE)
-            && let Some(record) = record::decode::<RangeRecord>(value)
+            && let Some(record) = RangeRecord::of_value(value)
         {
-            let known = KnownRange {
-                saved: true,
-                report: None,
-                ordered: None,
-                rest: Rest::new(record.descriptor.epoch.version, now),
-                watch: SplitWatch::default(),
-                record,
-            };
-            self.ranges.insert(known.record.descriptor.range, known);
+            let range = record.descriptor.range;
+            self.ranges
+                .insert(range, KnownRange::new(record, true, now));
         } else if is(record::SETTING)
             && let Some(setting) = record::decode::<Setting>(value)
         {
@@ -251,87 +254,6 @@ impl<T: Instant> Manager<T> {
         set.unwrap_or(DEAD_AFTER)
     }
 
-    /// Takes a shard's report. `is_there`: its node was reached at the address that it claims. If
-    /// not, the node keeps its old address, and a new node is not part of the cluster yet.
-    pub fn take(&mut self, report: Report, is_there: bool, now: T) -> ClusterResponse {
-        self.ids.raise(report.highest);
-        self.ids.raise(HighestIds {
-            node: report.node.id.max(report.from.node),
-            ..HighestIds::default()
-        });
-        if self.membership(report.node.id) == MembershipStatus::Removed {
-            return ClusterResponse::Removed;
-        }
-        let mut record = report.node.clone();
-        match self.nodes.get(&record.id) {
-            _ if is_there => {}
-            Some(known) => record.address.clone_from(&known.record.address),
-            None => {
-                return ClusterResponse::Synced {
-                    view: (report.known != self.view.version).then(|| self.view.clone()),
-                    remove: Vec::new(),
-                    superseded: None,
-                    unmet: true,
-                };
-            }
-        }
-        let superseded = self.take_node(record, now);
-        if superseded.is_some() {
-            return ClusterResponse::Synced {
-                view: None,
-                remove: Vec::new(),
-                superseded,
-                unmet: false,
-            };
-        }
-        self.take_presence(&report, now);
-        self.take_load(&report);
-        // The right part of a range that was split comes before the left one, so that no key is
-        // missed in between.
-        let mut led = report.led;
-        led.sort_by(|one, other| other.descriptor.keys.start.cmp(&one.descriptor.keys.start));
-        for led in led {
-            self.take_range(led, now);
-        }
-        let held = report.held.iter().filter(|held| {
-            if let Some((start, version)) = &held.frozen
-                && self.is_merged(held.range, (start, *version))
-            {
-                return true;
-            }
-            self.ranges.get(&held.range).is_some_and(|known| {
-                let descriptor = &known.record.descriptor;
-                let listed = descriptor.location(held.replica).is_some();
-                // During a change of members, a replica may be about to become a member.
-                let left_over = (held.is_empty || held.left) && self.is_quiet(known, now);
-                !listed && (descriptor.epoch.conf > held.conf || left_over)
-            })
-        });
-        ClusterResponse::Synced {
-            remove: held.map(|held| (held.range, held.replica)).collect(),
-            view: (report.known != self.view.version).then(|| self.view.clone()),
-            superseded,
-            unmet: !is_there,
-        }
-    }
-
-    /// Takes which replicas a shard has, and which other shards it reaches.
-    fn take_presence(&mut self, report: &Report, now: T) {
-        self.health.take_peers(report.from.node, &report.peers, now);
-        let led = report.led.iter().map(|led| led.leader);
-        let held = report.held.iter().map(|held| held.replica);
-        let there: BTreeSet<ReplicaId> = led.chain(held).collect();
-        for known in self.ranges.values() {
-            let descriptor = &known.record.descriptor;
-            let mut members = descriptor.replicas.iter();
-            if let Some(member) = members.find(|place| place.location == report.from) {
-                let is_there = there.contains(&member.replica);
-                let health = &mut self.health;
-                health.take_presence(descriptor.range, member.replica, is_there, now);
-            }
-        }
-    }
-
     /// Notes that a shard did not take the replica that it was ordered to make.
     pub fn target_failed(&mut self, at: Location, now: T) {
         self.health.target_failed(at, now);
@@ -342,96 +264,6 @@ impl<T: Instant> Manager<T> {
         let nodes = self.nodes.values();
         let heard = nodes.filter(move |known| now < known.heard + SILENT_AFTER);
         heard.map(|known| known.record.id)
-    }
-
-    /// Takes a node's record. If another process has taken the node's id, gives the number of that
-    /// process's starts. The process whose folder was started more often stays: one with fewer
-    /// starts, or on another copy, lacks what the node has acknowledged since. Of two processes
-    /// whose starts could not be counted, the later one stays. Clocks play no part.
-    fn take_node(&mut self, record: NodeRecord, now: T) -> Option<u64> {
-        let Some(known) = self.nodes.get_mut(&record.id) else {
-            let known = KnownNode {
-                heard: now,
-                saved: false,
-                past: VecDeque::new(),
-                departure: None,
-                record,
-            };
-            self.nodes.insert(known.record.id, known);
-            return None;
-        };
-        let is_past = known.past.contains(&record.incarnation);
-        if is_past || NodeRecord::is_older(record.incarnation, known.record.incarnation) {
-            return Some(known.record.starts());
-        }
-        known.heard = now;
-        if known.record.incarnation != record.incarnation {
-            known.past.truncate(PAST_LIVES - 1);
-            known.past.push_front(known.record.incarnation);
-        }
-        if known.record != record {
-            // What shards reported that no longer exist holds nothing up.
-            let (node, shards) = (record.id, record.shards);
-            self.loads
-                .retain(|at, _| at.node != node || at.shard.0 < shards);
-            known.record = record;
-            known.saved = false;
-        }
-        None
-    }
-
-    fn take_range(&mut self, led: LedRange, now: T) {
-        let mut seen = HighestIds::default();
-        seen.see(&led.descriptor);
-        self.ids.raise(seen);
-        let range = led.descriptor.range;
-        if let Some(known) = self.ranges.get(&range) {
-            let newest = known.report.as_ref().map_or(0, |(_, report)| report.term);
-            let epoch = |of: &Descriptor| (of.epoch.version, of.epoch.conf);
-            if led.term < newest || epoch(&led.descriptor) < epoch(&known.record.descriptor) {
-                return;
-            }
-        }
-        let Some(descriptor) = self.with_bounds(&led.descriptor, now) else {
-            return;
-        };
-        self.set_bounds(&descriptor);
-        let record = RangeRecord {
-            descriptor,
-            voters: led.voters.clone(),
-        };
-        let known = self.ranges.entry(range);
-        let known = known.or_insert_with(|| KnownRange {
-            record: record.clone(),
-            saved: false,
-            report: None,
-            ordered: None,
-            rest: Rest::new(record.descriptor.epoch.version, now),
-            watch: SplitWatch::default(),
-        });
-        let version = record.descriptor.epoch.version;
-        known
-            .rest
-            .take(version, led.stats.cpu_millis_per_second, now);
-        if known.record != record {
-            known.record = record;
-            known.saved = false;
-        }
-        let ordered = known.ordered.as_ref();
-        let is_reached = ordered.is_some_and(|(_, goal)| goal.is_reached(&led));
-        if is_reached {
-            known.ordered = None;
-        }
-        self.moves.take_range(&led, now);
-        let (descriptor, followers) = (&known.record.descriptor, &led.followers);
-        self.health
-            .take_followers(descriptor, led.leader, followers, now);
-        let version = descriptor.epoch.version;
-        known
-            .watch
-            .take(version, led.stats.cpu_millis_per_second, now);
-        known.report = Some((now, led));
-        self.follow(range, is_reached, now);
     }
 
     /// The rows that must be written; when they are durable, call [`Manager::saved`] with them.
@@ -445,10 +277,7 @@ impl<T: Instant> Manager<T> {
         let ranges = self.ranges.values().filter(|known| !known.saved);
         let mut ranges: Vec<&RangeRecord> = ranges.map(|known| &known.record).collect();
         ranges.sort_by(|one, other| other.descriptor.keys.start.cmp(&one.descriptor.keys.start));
-        let ranges = ranges.into_iter().map(|range| {
-            let key = record::key(record::RANGE, range.descriptor.range.0);
-            (key, record::encode(range))
-        });
+        let ranges = ranges.into_iter().map(RangeRecord::row);
         // Last: a range must be written down before the one that it has taken over is deleted.
         nodes
             .chain(ranges)
@@ -473,15 +302,17 @@ impl<T: Instant> Manager<T> {
             known.saved = is_in(key, value);
         }
         for known in self.ranges.values_mut().filter(|known| !known.saved) {
-            let key = record::key(record::RANGE, known.record.descriptor.range.0);
-            known.saved = is_in(key, record::encode(&known.record));
+            let (key, value) = known.record.row();
+            known.saved = is_in(key, value);
         }
     }
 
     /// The report of a range's leader, if there is a recent one.
     pub(super) fn fresh<'a>(&self, known: &'a KnownRange<T>, now: T) -> Option<&'a LedRange> {
-        let (at, report) = known.report.as_ref()?;
-        (now < *at + REPORT_TTL).then_some(report)
+        let report = known.report.as_ref()?;
+        let from = report.from.and_then(|from| self.shards.known.get(&from));
+        let at = from.map_or(report.at, |shard| shard.heard);
+        (now < at + REPORT_TTL).then_some(&*report.led)
     }
 
     /// Whether a range has an order that it has not carried out yet, as far as is known.
@@ -530,7 +361,9 @@ impl<T: Instant> Manager<T> {
     /// The member of a range that must be replaced although its node is alive. Only one at a time,
     /// only while most voters are well, and never the leader.
     fn given_up(&self, known: &KnownRange<T>, now: T) -> Option<(ReplicaId, Trouble)> {
-        let RangeRecord { descriptor, voters } = &known.record;
+        let RangeRecord {
+            descriptor, voters, ..
+        } = &known.record;
         let leader = self.fresh(known, now).map(|report| report.leader);
         let mut troubles = self.troubles(known, now);
         troubles.retain(|(replica, _)| Some(*replica) != leader);
@@ -566,6 +399,7 @@ impl<T: Instant> Manager<T> {
         };
         if let Some(known) = self.ranges.get_mut(range) {
             known.ordered = Some((now, goal));
+            self.watch(*range);
         }
     }
 

@@ -4,10 +4,13 @@
 use std::time::Instant as StdInstant;
 
 use super::*;
-use crate::cluster::message::{Follower, HeldReplica, Peer, RangeStats, RangeView};
+use crate::cluster::message::{
+    ClusterResponse, Follower, HeldReplica, Peer, RangeStats, RangeView, Report, ShardStats,
+};
 use crate::cluster::placement::Step;
+use crate::cluster::test_reports::Reporters;
 use crate::error::OrderError;
-use crate::range::Keyspace;
+use crate::range::{Descriptor, Keyspace};
 use crate::types::{Epoch, KeyRange, SYSTEM_RANGE, ShardId};
 
 const REPORT: Duration = Duration::from_millis(500);
@@ -23,6 +26,7 @@ fn at(node: u64) -> Location {
 /// A cluster of one range besides the system's, which node 1 leads; its replica on node N has the id N.
 struct Case {
     manager: Manager<StdInstant>,
+    reporters: Reporters,
     now: StdInstant,
     /// Nodes that report.
     nodes: Vec<u64>,
@@ -56,6 +60,7 @@ impl Case {
         });
         Case {
             manager,
+            reporters: Reporters::default(),
             now,
             nodes: nodes.to_vec(),
             members: vec![1, 2, 3],
@@ -78,6 +83,7 @@ impl Case {
             replica: ReplicaId(*node),
             matched: Some(9),
             lag: 0,
+            stalls: false,
             answers: !self.unreached.contains(node),
             lost: self.lost.contains(node),
             takes_snapshot: false,
@@ -103,6 +109,7 @@ impl Case {
             applied: 9,
             followers: self.members[1..].iter().map(follower).collect(),
             stats: self.stats,
+            parts: 1,
         }
     }
 
@@ -117,6 +124,7 @@ impl Case {
             left: false,
             is_empty: false,
             frozen: None,
+            parts: 1,
         });
         let others = self.nodes.iter().filter(|other| **other != node);
         let peer = |other: &u64| Peer {
@@ -132,6 +140,9 @@ impl Case {
                 ..NodeRecord::default()
             },
             known: 0,
+            number: 1,
+            since: None,
+            gone: Vec::new(),
             led: match node {
                 1 => ranges.map(|range| self.led(range)).to_vec(),
                 _ => Vec::new(),
@@ -147,7 +158,8 @@ impl Case {
             },
         };
         let is_there = !self.unmet.contains(&node);
-        self.manager.take(report, is_there, self.now)
+        let (manager, now) = (&mut self.manager, self.now);
+        self.reporters.send(manager, &report, is_there, now)
     }
 
     /// Lets this much time pass, in which all nodes report.
@@ -368,7 +380,7 @@ fn a_move_whose_change_was_taken_back_is_ordered_again_until_the_replica_has_mov
     case.pass(5);
     assert_eq!(case.planned(), None);
     let (from, to) = (ReplicaId(2), at(4));
-    case.manager.moves.accepted(RangeId(2), from, to, case.now);
+    case.manager.move_accepted(RangeId(2), from, to, case.now);
     assert_eq!(case.planned(), Some((vec![4], vec![1, 3])));
 
     case.nodes = vec![1, 2, 3];
@@ -385,7 +397,7 @@ fn a_move_whose_change_was_taken_back_is_ordered_again_until_the_replica_has_mov
     case.pass(1);
     assert_eq!(case.planned(), None, "the move was done once");
 
-    case.manager.moves.accepted(RangeId(2), from, to, case.now);
+    case.manager.move_accepted(RangeId(2), from, to, case.now);
     case.pass(599);
     assert!(case.planned().is_some());
     case.pass(2);
@@ -412,7 +424,7 @@ fn sizes_and_loads_are_told_to_who_asks_and_make_no_new_view() {
     let mut case = Case::new(&[1, 2, 3]);
     case.pass(2);
     case.manager.refresh(case.now);
-    let version = case.manager.view.version;
+    let version = case.manager.published.view.version;
     case.stats = RangeStats {
         bytes: 4 << 20,
         live_bytes: 3 << 20,
@@ -422,8 +434,8 @@ fn sizes_and_loads_are_told_to_who_asks_and_make_no_new_view() {
     };
     case.pass(2);
     case.manager.refresh(case.now);
-    assert_eq!(case.manager.view.version, version);
-    let pushed = &case.manager.view;
+    assert_eq!(case.manager.published.view.version, version);
+    let pushed = &case.manager.published.view;
     assert!(
         pushed
             .ranges

@@ -174,6 +174,7 @@ fn a_frozen_replica_of_a_range_that_is_no_more_is_to_go() {
             left: false,
             is_empty: false,
             frozen: Some((right.keys.start.clone(), right.epoch.version)),
+            parts: 1,
         });
         match case.manager.take(report, true, case.now) {
             ClusterResponse::Synced { remove, .. } => remove,

@@ -21,7 +21,7 @@ use crate::range::{Descriptor, ReplicaPlace};
 use crate::types::{Epoch, KeyRange, Location, MergeId, NodeId, RangeId, ReplicaId, ShardId};
 
 /// The version of all messages.
-const VERSION: u8 = 6;
+const VERSION: u8 = 7;
 
 /// The bytes of a request.
 pub fn encode_request(request: &ClusterRequest) -> Vec<u8> {
@@ -229,8 +229,8 @@ pub enum ClusterResponse {
     Refused(OrderError),
     /// A report was taken.
     Synced {
-        /// The view, if the reporter does not have it yet.
-        view: Option<View>,
+        /// What is new in the view, if the reporter does not have the newest one.
+        view: Option<ViewNews>,
         /// Replicas of the reporter that are no longer members.
         remove: Vec<(RangeId, ReplicaId)>,
         /// The number of starts of the process that has taken the reporter's node id: one that
@@ -238,6 +238,9 @@ pub enum ClusterResponse {
         superseded: Option<u64>,
         /// The reporter's node was not reached at the address that it claims.
         unmet: bool,
+        /// The report was not taken: it goes on from one that the manager has not taken. The reporter must
+        /// send a whole one.
+        wants_whole: bool,
     },
     /// The node of the report was removed from the cluster.
     Removed,
@@ -348,6 +351,17 @@ pub struct View {
     pub ranges: Vec<RangeView>,
     /// The settings in force.
     pub settings: Vec<Setting>,
+}
+
+/// What a shard is told of the state of the cluster.
+#[derive(Clone, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+pub struct ViewNews {
+    /// The version of the view that this goes on from; `None`: it is whole.
+    pub since: Option<u64>,
+    /// The new view. If it is not whole, it has only those ranges that are new or have changed.
+    pub view: View,
+    /// The ranges that are no more.
+    pub gone: Vec<RangeId>,
 }
 
 /// The state of a node.
@@ -469,6 +483,11 @@ pub struct RangeView {
     pub unavailable: bool,
     /// Which change of its bounds is under way.
     pub phase: BoundsPhase,
+    /// When it was born; see [`RangeRecord::born_ms`](super::record::RangeRecord).
+    pub born_ms: u64,
+    /// Under how many data ids the rows of each replica lie, as far as known. Not in the views that shards get;
+    /// see [`super::manager::Manager::refresh`].
+    pub parts: Vec<(ReplicaId, u16)>,
     /// Until when it must not be merged; see [`HeldRecord::until_ms`](super::record::HeldRecord).
     pub held_until_ms: u64,
     /// Why it was not split although it should be. Not in the views that shards get; see

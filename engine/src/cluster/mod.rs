@@ -10,6 +10,7 @@
 //! The shards' part (reporting, making and removing replicas, changing a group's members) is in
 //! [`crate::shard`].
 
+pub mod backoff;
 mod balance;
 mod blocked;
 mod bounds;
@@ -19,6 +20,8 @@ mod departure;
 mod fuzz;
 mod health;
 mod ids;
+mod intake;
+mod known_shards;
 mod leaving;
 pub mod load_splits;
 mod loads;
@@ -26,6 +29,7 @@ pub mod manager;
 pub mod merge;
 pub mod message;
 pub mod moves;
+mod news;
 mod orders;
 mod overlap;
 pub mod placement;
@@ -35,19 +39,22 @@ mod progress;
 mod reasons;
 pub mod record;
 mod report;
+pub mod reporter;
 mod scatter;
 pub mod settings;
 mod shard_departures;
 pub mod split;
 mod spread;
 mod stuck;
+#[cfg(test)]
+mod test_reports;
 mod view;
 
 pub use blocked::{BlockReason, SplitBlocked};
 pub use decisions::{Decision, DecisionKind, NewDecision, Outcome};
 pub use message::{
     BoundsPhase, ClusterRequest, ClusterResponse, HighestIds, HotRange, Leaving, NodeHealth,
-    NodeView, RangeStats, RangeView, ShardStats, SplitPart, SplitReason, Trouble, View,
+    NodeView, RangeStats, RangeView, ShardStats, SplitPart, SplitReason, Trouble, View, ViewNews,
 };
 pub use orders::voter_on;
 pub use record::{MembershipStatus, NodeRecord, Setting};

@@ -43,7 +43,7 @@ impl<T: Instant> Moves<T> {
     }
 
     /// Remembers a move that the range's leader has begun. It replaces an earlier one.
-    pub fn accepted(&mut self, range: RangeId, replica: ReplicaId, to: Location, now: T) {
+    pub(super) fn accepted(&mut self, range: RangeId, replica: ReplicaId, to: Location, now: T) {
         let until = now + RETRY_MAX;
         let accepted = Move { replica, to, until };
         self.of_range.insert(range, accepted);
@@ -52,6 +52,11 @@ impl<T: Instant> Moves<T> {
     /// How many moves are not done yet.
     pub fn under_way(&self) -> usize {
         self.of_range.len()
+    }
+
+    /// Whether anything is remembered of a range.
+    pub(super) fn has(&self, range: RangeId) -> bool {
+        self.of_range.contains_key(&range) || self.leads.contains_key(&range)
     }
 
     /// Remembers that the replica which is about to come to a shard must lead its range.

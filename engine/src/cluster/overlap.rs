@@ -135,6 +135,8 @@ impl<T: Instant> Manager<T> {
             self.bounds.gone.insert(range);
         }
         self.bounds.have_changed = true;
+        self.shards.records += 1;
+        self.watch(range);
         self.forget_start(range, &before.start);
         if let Some(left) = left {
             self.bounds.by_start.insert(left.start, range);

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
+use super::backoff::{Backoff, Limits};
 use super::decisions::{DecisionKind, Decisions};
 use super::loads::Loads;
 use super::placement::Step;
@@ -15,9 +16,14 @@ pub(super) const ORDERS_MAX: usize = 16;
 pub(super) const ORDERS_PER: Duration = Duration::from_secs(10);
 /// How long a range that carries load is led where balance has moved it.
 const REST: Duration = Duration::from_mins(5);
-/// How long balance leaves a range alone after its order failed: the first time, and at most.
-const PAUSE: Duration = Duration::from_secs(10);
-const PAUSE_MAX: Duration = Duration::from_mins(5);
+/// How long balance leaves a range alone after its order failed.
+const PAUSES: Limits = Limits {
+    first: Duration::from_secs(10),
+    longest: Duration::from_mins(5),
+};
+/// A pause that ended twice its length ago is forgotten.
+const FORGOTTEN_AFTER: u32 = 2;
+
 /// Whose an order is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Origin {
@@ -39,9 +45,14 @@ pub struct Why {
 impl Why {
     /// An operator wants it.
     pub fn operator() -> Why {
+        Why::necessary("an operator ordered it".to_owned(), String::new())
+    }
+
+    /// It is necessary for something else, for this reason; and what is expected of it.
+    pub fn necessary(reason: String, expected: String) -> Why {
         Why {
-            reason: "an operator ordered it".to_owned(),
-            expected: String::new(),
+            reason,
+            expected,
             origin: Origin::Duty,
         }
     }
@@ -78,8 +89,8 @@ pub struct Planning<T: Instant> {
     pub(super) under_way: BTreeMap<RangeId, UnderWay<T>>,
     /// When balance has had ranges led elsewhere.
     pub(super) moved: BTreeMap<RangeId, T>,
-    /// Until when balance leaves ranges alone, and the pause that led to it.
-    pub(super) paused: BTreeMap<RangeId, (T, Duration)>,
+    /// The ranges that balance leaves alone for a while, or did a short while ago.
+    pub(super) paused: BTreeMap<RangeId, Backoff<T>>,
     /// When balance gave its last orders.
     pub(super) given: VecDeque<T>,
 }
@@ -105,19 +116,18 @@ impl<T: Instant> Planning<T> {
 
     pub(super) fn is_paused(&self, range: RangeId, now: T) -> bool {
         let paused = self.paused.get(&range);
-        paused.is_some_and(|(until, _)| now < *until)
+        paused.is_some_and(|pause| pause.lasts(now))
     }
 
     pub(super) fn pause(&mut self, range: RangeId, now: T) {
-        let before = self.paused.get(&range);
-        let pause = before.map_or(PAUSE, |(_, pause)| (*pause * 2).min(PAUSE_MAX));
-        self.paused.insert(range, (now + pause, pause));
+        let pause = Backoff::after(self.paused.get(&range), PAUSES, now);
+        self.paused.insert(range, pause);
     }
 
     pub(super) fn forget_old(&mut self, now: T) {
         self.given.retain(|at| now < *at + ORDERS_PER);
         self.moved.retain(|_, at| now < *at + REST);
         self.paused
-            .retain(|_, (until, pause)| now < *until + *pause * 2);
+            .retain(|_, pause| !pause.is_forgotten(FORGOTTEN_AFTER, now));
     }
 }

@@ -36,7 +36,8 @@ impl<T: Instant> Manager<T> {
     pub fn observe(&mut self, now: T) {
         self.planning.forget_old(now);
         let cpu: Vec<(Location, u32)> = self
-            .loads
+            .shards
+            .known
             .iter()
             .filter(|(at, _)| {
                 let node = self.nodes.get(&at.node);
@@ -45,7 +46,7 @@ impl<T: Instant> Manager<T> {
                         && self.node_health(node, now) == NodeHealth::Alive
                 })
             })
-            .map(|(at, load)| (*at, load.stats.cpu))
+            .map(|(at, shard)| (*at, shard.stats.cpu))
             .collect();
         self.planning.loads.observe(cpu.into_iter(), now);
         let unheard = self.planning.under_way.iter();

@@ -9,6 +9,7 @@ use crate::cluster::message::{
     ClusterRequest, Follower, HeldReplica, HighestIds, LedRange, RangeStats, Report, ShardStats,
 };
 use crate::cluster::record::{NodeRecord, Setting};
+use crate::cluster::test_reports::Reporters;
 use crate::range::Descriptor;
 use crate::types::{Epoch, ShardId};
 
@@ -63,6 +64,7 @@ struct Given {
 
 struct Model {
     manager: Manager<StdInstant>,
+    reporters: Reporters,
     now: StdInstant,
     nodes: u64,
     shards: u16,
@@ -78,6 +80,7 @@ impl Model {
         let manager = Manager::new(1, at(1, 0), &[], std::iter::empty(), now);
         Model {
             manager,
+            reporters: Reporters::default(),
             now,
             nodes,
             shards,
@@ -150,6 +153,7 @@ impl Model {
             replica: place.replica,
             matched: Some(9),
             lag: 0,
+            stalls: false,
             answers: true,
             lost: false,
             takes_snapshot: false,
@@ -182,6 +186,7 @@ impl Model {
                 cpu_millis_per_second: range.measured.round() as u32,
                 ..RangeStats::default()
             },
+            parts: 1,
         }
     }
 
@@ -201,6 +206,7 @@ impl Model {
                     left: false,
                     is_empty: false,
                     frozen: None,
+                    parts: 1,
                 }),
                 None => {}
             }
@@ -214,6 +220,9 @@ impl Model {
                 ..NodeRecord::default()
             },
             known: 0,
+            number: 1,
+            since: None,
+            gone: Vec::new(),
             led,
             held,
             highest: HighestIds::default(),
@@ -225,7 +234,8 @@ impl Model {
                 bytes: 0,
             },
         };
-        self.manager.take(report, true, self.now);
+        let (manager, now) = (&mut self.manager, self.now);
+        self.reporters.send(manager, &report, true, now);
     }
 
     fn end_what_is_done(&mut self) {

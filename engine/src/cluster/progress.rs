@@ -9,7 +9,7 @@ use super::message::ClusterRequest;
 use super::planned::{Origin, UnderWay, Why};
 use crate::env::Instant;
 use crate::range::ReplicaPlace;
-use crate::types::{RangeId, ReplicaId};
+use crate::types::{Location, RangeId, ReplicaId};
 
 /// A range of which nothing is done for so long does not become what was ordered. For a moment nothing is
 /// done when a leader that must go has another one finish its change.
@@ -65,6 +65,14 @@ impl<T: Instant> Manager<T> {
             quiet: None,
         };
         self.planning.under_way.insert(range, order);
+        self.watch(range);
+    }
+
+    /// Notes that the leader of a range has begun to move a replica because an operator wants it, or because
+    /// something else needs it there: see [`super::moves`].
+    pub fn move_accepted(&mut self, range: RangeId, replica: ReplicaId, to: Location, now: T) {
+        self.moves.accepted(range, replica, to, now);
+        self.watch(range);
     }
 
     /// The decision that an order is, and whether it moves the replica that leads.

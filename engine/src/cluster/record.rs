@@ -11,7 +11,7 @@
 //! | `next/node`, `next/range`, `next/replica` | the lowest id that was never given |
 //!
 //! Numbers in keys are sixteen hexadecimal digits. A value begins with its version: 1, but for
-//! [`NodeRecord`], of which version 2 is written and version 1 is read, too. Pure.
+//! [`NodeRecord`] and [`RangeRecord`], of which version 2 is written and version 1 is read, too. Pure.
 
 use rkyv::api::high::{HighSerializer, HighValidator};
 use rkyv::rancor::{Error, Strategy};
@@ -25,6 +25,8 @@ use crate::types::{NodeId, RangeId, ReplicaId, ShardId};
 const VERSION: u8 = 1;
 /// The version of the values of nodes. Version 1 did not say that shards are given up.
 const NODE_VERSION: u8 = 2;
+/// The version of the values of ranges. Version 1 did not say when a range was born.
+const RANGE_VERSION: u8 = 2;
 
 /// Prefix of the rows of nodes.
 pub const NODE: &str = "node/";
@@ -220,6 +222,36 @@ pub struct RangeRecord {
     pub descriptor: Descriptor,
     /// The voters among the replicas.
     pub voters: Vec<ReplicaId>,
+    /// When the manager first knew of it, in milliseconds since 1970 of the manager's wall clock; 0 if that was
+    /// before it was noted.
+    pub born_ms: u64,
+}
+
+/// [`RangeRecord`] in version 1.
+#[derive(rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+struct RangeRecord1 {
+    descriptor: Descriptor,
+    voters: Vec<ReplicaId>,
+}
+
+impl RangeRecord {
+    /// The row that keeps it.
+    pub fn row(&self) -> Row {
+        let value = codec::encode(RANGE_VERSION, self, 0);
+        (key(RANGE, self.descriptor.range.0), value)
+    }
+
+    /// Reads the value of a row; `None` if it is not a range's record.
+    pub fn of_value(value: &[u8]) -> Option<RangeRecord> {
+        codec::decode(RANGE_VERSION, value).or_else(|| {
+            let RangeRecord1 { descriptor, voters } = decode(value)?;
+            Some(RangeRecord {
+                descriptor,
+                voters,
+                born_ms: 0,
+            })
+        })
+    }
 }
 
 /// Until when a range must not be merged with a neighbour, because an operator has made its borders.
@@ -352,10 +384,21 @@ mod tests {
                 replicas: Vec::new(),
             },
             voters: vec![ReplicaId(2)],
+            born_ms: 0,
         };
         let written = hex(RANGE_OF_RELEASE_1);
-        assert_eq!(encode(&range), written);
-        assert_eq!(decode::<RangeRecord>(&written), Some(range));
+        assert_eq!(RangeRecord::of_value(&written).as_ref(), Some(&range));
+        let range = RangeRecord {
+            born_ms: 1234,
+            ..range
+        };
+        let (key, value) = range.row();
+        assert_eq!(key, b"range/0000000000000002");
+        assert_eq!(value[0], RANGE_VERSION);
+        assert_eq!(RangeRecord::of_value(&value).as_ref(), Some(&range));
+        for len in 0..value.len() {
+            assert_eq!(RangeRecord::of_value(&value[..len]), None, "cut to {len}");
+        }
         let held = HeldRecord {
             range: RangeId(2),
             until_ms: u64::MAX,

@@ -1,6 +1,13 @@
 //! What a shard reports to the manager, twice a second and soon after a change of bounds: its node, the
 //! ranges that it leads, its other replicas, and their loads and sizes. Pure.
+//!
+//! The first report to a manager is whole. Those that follow name only the ranges of which something has
+//! changed, so that ranges that are idle cost nothing. Reports are numbered, and each says from which one on it
+//! tells what has changed: the last one that the manager has answered. A manager that has not taken that one
+//! asks for a whole report. What a shard does for that is in [`super::reporter`], what the manager does in
+//! [`super::intake`].
 
+use super::placement::CAUGHT_UP;
 use super::record::NodeRecord;
 use crate::range::Descriptor;
 use crate::types::{Location, NodeId, RangeId, ReplicaId};
@@ -14,10 +21,16 @@ pub struct Report {
     pub node: NodeRecord,
     /// The version of the view that it has; 0 if it has none.
     pub known: u64,
+    /// The number of the report, counted from 1 since the process was started.
+    pub number: u64,
+    /// The report names only what has changed after the one with this number; `None`: it is whole.
+    pub since: Option<u64>,
     /// The ranges that it leads.
     pub led: Vec<LedRange>,
     /// Its replicas that do not lead.
     pub held: Vec<HeldReplica>,
+    /// The ranges of which it has no replica any more. Only if the report is not whole.
+    pub gone: Vec<RangeId>,
     /// The highest ids that it has seen.
     pub highest: HighestIds,
     /// The shards of other nodes with which it exchanges messages.
@@ -117,12 +130,22 @@ pub struct LedRange {
     pub followers: Vec<Follower>,
     /// Its load and its size.
     pub stats: RangeStats,
+    /// Under how many data ids the leader's rows lie.
+    pub parts: u16,
 }
 
 impl LedRange {
     /// Whether a change of its members or its bounds is under way.
     pub fn is_changing(&self) -> bool {
         self.changing || self.phase != BoundsPhase::None
+    }
+
+    /// Whether nothing is under way in it and all its replicas do their part.
+    pub(super) fn is_calm(&self) -> bool {
+        !self.is_changing()
+            && !self.is_joint
+            && self.has_quorum
+            && self.followers.iter().all(Follower::is_well)
     }
 }
 
@@ -153,12 +176,27 @@ pub struct Follower {
     pub matched: Option<u64>,
     /// How many entries it lacks; `u64::MAX` if that is not known.
     pub lag: u64,
+    /// Whether it lacks entries, and has got none since the report before that named it. A replica that gets
+    /// new entries all the time is never quite up to date.
+    pub stalls: bool,
     /// Whether its shard answers.
     pub answers: bool,
     /// Whether it has lost entries that it had acknowledged.
     pub lost: bool,
     /// Whether a replica of the range is receiving a snapshot now.
     pub takes_snapshot: bool,
+}
+
+impl Follower {
+    /// Whether it does its part: it answers, and has or gets what it lacks.
+    pub(super) fn is_well(&self) -> bool {
+        self.answers && (!self.stalls || self.takes_snapshot)
+    }
+
+    /// Whether it may take the lead now.
+    pub(super) fn has_caught_up(&self) -> bool {
+        self.answers && !self.lost && self.lag <= CAUGHT_UP
+    }
 }
 
 /// A replica that does not lead.
@@ -177,4 +215,6 @@ pub struct HeldReplica {
     /// If it is frozen, its first key and the version of its bounds: its range may be a part of another
     /// one by now.
     pub frozen: Option<(Vec<u8>, u32)>,
+    /// Under how many data ids its rows lie.
+    pub parts: u16,
 }

@@ -7,6 +7,7 @@ use super::*;
 use crate::cluster::message::{HighestIds, LedRange, RangeStats, Report, ShardStats};
 use crate::cluster::placement::Slot;
 use crate::cluster::record::{MembershipStatus, NodeRecord};
+use crate::cluster::test_reports::Reporters;
 use crate::range::{Descriptor, Keyspace};
 use crate::types::{Epoch, KeyRange, NodeId, RangeId, ReplicaId, SYSTEM_RANGE, ShardId};
 
@@ -22,6 +23,7 @@ fn at(shard: u16) -> Location {
 /// A node that is alone, and does at once what it is ordered.
 struct Case {
     manager: Manager<StdInstant>,
+    reporters: Reporters,
     now: StdInstant,
     shards: u16,
     leaving: u16,
@@ -48,6 +50,7 @@ impl Case {
         ranges.insert(SYSTEM_RANGE, (system, 1));
         Case {
             manager: Manager::new(1, at(0), &[], std::iter::empty(), now),
+            reporters: Reporters::default(),
             now,
             shards,
             leaving: 0,
@@ -83,6 +86,7 @@ impl Case {
             applied: 9,
             followers: Vec::new(),
             stats: RangeStats::default(),
+            parts: 1,
         }
     }
 
@@ -99,6 +103,9 @@ impl Case {
                 ..NodeRecord::default()
             },
             known: 0,
+            number: 1,
+            since: None,
+            gone: Vec::new(),
             led: here.map(|(range, _)| self.led(*range)).collect(),
             held: Vec::new(),
             highest: HighestIds::default(),
@@ -107,7 +114,8 @@ impl Case {
             slow_disk: false,
             stats: ShardStats::default(),
         };
-        self.manager.take(report, true, self.now);
+        let (manager, now) = (&mut self.manager, self.now);
+        self.reporters.send(manager, &report, true, now);
     }
 
     fn pass(&mut self) {
@@ -210,13 +218,13 @@ fn shards_that_stay_after_all_keep_what_they_have_and_further_ones_may_leave() {
 fn a_member_at_a_shard_that_is_gone_is_replaced_and_its_load_is_forgotten() {
     let mut case = Case::new(2, 1);
     case.pass();
-    assert!(case.manager.loads.contains_key(&at(1)));
+    assert!(case.manager.shards.known.contains_key(&at(1)));
     // The leader of a range may have named a learner there while the node was down: here it is the only
     // voter, whose leader still reports.
     case.shards = 1;
     case.now += REPORT;
     case.report(0);
-    assert!(!case.manager.loads.contains_key(&at(1)));
+    assert!(!case.manager.shards.known.contains_key(&at(1)));
     let planned = case.planned();
     let ranges: Vec<RangeId> = planned.iter().map(|(range, _)| *range).collect();
     assert_eq!(ranges, [SYSTEM_RANGE, RangeId(3)]);

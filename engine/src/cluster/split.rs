@@ -263,7 +263,7 @@ impl<T: Instant> Manager<T> {
         };
         let large = self.ranges.iter().filter_map(|(range, known)| {
             let size = known.watch.size.as_ref();
-            if size.is_some_and(|pause| pause.lasts(now)) {
+            if size.is_some_and(|failed| failed.pause.lasts(now)) {
                 return None;
             }
             let (leader, report) = self.splittable(*range, now).ok()?;

@@ -9,6 +9,7 @@ use crate::cluster::manager::Manager;
 use crate::cluster::message::{Follower, HeldReplica, HighestIds, LedRange, Report, Trouble};
 use crate::cluster::placement::{Slot, Step};
 use crate::cluster::record::{self, MembershipRecord, MembershipStatus, NodeRecord};
+use crate::cluster::test_reports::Reporters;
 use crate::cluster::{RangeStats, RangeView, ShardStats, SplitReason, View};
 use crate::range::ReplicaPlace;
 use crate::types::{Epoch, NodeId, SYSTEM_RANGE, ShardId};
@@ -29,6 +30,7 @@ fn at(node: u64) -> Location {
 /// Three nodes with a shard each. Node 1 leads every range, unless the case says otherwise.
 struct Case {
     manager: Manager<StdInstant>,
+    reporters: Reporters,
     now: StdInstant,
     /// The ranges as they are.
     ranges: BTreeMap<RangeId, Descriptor>,
@@ -78,6 +80,7 @@ impl Case {
         ];
         let mut case = Case {
             manager: Manager::new(1, at(1), &[], std::iter::empty(), now),
+            reporters: Reporters::default(),
             now,
             ranges: ranges.map(|range| (range.range, range)).into(),
             led_by: BTreeMap::new(),
@@ -112,6 +115,7 @@ impl Case {
         let follower = |replica: &ReplicaId| Follower {
             replica: *replica,
             matched: Some(9),
+            stalls: self.lagging.contains(replica),
             lag: if self.lagging.contains(replica) {
                 1000
             } else {
@@ -141,6 +145,7 @@ impl Case {
             leader,
             term: 3,
             applied: 9,
+            parts: 1,
         }
     }
 
@@ -160,6 +165,7 @@ impl Case {
                     left: false,
                     is_empty: false,
                     frozen: None,
+                    parts: 1,
                 });
             }
         }
@@ -173,6 +179,9 @@ impl Case {
                 ..NodeRecord::default()
             },
             known: 0,
+            number: 1,
+            since: None,
+            gone: Vec::new(),
             led,
             held,
             highest: HighestIds::default(),
@@ -185,7 +194,8 @@ impl Case {
     fn report(&mut self, node: u64) {
         let ranges: Vec<&Descriptor> = self.ranges.values().collect();
         let report = self.report_of(node, &ranges);
-        let response = self.manager.take(report, true, self.now);
+        let (manager, now) = (&mut self.manager, self.now);
+        let response = self.reporters.send(manager, &report, true, now);
         assert!(
             matches!(&response, ClusterResponse::Synced { remove, .. } if remove.is_empty()),
             "no replica is to go: {response:?}"
@@ -206,7 +216,8 @@ impl Case {
             let mut report = self.report_of(node, &[]);
             report.from.shard = shard;
             report.stats = self.stats_of(report.from);
-            self.manager.take(report, true, self.now);
+            let (manager, now) = (&mut self.manager, self.now);
+            self.reporters.send(manager, &report, true, now);
         }
     }
 
@@ -570,31 +581,3 @@ mod overlap;
 
 #[path = "load_splits_tests.rs"]
 mod load_splits;
-
-#[test]
-fn a_range_that_is_too_large_is_found_and_cut_into_as_many_parts_as_it_needs() {
-    let mut case = Case::new();
-    let found = |case: &mut Case, bytes| {
-        case.bytes.insert(USERS, bytes);
-        case.bytes.insert(SYSTEM_RANGE, bytes);
-        case.pass(1);
-        let found = case.manager.too_large(case.now).into_iter();
-        let parts = found.map(|large| (large.range, large.leader, large.parts));
-        parts.collect::<Vec<_>>()
-    };
-    // The setting's default is 256 MiB.
-    assert_eq!(found(&mut case, 256 << 20), []);
-    assert_eq!(found(&mut case, (256 << 20) + 1), [(USERS, at(1), 2)]);
-    assert_eq!(found(&mut case, 1 << 30), [(USERS, at(1), 8)]);
-    let set = |case: &mut Case, value: &str| {
-        let setting = case.manager.new_setting("range-size-max", value, 1);
-        case.manager.set(setting.expect("it may be set"));
-    };
-    set(&mut case, "16MiB");
-    assert_eq!(found(&mut case, 40 << 20), [(USERS, at(1), 5)]);
-    case.changing.insert(USERS);
-    assert_eq!(found(&mut case, 40 << 20), []);
-    case.changing.clear();
-    set(&mut case, "4GiB");
-    assert_eq!(found(&mut case, 40 << 20), []);
-}

@@ -13,6 +13,7 @@ use super::message::{NodeHealth, NodeView, RangeStats, RangeView, ShardStats, Tr
 use super::placement;
 use super::record::{MembershipStatus, NodeRecord, Setting};
 use crate::env::Instant;
+use crate::range::Descriptor;
 use crate::types::{Location, NodeId, ReplicaId, SYSTEM_RANGE, ShardId};
 
 impl<T: Instant> Manager<T> {
@@ -83,6 +84,8 @@ impl<T: Instant> Manager<T> {
                 under_replicated: live.count() < wanted,
                 unavailable: report.is_none_or(|report| !report.has_quorum),
                 phase: report.map_or_else(Default::default, |report| report.phase),
+                born_ms: known.record.born_ms,
+                parts: self.parts_of(&descriptor),
                 held_until_ms: self.held_until_ms(descriptor.range),
                 split_blocked: self.split_blocked(known, now),
                 leader: report.and_then(|report| descriptor.location(report.leader)),
@@ -104,7 +107,7 @@ impl<T: Instant> Manager<T> {
         let mut settings: BTreeMap<&str, &Setting> = BTreeMap::new();
         settings.extend(self.settings.iter().map(|s| (s.name.as_str(), s)));
         View {
-            version: self.view.version,
+            version: self.published.view.version,
             leader: self.here,
             system,
             nodes,
@@ -120,11 +123,22 @@ impl<T: Instant> Manager<T> {
                 node: node.id,
                 shard: ShardId(shard),
             };
-            self.loads
+            self.shards
+                .known
                 .get(&at)
-                .map_or_else(ShardStats::default, |load| load.stats)
+                .map_or_else(ShardStats::default, |shard| shard.stats)
         });
         stats.collect()
+    }
+
+    /// Under how many data ids the rows of a range's replicas lie, as their shards last reported.
+    fn parts_of(&self, descriptor: &Descriptor) -> Vec<(ReplicaId, u16)> {
+        let parts = descriptor.replicas.iter().filter_map(|place| {
+            let shard = self.shards.known.get(&place.location)?;
+            let parts = shard.parts(descriptor.range, place.replica)?;
+            Some((place.replica, parts))
+        });
+        parts.collect()
     }
 
     /// Makes a new view for the shards if something has changed.
@@ -134,21 +148,21 @@ impl<T: Instant> Manager<T> {
         for range in &mut view.ranges {
             range.applied = 0;
             range.lag.clear();
+            range.parts.clear();
             range.split_blocked = None;
             range.stats = RangeStats::default();
         }
         view.nodes.iter_mut().for_each(|node| node.shards.clear());
-        if view != self.view {
+        if view != self.published.view {
             self.tell_troubles(&view);
             self.tell_nodes(&view);
-            view.version += 1;
-            self.view = view;
+            self.published.publish(view);
         }
     }
 
     /// Logs what has newly gone wrong with a replica or a node.
     fn tell_troubles(&self, view: &View) {
-        let before = self.view.ranges.iter();
+        let before = self.published.view.ranges.iter();
         let before = before.flat_map(|range| {
             let range_id = range.descriptor.range;
             range
@@ -173,10 +187,10 @@ impl<T: Instant> Manager<T> {
     /// Logs nodes that are new, and nodes whose state is another one. The rows that a manager is made
     /// of are no news.
     fn tell_nodes(&self, view: &View) {
-        let is_made = self.view.version != self.term << 32;
+        let is_made = self.published.view.version != self.term << 32;
         for node in &view.nodes {
             let (id, address) = (node.record.id, &node.record.address);
-            let mut before = self.view.nodes.iter();
+            let mut before = self.published.view.nodes.iter();
             let before = before.find(|known| known.record.id == id);
             let before = before.map(|known| known.state);
             if before.is_none() && is_made {

@@ -174,6 +174,11 @@ impl<E: Env> Replica<E> {
         self.parts.borrow().clone()
     }
 
+    /// Under how many data ids its rows lie.
+    pub fn parts_count(&self) -> usize {
+        self.parts.borrow().count()
+    }
+
     /// Its keys, cut into the intervals that lie under one data id each, in order.
     pub fn intervals(&self) -> Vec<(DataId, KeyRange)> {
         let state = self.state.borrow();

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use super::Inner;
 use crate::cluster::load_splits::{TooHot, Way};
+use crate::cluster::planned::Why;
 use crate::cluster::split::{TooLarge, shown};
 use crate::cluster::{BlockReason, ClusterRequest, ClusterResponse, SplitPart, SplitReason};
 use crate::env::{AsyncRuntime, Clock, Env, Instant, Now};
@@ -258,10 +259,14 @@ impl<E: Env> Inner<E> {
         let to = hot.to;
         let begun = Now::<E>::now();
         loop {
+            let why = Why::necessary(
+                format!("it was split off range {} because of load", hot.range),
+                format!("shard {to}, which is idler, leads it"),
+            );
             let response = match hot.way {
-                Way::Lead(node) => self.transfer(part, Some(node)).await,
+                Way::Lead(node) => self.transfer(part, Some(node), why).await,
                 Way::Move(from) => {
-                    self.move_replica(part, from, (to.node, Some(to.shard)))
+                    self.move_replica(part, from, (to.node, Some(to.shard)), why)
                         .await
                 }
             };
@@ -307,7 +312,11 @@ impl<E: Env> Inner<E> {
             match orderable {
                 Ok((leader, _)) if leader == to => return,
                 Ok((_, range)) if range.voters.iter().any(|voter| voter.location == to) => {
-                    self.transfer(part, Some(to.node)).await;
+                    let why = Why::necessary(
+                        "its replica moved there because of load".to_owned(),
+                        format!("shard {to} leads it"),
+                    );
+                    self.transfer(part, Some(to.node), why).await;
                 }
                 // The move is under way.
                 _ => {}

@@ -5,6 +5,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 
 use super::Inner;
+use super::merge_orders::MergeReason;
 use crate::cluster::manager::Manager;
 use crate::cluster::{ClusterRequest, ClusterResponse, DecisionKind, NewDecision, SplitReason};
 use crate::env::{Env, Instant, Now};
@@ -104,10 +105,35 @@ impl<E: Env> Inner<E> {
         Some(manager.planning.decisions.note(new, now))
     }
 
-    /// Notes what became of it.
-    pub(super) fn note_split_end(&self, decision: Option<u64>, response: &ClusterResponse) {
+    /// Notes the decision that a range takes over its right neighbour; gives its id.
+    pub(super) fn note_merge(
+        &self,
+        range: RangeId,
+        right: RangeId,
+        reason: MergeReason,
+    ) -> Option<u64> {
+        let mut manager = self.management.manager.borrow_mut();
+        let manager = manager.as_mut()?;
+        let now = Now::<E>::now();
+        let new = NewDecision {
+            range,
+            kind: DecisionKind::Merge,
+            reason: match reason {
+                MergeReason::Manual => "an operator ordered it",
+                MergeReason::Cold => "it and its right neighbour are small and have little load",
+            }
+            .to_owned(),
+            from: manager.leader_of(range, now),
+            to: None,
+            expected: format!("it has the keys of range {right}, too, which is no more"),
+        };
+        Some(manager.planning.decisions.note(new, now))
+    }
+
+    /// Notes what became of a decision to split a range or to merge it.
+    pub(super) fn note_end(&self, decision: Option<u64>, response: &ClusterResponse) {
         let result = match response {
-            ClusterResponse::Split { failed: None, .. } => Ok(()),
+            ClusterResponse::Done | ClusterResponse::Split { failed: None, .. } => Ok(()),
             ClusterResponse::Split {
                 failed: Some(why), ..
             }

@@ -2,8 +2,8 @@
 //! and hosts the manager while it leads the system range.
 //!
 //! Every [`REPORT_INTERVAL`], and soon after a change of bounds, a shard sends the manager a report of
-//! what it leads and holds ([`super::report`]). The response has the view, if it has changed, and the
-//! replicas of the shard that are no longer members. The shard that leads the system range makes the
+//! what has changed in what it leads and holds ([`super::report`]). The response has what has changed in the view,
+//! and the replicas of the shard that are no longer members. The shard that leads the system range makes the
 //! [`Manager`] of its term from the rows of that range. Whatever must outlive the manager is written there
 //! before anything relies on it. Nothing here is on the data path: without a manager everything goes on as
 //! it is.
@@ -19,15 +19,15 @@ use super::balancing::GivenOrders;
 use super::bounds_changes::BoundsChanges;
 use super::load::LoadMeter;
 use super::merge_orders::{self, BoundsOrders};
+use super::report::{self, Reporting};
 use super::steering::{self, ORDER_TIMEOUT};
-use super::{Inner, IsAt, Running, Shard, report, split_orders};
+use super::{Inner, IsAt, Running, Shard, split_orders};
 use crate::cluster::manager::Manager;
 use crate::cluster::message::{self, Report};
 use crate::cluster::record::Row;
-use crate::cluster::{ClusterRequest, ClusterResponse, HighestIds, NodeRecord, View};
+use crate::cluster::{ClusterRequest, ClusterResponse, HighestIds, NodeRecord, View, ViewNews};
 use crate::env::{AsyncRuntime, Clock, Env, Instant, MessageClass, Now, Transport, is_unsent};
 use crate::error::{Error, Fatal, Fate, OrderError};
-use crate::notify::Count;
 use crate::raft::{self, Message};
 use crate::types::{Location, ShardId};
 
@@ -58,12 +58,11 @@ type OnView = Box<dyn Fn(&View)>;
 pub(super) struct Management<E: Env> {
     /// The record of its node.
     pub node: NodeRecord,
-    /// The highest ids that the node knew of at the start.
-    pub seen: HighestIds,
+    /// The highest ids that the node knew of at the start, and those of the views since.
+    pub seen: Cell<HighestIds>,
     /// The last view from the manager.
     pub(super) view: RefCell<Rc<View>>,
-    /// Whether the manager has accepted this process as its node.
-    pub(super) was_accepted: Cell<bool>,
+    pub(super) reporting: Reporting<Now<E>>,
     /// Where the manager was last found.
     leader: Cell<Option<Location>>,
     /// Shards that may have replicas of the system range.
@@ -73,10 +72,6 @@ pub(super) struct Management<E: Env> {
     /// Called with each new view.
     listeners: RefCell<Vec<OnView>>,
     pub(super) is_at: IsAt,
-    /// How many responses in a row said that the node was not reached at its address.
-    unmet: Cell<u32>,
-    /// How many reasons there are to report before the next interval.
-    reports_due: Rc<Count>,
     /// The changes of bounds that the manager here has under way.
     pub(super) bounds_orders: BoundsOrders<Now<E>>,
     /// The changes of bounds that were made here.
@@ -96,17 +91,15 @@ impl<E: Env> Management<E> {
     ) -> Management<E> {
         seen.node = seen.node.max(node.id);
         Management {
-            seen,
+            seen: Cell::new(seen),
             node,
             view: RefCell::default(),
-            was_accepted: Cell::new(false),
+            reporting: Reporting::default(),
             leader: Cell::new(None),
             system: RefCell::new(system),
             manager: RefCell::new(None),
             listeners: RefCell::default(),
             is_at,
-            unmet: Cell::new(0),
-            reports_due: Rc::default(),
             bounds_orders: BoundsOrders::default(),
             bounds_changes: BoundsChanges::new(),
             given_orders: GivenOrders::default(),
@@ -123,7 +116,7 @@ impl<E: Env> Management<E> {
 /// Starts to send reports.
 pub(super) fn start<E: Env>(inner: &Rc<Inner<E>>, stop: Rc<Cell<bool>>) {
     let shard = Rc::downgrade(inner);
-    let due = inner.management.reports_due.clone();
+    let due = inner.management.reporting.due.clone();
     drop(E::Runtime::spawn(async move {
         let mut early = 0..EARLY_REPORTS;
         while !stop.get() {
@@ -191,15 +184,26 @@ impl<E: Env> Shard<E> {
 impl<E: Env> Inner<E> {
     /// Has the shard report within [`REPORT_GAP`], though the next report is not due.
     pub(super) fn report_soon(&self) {
-        self.management.reports_due.add(1);
+        self.management.reporting.due.add(1);
     }
 
-    /// Sends one report, and acts on the response.
+    /// Sends one report, and a second one if the manager wants a whole one; acts on the responses.
     async fn report(self: &Rc<Self>) {
-        let known = self.management.view.borrow().version;
-        let report = ClusterRequest::Report(report::of(self, known));
-        let response = match self.ask_manager(&report).await {
-            None => self.have_passed_on(report::of(self, known)).await,
+        if self.send_report().await {
+            self.send_report().await;
+        }
+    }
+
+    /// Sends one report, and acts on the response. Gives whether the manager wants a whole one.
+    async fn send_report(self: &Rc<Self>) -> bool {
+        let mut report = report::next(self);
+        let mut number = report.number;
+        let response = match self.ask_manager(&ClusterRequest::Report(report)).await {
+            None => {
+                report = report::next(self);
+                number = report.number;
+                self.have_passed_on(report).await
+            }
             response => response,
         };
         if response == Some(ClusterResponse::Removed) {
@@ -210,27 +214,38 @@ impl<E: Env> Inner<E> {
             remove,
             superseded,
             unmet,
+            wants_whole,
         }) = response
         else {
-            return;
+            return false;
         };
+        let Reporting {
+            reporter,
+            was_accepted,
+            ..
+        } = &self.management.reporting;
+        reporter.borrow_mut().answered(number, wants_whole);
         self.take_unmet(unmet);
         if let Some(seen) = superseded {
             self.end_superseded(seen);
-            return;
+            return false;
         }
-        self.management.was_accepted.set(true);
+        was_accepted.set(true);
         if let Some(view) = view {
             self.take_view(view);
         }
         for (range, replica) in remove {
             self.take(ClusterRequest::Remove { range, replica }).await;
         }
+        wants_whole
     }
 
     /// Takes from the manager whether this node was reached at its address.
     fn take_unmet(&self, is_unmet: bool) {
-        let Management { node, unmet, .. } = &self.management;
+        let Management {
+            node, reporting, ..
+        } = &self.management;
+        let unmet = &reporting.unmet;
         let times = if is_unmet { unmet.get() + 1 } else { 0 };
         unmet.set(times);
         // One shard is enough to log it for the node.
@@ -262,7 +277,20 @@ impl<E: Env> Inner<E> {
         None
     }
 
-    fn take_view(&self, view: View) {
+    fn take_view(&self, news: ViewNews) {
+        let mut seen = self.management.seen.get();
+        for node in &news.view.nodes {
+            seen.node = seen.node.max(node.record.id);
+        }
+        for range in &news.view.ranges {
+            seen.see(&range.descriptor);
+        }
+        self.management.seen.set(seen);
+        let mut view = View::clone(&self.management.view.borrow());
+        // If it is not for this view, the next report brings what is.
+        if !view.take(news) {
+            return;
+        }
         if !view.system.is_empty() {
             self.management.system.borrow_mut().clone_from(&view.system);
         }
@@ -392,30 +420,6 @@ impl<E: Env> Inner<E> {
             ClusterRequest::TransferLeadership { range, to } => {
                 self.transfer_range(range, to).await
             }
-            ClusterRequest::Split {
-                range,
-                version,
-                key,
-                child,
-                replicas,
-                reason,
-            } => {
-                let child = (child, replicas);
-                return self.split_range(range, version, key, child, reason).await;
-            }
-            request @ (ClusterRequest::Merge { .. }
-            | ClusterRequest::Freeze { .. }
-            | ClusterRequest::PrepareMerge { .. }
-            | ClusterRequest::Frozen { .. }
-            | ClusterRequest::CancelMerge { .. }
-            | ClusterRequest::Unfreeze { .. }) => self.take_merge(request).await,
-            ClusterRequest::SplitKeys {
-                range,
-                version,
-                parts,
-            } => return self.split_keys(range, version, parts),
-            ClusterRequest::LoadKeys { range, version } => return self.load_keys(range, version),
-            ClusterRequest::HotKeys { range, top } => return self.hot_keys(range, top),
             ClusterRequest::MayLead { range, replica } => return self.may_lead_now(range, replica),
             ClusterRequest::Digest {
                 range,
@@ -427,9 +431,7 @@ impl<E: Env> Inner<E> {
                 let response = self.ask_manager(&ClusterRequest::Report(report)).await;
                 return response.unwrap_or_else(|| self.not_here());
             }
-            // Only the manager answers the others.
-            _ if !self.manages() => return self.not_here(),
-            request => return self.answer_as_manager(request).await,
+            request => self.take_bounds_request(request).await,
         };
         match done {
             Ok(response) => response,
@@ -457,7 +459,7 @@ impl<E: Env> Inner<E> {
     }
 
     /// Whether this shard leads the system range. If so, it has the manager of its term.
-    fn manages(&self) -> bool {
+    pub(super) fn manages(&self) -> bool {
         let leading = self.system_replica().and_then(|running| {
             let leading = running.replica.leading()?;
             Some((running, leading.term))

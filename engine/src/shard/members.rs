@@ -86,7 +86,7 @@ impl<E: Env> Inner<E> {
                 self.location.node, self.location.shard
             ))));
         }
-        if self.wal.is_replica_used(replica) || replica <= self.management.seen.replica {
+        if self.wal.is_replica_used(replica) || replica <= self.management.seen.get().replica {
             return Ok(ClusterResponse::Refused(OrderError::Invalid(format!(
                 "shard {} held replica {replica}, or one with a higher id, before",
                 self.location

@@ -48,36 +48,6 @@ pub(super) const POLL_INTERVAL: Duration = Duration::from_millis(5);
 pub(super) const END_TIMEOUT: Duration = Duration::from_secs(2);
 
 impl<E: Env> Inner<E> {
-    /// Answers a request of a merge.
-    pub(super) async fn take_merge(
-        self: &Rc<Self>,
-        request: ClusterRequest,
-    ) -> Result<ClusterResponse, Fatal> {
-        Ok(match request {
-            ClusterRequest::Merge {
-                range,
-                version,
-                right,
-                right_version,
-            } => {
-                let right = (right, right_version);
-                self.merge_range(range, version, right).await
-            }
-            ClusterRequest::Freeze {
-                range,
-                epoch,
-                merge,
-            } => self.freeze_range(range, epoch, merge).await,
-            ClusterRequest::PrepareMerge { left, right } => self.prepare_merge(left, right).await?,
-            ClusterRequest::Frozen { range, merge } => self.frozen(range, merge).await?,
-            ClusterRequest::CancelMerge { merge, border } => {
-                self.cancel_merge(merge, &border).await
-            }
-            ClusterRequest::Unfreeze { range, merge } => self.unfreeze(range, merge).await,
-            _ => self.not_here(),
-        })
-    }
-
     /// Which change of a range's bounds is under way, as far as its leader here knows.
     pub(super) fn phase(&self, replica: &Replica<E>) -> BoundsPhase {
         let range = replica.group.range;
@@ -90,7 +60,7 @@ impl<E: Env> Inner<E> {
     }
 
     /// Merges a range that is led here with its right neighbour; gives the end of it.
-    async fn merge_range(
+    pub(super) async fn merge_range(
         self: &Rc<Self>,
         range: RangeId,
         version: u32,
@@ -405,7 +375,11 @@ impl<E: Env> Inner<E> {
     }
 
     /// Cancels a merge whose left range is led here, or tells how it has ended.
-    async fn cancel_merge(self: &Rc<Self>, merge: MergeId, border: &[u8]) -> ClusterResponse {
+    pub(super) async fn cancel_merge(
+        self: &Rc<Self>,
+        merge: MergeId,
+        border: &[u8],
+    ) -> ClusterResponse {
         let Some(running) = self.led(merge.left) else {
             return ClusterResponse::Refused(self.leads_no_more(merge.left));
         };

@@ -12,7 +12,9 @@ use futures_util::future::join_all;
 use super::Inner;
 use super::auto_splits::Splits;
 use crate::cluster::ClusterResponse;
+use crate::cluster::backoff::{Backoff, Limits};
 use crate::cluster::merge::MergeStep;
+use crate::cluster::planned::Why;
 use crate::env::{AsyncRuntime, Clock, Env, Instant, Now};
 use crate::error::OrderError;
 use crate::types::RangeId;
@@ -27,10 +29,20 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const RETRY_INTERVAL: Duration = Duration::from_millis(20);
 /// How long a merge whose end is not known may take until a report tells that it was made.
 const UNKNOWN_PATIENCE: Duration = Duration::from_secs(2);
-/// Pause before the manager tries a merge of its own again; it doubles each time.
-const PAUSE: Duration = Duration::from_mins(1);
-/// The longest pause.
-const PAUSE_MAX: Duration = Duration::from_hours(1);
+/// The pauses before the manager tries a merge of its own again.
+const PAUSES: Limits = Limits {
+    first: Duration::from_mins(1),
+    longest: Duration::from_hours(1),
+};
+
+/// Why ranges are merged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum MergeReason {
+    /// An operator ordered it.
+    Manual,
+    /// They are small and have little load.
+    Cold,
+}
 
 /// The changes of bounds that the manager has under way.
 pub(super) struct BoundsOrders<T> {
@@ -50,8 +62,8 @@ impl<T> Default for BoundsOrders<T> {
 /// The merges of the manager's own.
 pub(super) struct Merges<T> {
     is_running: Cell<bool>,
-    /// Ranges that are not tried again before a time, and the pause that led to it.
-    paused: RefCell<BTreeMap<RangeId, (T, Duration)>>,
+    /// Ranges that were not merged, and are not tried again for a while.
+    paused: RefCell<BTreeMap<RangeId, Backoff<T>>>,
 }
 
 impl<T> Default for Merges<T> {
@@ -64,14 +76,34 @@ impl<T> Default for Merges<T> {
 }
 
 impl<E: Env> Inner<E> {
-    /// Merges a range with its right neighbour.
-    pub(super) async fn merge_by_order(self: &Rc<Self>, range: RangeId) -> ClusterResponse {
-        let begun = Now::<E>::now();
+    /// Merges a range with its right neighbour. From the first step on it is one of the manager's decisions.
+    pub(super) async fn merge_by_order(
+        self: &Rc<Self>,
+        range: RangeId,
+        reason: MergeReason,
+    ) -> ClusterResponse {
         let right = match self.of_manager(|manager| manager.right_neighbour(range)) {
             None => return self.not_here(),
             Some(Err(why)) => return ClusterResponse::Refused(why),
             Some(Ok(right)) => right,
         };
+        let mut decision = None;
+        let begins = || decision = self.note_merge(range, right, reason);
+        let response = self.merge_neighbours(range, right, begins).await;
+        self.note_end(decision, &response);
+        response
+    }
+
+    /// Moves replicas of the right range and has the left one take it over. Calls `begins` once, before the
+    /// first step.
+    async fn merge_neighbours(
+        self: &Rc<Self>,
+        range: RangeId,
+        right: RangeId,
+        begins: impl FnOnce(),
+    ) -> ClusterResponse {
+        let begun = Now::<E>::now();
+        let mut begins = Some(begins);
         let mut last_progress = begun;
         loop {
             let now = Now::<E>::now();
@@ -79,10 +111,21 @@ impl<E: Env> Inner<E> {
                 None => return self.not_here(),
                 Some(step) => step,
             };
+            if step.is_ok()
+                && let Some(begins) = begins.take()
+            {
+                begins();
+            }
             let done = match step {
-                Ok(MergeStep::Move { range, from, to }) => {
+                Ok(MergeStep::Move { from, to, .. }) => {
                     let to = (to.node, Some(to.shard));
-                    match self.move_replica(range, from, to).await {
+                    let why = Why::necessary(
+                        format!("range {range} is to take it over, and has a replica there"),
+                        format!(
+                            "the replicas of ranges {range} and {right} are on the same shards"
+                        ),
+                    );
+                    match self.move_replica(right, from, to, why).await {
                         ClusterResponse::Done => {
                             last_progress = Now::<E>::now();
                             Err(OrderError::busy("a replica moves"))
@@ -145,7 +188,7 @@ impl<E: Env> Inner<E> {
             Some(manager) => {
                 let paused = paused.borrow();
                 let is_paused =
-                    |range: RangeId| paused.get(&range).is_some_and(|(until, _)| now < *until);
+                    |range: RangeId| paused.get(&range).is_some_and(|pause| pause.lasts(now));
                 manager.mergeable(now, wall_ms, is_paused)
             }
             None => return,
@@ -162,18 +205,17 @@ impl<E: Env> Inner<E> {
     }
 
     async fn merge_one(self: &Rc<Self>, range: RangeId) {
-        let response = self.merge_by_order(range).await;
+        let response = self.merge_by_order(range, MergeReason::Cold).await;
         let mut paused = self.management.bounds_orders.merges.paused.borrow_mut();
         match response {
             ClusterResponse::Refused(why) => {
-                let pause = paused.get(&range).map_or(PAUSE, |(_, pause)| *pause * 2);
-                let pause = pause.min(PAUSE_MAX);
-                paused.insert(range, (Now::<E>::now() + pause, pause));
+                let pause = Backoff::after(paused.get(&range), PAUSES, Now::<E>::now());
+                paused.insert(range, pause);
                 tracing::warn!(
                     %range,
                     "a range that is small and cold was not merged with its right neighbour, and is tried \
                      again after {} s: {why}",
-                    pause.as_secs()
+                    pause.length().as_secs()
                 );
             }
             _ => drop(paused.remove(&range)),

@@ -15,6 +15,7 @@ mod availability;
 mod background;
 mod balancing;
 mod bounds_changes;
+mod bounds_requests;
 pub mod contents;
 mod digests;
 mod folder;

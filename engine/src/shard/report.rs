@@ -1,5 +1,6 @@
 //! The shard's report to the manager, and how the manager's records are read and written.
 
+use std::cell::{Cell, RefCell};
 use std::ops::Bound;
 use std::rc::Rc;
 
@@ -9,31 +10,59 @@ use super::availability::majority_is_there;
 use super::{Inner, Running, load};
 use crate::cluster::message::{Follower, HeldReplica, HighestIds, LedRange, Report, ShardStats};
 use crate::cluster::record::Row;
+use crate::cluster::reporter::Reporter;
 use crate::env::{AsyncRuntime, Env, Instant, Now};
 use crate::error::{Error, Fatal};
 use crate::lsm::{LsmError, keys};
+use crate::notify::Count;
 use crate::raft;
 use crate::range::leadership::Leading;
 use crate::range::proposer::{Proposal, ProposalKind};
 use crate::range::replica::Replica;
 use crate::range::sink::Once;
-use crate::range::{RaftGroup, ReplicaPlace};
+use crate::range::{Descriptor, RaftGroup, ReplicaPlace};
 use crate::request::{Batch, RequestId};
-use crate::types::{ClientId, NodeId, Timestamp};
+use crate::types::{ClientId, ReplicaId, Timestamp};
 
 /// Most rows in one write.
 const ROWS_OF_WRITE: usize = 256;
 /// Time limit of a write.
 const WRITE_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(5);
 
-/// The report of a shard that has the view of version `known`.
-pub(super) fn of<E: Env>(inner: &Inner<E>, known: u64) -> Report {
+/// A shard's reporting, and what has come of it.
+pub(super) struct Reporting<T> {
+    /// What the manager was told.
+    pub reporter: RefCell<Reporter<T>>,
+    /// Whether the manager has accepted this process as its node.
+    pub was_accepted: Cell<bool>,
+    /// How many responses in a row said that the node was not reached at its address.
+    pub unmet: Cell<u32>,
+    /// How many reasons there are to report before the next interval.
+    pub due: Rc<Count>,
+}
+
+impl<T> Default for Reporting<T> {
+    fn default() -> Reporting<T> {
+        Reporting {
+            reporter: RefCell::default(),
+            was_accepted: Cell::new(false),
+            unmet: Cell::new(0),
+            due: Rc::default(),
+        }
+    }
+}
+
+/// The next report of a shard. Of its ranges it names those of which the manager must be told something.
+pub(super) fn next<E: Env>(inner: &Inner<E>) -> Report {
     let mut report = Report {
         from: inner.location,
         node: inner.management.node.clone(),
-        known,
+        known: inner.management.view.borrow().version,
+        number: 0,
+        since: None,
         led: Vec::new(),
         held: Vec::new(),
+        gone: Vec::new(),
         highest: highest(inner),
         peers: Vec::new(),
         in_flight: 0,
@@ -44,13 +73,19 @@ pub(super) fn of<E: Env>(inner: &Inner<E>, known: u64) -> Report {
     report.stats = load::measure(inner, now);
     report.peers = inner.liveness.peers(now);
     report.slow_disk = inner.liveness.slow_disk.stays_away(now);
-    inner.ranges.for_each(|Running { replica, raft }| {
+    let mut reporter = inner.management.reporting.reporter.borrow_mut();
+    let mut round = reporter.begin(now);
+    inner.ranges.for_each(|running| {
+        let Running { replica, raft } = running;
         report.in_flight += replica.proposer.in_flight() as u64;
         match replica.leading() {
-            Some(leading) => report.led.push(led(inner, replica, raft, leading, now)),
-            None => report.held.push(held(replica, raft, now)),
+            Some(leading) => round.lead(replica.group.range, |before| {
+                led(inner, running, leading, before, now)
+            }),
+            None => round.hold(held(replica, raft, now)),
         }
     });
+    round.end(&mut report);
     report
 }
 
@@ -59,30 +94,22 @@ impl<E: Env> Inner<E> {
     pub(super) fn end_superseded(&self, seen: u64) {
         let node = self.location.node;
         // A process that was accepted until now is the older one of two.
-        self.store.fail(match self.management.was_accepted.get() {
-            true => Fatal::Superseded(node),
-            false => Fatal::OldFolder {
-                node,
-                start: self.management.node.starts(),
-                seen,
-            },
-        });
+        self.store
+            .fail(match self.management.reporting.was_accepted.get() {
+                true => Fatal::Superseded(node),
+                false => Fatal::OldFolder {
+                    node,
+                    start: self.management.node.starts(),
+                    seen,
+                },
+            });
     }
 }
 
 /// The highest ids that the shard knows.
 fn highest<E: Env>(inner: &Inner<E>) -> HighestIds {
-    let view = inner.management.view();
-    let nodes = view.nodes.iter().map(|node| node.record.id);
-    let seen = inner.management.seen;
-    let mut highest = HighestIds {
-        node: nodes.fold(seen.node, NodeId::max),
-        replica: inner.wal.highest_replica().max(seen.replica),
-        ..seen
-    };
-    view.ranges
-        .iter()
-        .for_each(|range| highest.see(&range.descriptor));
+    let mut highest = inner.management.seen.get();
+    highest.replica = highest.replica.max(inner.wal.highest_replica());
     inner.ranges.for_each(|running| {
         running
             .replica
@@ -91,47 +118,73 @@ fn highest<E: Env>(inner: &Inner<E>) -> HighestIds {
     highest
 }
 
+/// What there is to tell of a range that is led here; `None` if it is what was told `before`. A range that is
+/// as it was costs no memory and no decoding: descriptor and voters change by entries that are applied.
 fn led<E: Env>(
     inner: &Inner<E>,
-    replica: &Replica<E>,
-    raft: &RaftGroup<E>,
+    Running { replica, raft }: &Running<E>,
     leading: Leading,
+    before: Option<&LedRange>,
     now: Now<E>,
-) -> LedRange {
-    let me = replica.group.replica;
+) -> Option<LedRange> {
+    let (me, term) = (replica.group.replica, leading.term);
     let stats = load::of_range(inner, replica);
-    replica.with_state(|state| {
-        let descriptor = state.descriptor.clone();
-        // The applied membership was encoded here, or was checked when it was received.
-        let (voters, is_joint) = raft::voters(&state.membership.body).unwrap_or_default();
-        let takes_snapshot = raft
-            .part_taken()
-            .is_some_and(|at| now < at + raft::PART_TIMEOUT);
-        let others = descriptor.replicas.iter();
-        let others = others.filter(|place| place.replica != me);
-        let follower = |place: &ReplicaPlace| Follower {
+    let takes_snapshot = raft
+        .part_taken()
+        .is_some_and(|at| now < at + raft::PART_TIMEOUT);
+    let follower = |place: &ReplicaPlace| {
+        let before = before.map(|before| before.followers.iter());
+        let before = before.and_then(|mut all| all.find(|f| f.replica == place.replica));
+        let (matched, lag) = (raft.matched(place.replica), raft.lag(place.replica));
+        let had = before.and_then(|before| before.matched);
+        Follower {
             replica: place.replica,
-            matched: raft.matched(place.replica),
-            lag: raft.lag(place.replica),
+            matched,
+            lag,
+            stalls: lag > 0 && (had.is_none() || matched <= had),
             answers: inner.liveness.answers(place.location, now),
             lost: raft.has_lost(place.replica),
             takes_snapshot,
-        };
-        LedRange {
-            followers: others.map(follower).collect(),
-            changing: raft.is_changing(),
-            phase: inner.phase(replica),
-            is_joint,
-            has_quorum: !replica.is_halted()
-                && (raft.has_lease()
-                    || majority_is_there(inner, raft, (me, &voters, &descriptor), now)),
-            leader: me,
-            term: leading.term,
-            applied: state.applied.map_or(0, |id| id.index),
-            voters,
-            descriptor,
-            stats,
         }
+    };
+    let has_quorum = |voters: &[ReplicaId], descriptor: &Descriptor| {
+        let is_there = || majority_is_there(inner, raft, (me, voters, descriptor), now);
+        !replica.is_halted() && (raft.has_lease() || is_there())
+    };
+    let (changing, phase) = (raft.is_changing(), inner.phase(replica));
+    let parts = u16::try_from(replica.parts_count()).unwrap_or(u16::MAX);
+    replica.with_state(|state| {
+        let applied = state.applied.map_or(0, |id| id.index);
+        let descriptor = &state.descriptor;
+        let others = descriptor.replicas.iter();
+        let mut others = others.filter(|place| place.replica != me).map(follower);
+        if let Some(before) = before
+            && (before.leader, before.term, before.applied) == (me, term, applied)
+            && (before.changing, before.phase) == (changing, phase)
+            && (before.parts, before.stats) == (parts, stats)
+            && before.has_quorum == has_quorum(&before.voters, &before.descriptor)
+            && before.followers.iter().copied().eq(others.by_ref())
+        {
+            return None;
+        }
+        // The applied membership was encoded here, or was checked when it was received.
+        let (voters, is_joint) = raft::voters(&state.membership.body).unwrap_or_default();
+        let others = descriptor.replicas.iter();
+        let others = others.filter(|place| place.replica != me);
+        Some(LedRange {
+            followers: others.map(follower).collect(),
+            changing,
+            phase,
+            is_joint,
+            has_quorum: has_quorum(&voters, descriptor),
+            leader: me,
+            term,
+            applied,
+            voters,
+            descriptor: descriptor.clone(),
+            stats,
+            parts,
+        })
     })
 }
 
@@ -151,6 +204,7 @@ fn held<E: Env>(replica: &Replica<E>, raft: &RaftGroup<E>, now: Now<E>) -> HeldR
         left: state.applied.is_some()
             && state.descriptor.location(group.replica).is_none()
             && !is_led,
+        parts: u16::try_from(replica.parts_count()).unwrap_or(u16::MAX),
     })
 }
 

@@ -108,7 +108,7 @@ impl<E: Env> Inner<E> {
         drop(under_way);
         self.hold(range, &mut order, held_until_ms).await;
         let response = order.response();
-        self.note_split_end(decision, &response);
+        self.note_end(decision, &response);
         response
     }
 

@@ -8,7 +8,8 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::{Inner, merge_orders, split_orders};
+use super::merge_orders::{self, MergeReason};
+use super::{Inner, split_orders};
 use crate::cluster::manager::Manager;
 use crate::cluster::message::Report;
 use crate::cluster::placement::{Range, Step};
@@ -77,14 +78,21 @@ impl<E: Env> Inner<E> {
             } => self.split_into(range, parts, held_until_ms).await,
             ClusterRequest::HotRanges { top } => self.hot_ranges(top).await,
             ClusterRequest::ReleaseRange { range } => self.release(range).await,
-            ClusterRequest::MergeRange { range } => self.merge_by_order(range).await,
-            ClusterRequest::TransferLeader { range, to } => self.transfer(range, to).await,
+            ClusterRequest::MergeRange { range } => {
+                self.merge_by_order(range, MergeReason::Manual).await
+            }
+            ClusterRequest::TransferLeader { range, to } => {
+                self.transfer(range, to, Why::operator()).await
+            }
             ClusterRequest::MoveReplica {
                 range,
                 from,
                 to,
                 shard,
-            } => self.move_replica(range, from, (to, shard)).await,
+            } => {
+                let why = Why::operator();
+                self.move_replica(range, from, (to, shard), why).await
+            }
             ClusterRequest::Decisions => self.decisions(),
             ClusterRequest::Scatter { keys } => self.scatter(&keys),
             _ => self.not_here(),
@@ -164,13 +172,14 @@ impl<E: Env> Inner<E> {
         self: &Rc<Self>,
         range: RangeId,
         to: Option<NodeId>,
+        why: Why,
     ) -> ClusterResponse {
         let now = Now::<E>::now();
         let chosen = {
             let mut manager = self.management.manager.borrow_mut();
             manager
                 .as_mut()
-                .map(|manager| choose_leader(manager, range, to, now))
+                .map(|manager| choose_leader(manager, range, to, (why, now)))
         };
         match chosen {
             None => self.not_here(),
@@ -184,13 +193,14 @@ impl<E: Env> Inner<E> {
         range: RangeId,
         from: NodeId,
         to: (NodeId, Option<ShardId>),
+        why: Why,
     ) -> ClusterResponse {
         let now = Now::<E>::now();
         let chosen = {
             let mut manager = self.management.manager.borrow_mut();
             manager
                 .as_mut()
-                .map(|manager| choose_move(manager, range, from, to, now))
+                .map(|manager| choose_move(manager, (range, from), to, (why, now)))
         };
         match chosen {
             None => self.not_here(),
@@ -207,7 +217,7 @@ impl<E: Env> Inner<E> {
                     && let Some(manager) = self.management.manager.borrow_mut().as_mut()
                 {
                     let (replica, to) = moved;
-                    manager.moves.accepted(range, replica, to, Now::<E>::now());
+                    manager.move_accepted(range, replica, to, Now::<E>::now());
                 }
                 response
             }
@@ -377,7 +387,7 @@ fn choose_leader<T: Instant>(
     manager: &mut Manager<T>,
     range: RangeId,
     to: Option<NodeId>,
-    now: T,
+    (why, now): (Why, T),
 ) -> Result<(Location, ClusterRequest), OrderError> {
     let (at, found) = manager.orderable(range, now)?;
     let replica = match to {
@@ -408,17 +418,16 @@ fn choose_leader<T: Instant>(
     };
     let request = ClusterRequest::TransferLeadership { range, to: replica };
     manager.order(&request, now);
-    manager.note(&request, Why::operator(), now);
+    manager.note(&request, why, now);
     Ok((at, request))
 }
 
 /// The request that moves a replica, the shard that gets it, and which replica moves where.
 fn choose_move<T: Instant>(
     manager: &mut Manager<T>,
-    range: RangeId,
-    from: NodeId,
+    (range, from): (RangeId, NodeId),
     (node, shard): (NodeId, Option<ShardId>),
-    now: T,
+    (why, now): (Why, T),
 ) -> Result<(Location, ClusterRequest, (ReplicaId, Location)), OrderError> {
     let (at, found) = manager.orderable(range, now)?;
     let record = manager.check_node(node, now)?;
@@ -438,7 +447,7 @@ fn choose_move<T: Instant>(
     let replica = check_move(&found, from, to)?;
     let request = request(manager, moves::step(&found, replica, to));
     manager.order(&request, now);
-    manager.note(&request, Why::operator(), now);
+    manager.note(&request, why, now);
     Ok((at, request, (replica, to)))
 }
 

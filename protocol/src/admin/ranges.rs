@@ -50,11 +50,14 @@ pub struct Merged {
     pub range: u64,
 }
 
-/// What is decided about the borders of a range.
+/// When a range was made, and what is decided about its borders.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 #[non_exhaustive]
 pub struct Borders {
+    /// When it was born, in milliseconds since 1970 of the wall clock of the node that managed the cluster then;
+    /// 0 if that is not known, because an older release made it.
+    pub born_ms: u64,
     /// Until when it must not be merged, in milliseconds since 1970; 0 if it may be, `u64::MAX` if it never
     /// must.
     pub held_until_ms: u64,
@@ -225,7 +228,10 @@ mod tests {
     fn what_stands_in_the_way_of_a_split_is_null_or_an_object() {
         let mut borders = Borders::default();
         let text = serde_json::to_string(&borders).expect("it has a text");
-        assert_eq!(text, r#"{"held_until_ms":0,"split_blocked":null}"#);
+        assert_eq!(
+            text,
+            r#"{"born_ms":0,"held_until_ms":0,"split_blocked":null}"#
+        );
         borders.split_blocked = Some(SplitBlocked {
             reason: BlockReason::SingleKey,
             since_ms: 7,

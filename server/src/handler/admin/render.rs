@@ -219,6 +219,7 @@ fn range(view: &View, shown: &RangeView) -> Range {
         BoundsPhase::Frozen => BoundsState::Frozen,
         BoundsPhase::Merging => BoundsState::Merging,
     };
+    range.borders.born_ms = shown.born_ms;
     range.borders.held_until_ms = shown.held_until_ms;
     range.borders.split_blocked = shown.split_blocked.as_ref().map(split_blocked);
     range.stats.bytes = shown.stats.bytes;
@@ -290,6 +291,8 @@ fn replica(view: &View, range: &RangeView, place: &ReplicaPlace) -> Replica {
         Some((_, lag)) if *lag != u64::MAX => Some(*lag),
         _ => None,
     };
+    let parts = range.parts.iter().find(|parts| parts.0 == place.replica);
+    replica.parts = parts.map(|(_, parts)| *parts);
     replica.state = replica_state(view, range, place);
     replica
 }

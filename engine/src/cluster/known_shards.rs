@@ -1,0 +1,126 @@
+//! What the manager knows of each shard by its reports: which ranges it leads and which other replicas it has.
+//! Pure.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+
+use super::report::{HeldReplica, LedRange, Report, ShardStats};
+use crate::env::Instant;
+use crate::types::{Location, RangeId, ReplicaId};
+
+/// What a shard has reported.
+pub(super) struct KnownShard<T> {
+    /// The process of the reports.
+    pub(super) incarnation: u128,
+    /// The number of the last report.
+    pub(super) number: u64,
+    /// When that came.
+    pub(super) heard: T,
+    /// The ranges that it leads.
+    pub(super) led: BTreeMap<RangeId, Rc<LedRange>>,
+    /// Its other replicas.
+    pub(super) held: BTreeMap<RangeId, HeldReplica>,
+    /// Those of the ranges it leads that are looked at with each report.
+    pub(super) restless: BTreeSet<RangeId>,
+    pub(super) membership: Option<Membership>,
+    /// Writes that it has not answered.
+    pub(super) in_flight: u64,
+    /// Whether it accepts no leadership because of its disk.
+    pub(super) slow_disk: bool,
+    pub(super) stats: ShardStats,
+}
+
+/// Which of a shard's replicas are members, and which of its members are there. It is right as long as neither
+/// the records of ranges nor the shard's replicas change.
+pub(super) struct Membership {
+    /// [`KnownShards::records`] when it was found.
+    pub(super) records: u64,
+    /// Members that the shard does not have.
+    pub(super) absent: Vec<(RangeId, ReplicaId)>,
+    /// Replicas that are no members, or are frozen: they may have to go.
+    pub(super) doubtful: Vec<RangeId>,
+}
+
+/// What all shards have reported.
+pub(super) struct KnownShards<T> {
+    pub(super) known: BTreeMap<Location, KnownShard<T>>,
+    /// How often records of ranges have changed.
+    pub(super) records: u64,
+}
+
+impl<T> KnownShards<T> {
+    pub(super) fn new() -> KnownShards<T> {
+        KnownShards {
+            known: BTreeMap::new(),
+            records: 0,
+        }
+    }
+}
+
+impl<T: Instant> KnownShard<T> {
+    /// A shard that has reported nothing yet.
+    pub(super) fn new(incarnation: u128, now: T) -> KnownShard<T> {
+        KnownShard {
+            incarnation,
+            number: 0,
+            heard: now,
+            led: BTreeMap::new(),
+            held: BTreeMap::new(),
+            restless: BTreeSet::new(),
+            membership: None,
+            in_flight: 0,
+            slow_disk: false,
+            stats: ShardStats::default(),
+        }
+    }
+
+    /// The ranges of which it has a replica.
+    pub(super) fn ranges(&self) -> impl Iterator<Item = RangeId> {
+        self.led.keys().chain(self.held.keys()).copied()
+    }
+
+    /// Under how many data ids the rows of a replica lie, if the shard has it.
+    pub(super) fn parts(&self, range: RangeId, replica: ReplicaId) -> Option<u16> {
+        let led = self.led.get(&range).filter(|led| led.leader == replica);
+        let held = self.held.get(&range).filter(|held| held.replica == replica);
+        led.map(|led| led.parts).or(held.map(|held| held.parts))
+    }
+
+    /// Whether it has this replica.
+    pub(super) fn has(&self, range: RangeId, replica: ReplicaId) -> bool {
+        self.parts(range, replica).is_some()
+    }
+
+    /// Takes what a report tells of its replicas; gives the ranges that it leads no more.
+    pub(super) fn take(&mut self, report: &Report, led: &[Rc<LedRange>]) -> Vec<RangeId> {
+        let mut left = Vec::new();
+        if report.since.is_none() {
+            left.extend(std::mem::take(&mut self.led).into_keys());
+            self.held.clear();
+            self.membership = None;
+        }
+        for led in led {
+            let range = led.descriptor.range;
+            self.held.remove(&range);
+            let before = self.led.insert(range, led.clone());
+            if before.is_none_or(|before| before.leader != led.leader) {
+                self.membership = None;
+            }
+        }
+        for range in &report.gone {
+            self.held.remove(range);
+            left.extend(self.led.remove(range).map(|_| *range));
+            self.membership = None;
+        }
+        for held in &report.held {
+            left.extend(self.led.remove(&held.range).map(|_| held.range));
+            self.held.insert(held.range, held.clone());
+            self.membership = None;
+        }
+        left.retain(|range| !self.led.contains_key(range));
+        for range in &left {
+            self.restless.remove(range);
+        }
+        left
+    }
+}

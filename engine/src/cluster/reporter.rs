@@ -1,0 +1,231 @@
+//! What a shard has told the manager of its ranges, and which of it must be told again. Pure; lives on the
+//! shard's thread.
+//!
+//! Each report looks at all ranges ([`Round`]). What has changed is *news* and is told at once, but for what
+//! changes all the time in a range that is used: log indexes, and loads and sizes that are about as they were.
+//! Those are told again after [`STEADY_FOR`]. So a range that nobody uses is told once.
+//!
+//! Every fact has the number of the first report that told it. A report tells all that is newer than the last
+//! report that the manager has answered, so one that is lost is made up for by the next one.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::placement::CAUGHT_UP;
+use super::report::{Follower, HeldReplica, LedRange, RangeStats, Report};
+use crate::env::Instant;
+use crate::types::RangeId;
+
+/// After so long what changes all the time is told again.
+const STEADY_FOR: Duration = Duration::from_secs(5);
+/// A rate that differs by less than this, or by less than a fifth, is about as it was.
+const RATE_FLOOR: u32 = 20;
+/// The same of CPU time, in milliseconds a second.
+const CPU_FLOOR: u32 = 5;
+/// A size that differs by less than this is about as it was, in bytes.
+const SIZE_FLOOR: u64 = 1 << 20;
+
+/// What was last told of a range.
+struct Told<T> {
+    facts: Facts,
+    /// The first report that told it.
+    number: u64,
+    at: T,
+    /// The last report that has looked at the range.
+    looked: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Facts {
+    Led(LedRange),
+    Held(HeldReplica),
+}
+
+/// See the module's chapter.
+pub struct Reporter<T> {
+    told: BTreeMap<RangeId, Told<T>>,
+    /// The ranges of which there is no replica any more, and the first report that told it.
+    gone: BTreeMap<RangeId, u64>,
+    /// The number of the last report.
+    number: u64,
+    /// The last report that the manager has answered; `None` if it must have a whole one.
+    answered: Option<u64>,
+}
+
+impl<T> Default for Reporter<T> {
+    fn default() -> Reporter<T> {
+        Reporter {
+            told: BTreeMap::new(),
+            gone: BTreeMap::new(),
+            number: 0,
+            answered: None,
+        }
+    }
+}
+
+impl<T: Instant> Reporter<T> {
+    /// Begins the next report.
+    pub fn begin(&mut self, now: T) -> Round<'_, T> {
+        self.number += 1;
+        Round {
+            led: Vec::new(),
+            held: Vec::new(),
+            now,
+            reporter: self,
+        }
+    }
+
+    /// Takes that the manager has answered a report. `wants_whole`: it could not take it, and asks for a whole
+    /// one.
+    pub fn answered(&mut self, number: u64, wants_whole: bool) {
+        self.answered = (!wants_whole).then_some(number);
+    }
+
+    /// Whether what is told in this report may be left out of the next one.
+    fn is_known(&self, number: u64) -> bool {
+        self.answered.is_some_and(|answered| number <= answered)
+    }
+}
+
+/// A report that is being made: every replica of the shard is looked at once.
+pub struct Round<'a, T> {
+    reporter: &'a mut Reporter<T>,
+    now: T,
+    led: Vec<LedRange>,
+    held: Vec<HeldReplica>,
+}
+
+impl<T: Instant> Round<'_, T> {
+    /// Takes a range that is led. `look` gets what was told of it, if it was led before, and gives what there is
+    /// to tell now; `None` if that is the same.
+    pub fn lead(
+        &mut self,
+        range: RangeId,
+        look: impl FnOnce(Option<&LedRange>) -> Option<LedRange>,
+    ) {
+        let told = self.reporter.told.get(&range).map(|told| &told.facts);
+        let before = match told {
+            Some(Facts::Led(before)) => Some(before),
+            _ => None,
+        };
+        let facts = look(before).map(Facts::Led);
+        self.take(range, facts);
+    }
+
+    /// Takes a replica that does not lead.
+    pub fn hold(&mut self, held: HeldReplica) {
+        let told = self.reporter.told.get(&held.range);
+        let is_same =
+            matches!(told, Some(Told { facts: Facts::Held(before), .. }) if *before == held);
+        self.take(held.range, (!is_same).then_some(Facts::Held(held)));
+    }
+
+    fn take(&mut self, range: RangeId, facts: Option<Facts>) {
+        let (number, now) = (self.reporter.number, self.now);
+        let is_whole = self.reporter.answered.is_none();
+        if let Some(facts) = facts {
+            let told = self.reporter.told.get(&range);
+            let is_due = told.is_none_or(|told| {
+                is_whole || now >= told.at + STEADY_FOR || is_news(&told.facts, &facts)
+            });
+            if is_due {
+                let (at, looked) = (now, number);
+                let told = Told {
+                    facts,
+                    number,
+                    at,
+                    looked,
+                };
+                self.reporter.told.insert(range, told);
+                self.reporter.gone.remove(&range);
+            }
+        }
+        let Some(told) = self.reporter.told.get_mut(&range) else {
+            return;
+        };
+        told.looked = number;
+        let number = told.number;
+        if !self.reporter.is_known(number)
+            && let Some(told) = self.reporter.told.get(&range)
+        {
+            match &told.facts {
+                Facts::Led(led) => self.led.push(led.clone()),
+                Facts::Held(held) => self.held.push(held.clone()),
+            }
+        }
+    }
+
+    /// Writes into the report what must be told; all ranges that were not looked at are gone.
+    pub fn end(self, report: &mut Report) {
+        let Round { reporter, .. } = self;
+        let number = reporter.number;
+        let gone = &mut reporter.gone;
+        reporter.told.retain(|range, told| {
+            let is_there = told.looked == number;
+            if !is_there {
+                gone.insert(*range, number);
+            }
+            is_there
+        });
+        let answered = reporter.answered;
+        reporter
+            .gone
+            .retain(|_, told| answered.is_some_and(|answered| *told > answered));
+        report.number = number;
+        report.since = answered;
+        report.gone = reporter.gone.keys().copied().collect();
+        report.led = self.led;
+        report.held = self.held;
+    }
+}
+
+/// Whether a change must be told at once.
+fn is_news(before: &Facts, now: &Facts) -> bool {
+    match (before, now) {
+        (Facts::Led(before), Facts::Led(now)) => {
+            !is_about(&before.stats, &now.stats) || outline(before) != outline(now) || {
+                let mut lags = before.followers.iter().zip(&now.followers);
+                lags.any(|(before, now)| before.lag > 0 && now.lag == 0)
+            }
+        }
+        (before, now) => before != now,
+    }
+}
+
+/// A range without what changes all the time.
+fn outline(led: &LedRange) -> LedRange {
+    let follower = |follower: &Follower| Follower {
+        matched: None,
+        lag: match follower.lag {
+            0..=CAUGHT_UP => 0,
+            u64::MAX => u64::MAX,
+            _ => CAUGHT_UP + 1,
+        },
+        ..*follower
+    };
+    LedRange {
+        applied: 0,
+        stats: RangeStats::default(),
+        followers: led.followers.iter().map(follower).collect(),
+        ..led.clone()
+    }
+}
+
+/// Whether load and size are about as they were.
+fn is_about(before: &RangeStats, now: &RangeStats) -> bool {
+    let rate = |before: u32, now: u32, floor: u32| before.abs_diff(now) < floor.max(before / 5);
+    let size = |before: u64, now: u64| before.abs_diff(now) < SIZE_FLOOR;
+    rate(before.reads_per_second, now.reads_per_second, RATE_FLOOR)
+        && rate(before.writes_per_second, now.writes_per_second, RATE_FLOOR)
+        && rate(
+            before.cpu_millis_per_second,
+            now.cpu_millis_per_second,
+            CPU_FLOOR,
+        )
+        && size(before.bytes, now.bytes)
+        && size(before.live_bytes, now.live_bytes)
+}
+
+#[cfg(test)]
+#[path = "reporter_tests.rs"]
+mod tests;
