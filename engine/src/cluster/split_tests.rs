@@ -288,6 +288,10 @@ impl Case {
         }
         assert!(self.used.insert((true, child.0)), "an id twice");
         self.ranges.insert(*child, born);
+        // The child is led beside its parent.
+        if let Some(node) = self.led_by.get(range).copied() {
+            self.led_by.insert(*child, node);
+        }
         Ok(())
     }
 
@@ -570,6 +574,9 @@ mod overlap;
 
 #[path = "load_splits_tests.rs"]
 mod load_splits;
+
+#[path = "bulk_tests.rs"]
+mod bulk;
 
 #[test]
 fn a_range_that_is_too_large_is_found_and_cut_into_as_many_parts_as_it_needs() {
