@@ -18,8 +18,9 @@ use rangedb_tests::raw::{RawClient, request};
 /// Connections that flood the range of small keys.
 const FLOODS: u64 = 8;
 /// Puts in flight on each, and the length of their values: together more than a range's queue takes.
-const FLOOD_DEPTH: u64 = 128;
-const FLOOD_VALUE_LEN: usize = 64 << 10;
+const LONG_PUTS: (u64, usize) = (128, 64 << 10);
+/// The same with more puts than a range has places on the way to another shard.
+const SHORT_PUTS: (u64, usize) = (400, 100);
 /// Puts to the other range while the flood is refused.
 const OTHER_PUTS: u64 = 100;
 
@@ -71,14 +72,19 @@ impl Writer {
 }
 
 /// Writes to the range of small keys until it is told to stop; counts what is refused.
-fn flood(home: &Home, client: u64, stop: &AtomicBool, refused: &AtomicU64) {
+fn flood(
+    home: &Home,
+    client: u64,
+    (depth, value_len): (u64, usize),
+    (stop, refused): (&AtomicBool, &AtomicU64),
+) {
     let mut writer = Writer::new(home, u128::from(client));
-    let value = vec![b'v'; FLOOD_VALUE_LEN];
+    let value = vec![b'v'; value_len];
     while !stop.load(Ordering::SeqCst) {
-        for number in 0..FLOOD_DEPTH {
+        for number in 0..depth {
             writer.send(format!("a{client}-{number}").as_bytes(), &value);
         }
-        let replies = (0..FLOOD_DEPTH).filter_map(|_| writer.receive().err());
+        let replies = (0..depth).filter_map(|_| writer.receive().err());
         let pauses: Vec<u32> = replies.collect();
         assert!(pauses.iter().all(|pause| *pause > 0), "{pauses:?}");
         refused.fetch_add(pauses.len() as u64, Ordering::SeqCst);
@@ -100,7 +106,7 @@ fn a_range_that_is_flooded_is_refused_and_the_other_range_of_its_shard_is_not() 
     std::thread::scope(|scope| {
         for client in 1..=FLOODS {
             let (home, stop, refused) = (&home, &stop, &refused);
-            scope.spawn(move || flood(home, client, stop, refused));
+            scope.spawn(move || flood(home, client, LONG_PUTS, (stop, refused)));
         }
         wait_for("refusals", || {
             (refused.load(Ordering::SeqCst) > 0).then_some(())
@@ -156,7 +162,7 @@ fn a_range_that_is_flooded_through_another_node_leaves_the_way_to_the_other_rang
     std::thread::scope(|scope| {
         for client in 1..=FLOODS {
             let (stop, refused) = (&stop, &refused);
-            scope.spawn(move || flood(through, client, stop, refused));
+            scope.spawn(move || flood(through, client, SHORT_PUTS, (stop, refused)));
         }
         wait_for("refusals on the way", || {
             (through.metric("rangedb_range_overloaded_total") > 0.0).then_some(())

@@ -331,7 +331,7 @@ fn writers_that_were_answered_together_go_together_again() {
 fn a_key_whose_range_has_changed_is_refused_with_the_routes_of_its_neighbours() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     GlommioRuntime::new(1).block_on(async {
-        let shard = open_with(folder.path(), &["g", "p", "t"], Vec::new()).await;
+        let shard = open_with(folder.path(), &["g", "p", "t"], &[]).await;
         let target = |range, version| Target {
             range: RangeId(range),
             epoch: Epoch { version, conf: 1 },

@@ -27,6 +27,16 @@ fn follow_plan(case: &mut Case) {
 }
 
 #[test]
+fn a_thousand_keys_need_ten_rounds() {
+    let mut case = Case::new();
+    let keys: Vec<String> = (0..1000).map(|n| format!("{n:04}")).collect();
+    let keys: Vec<&str> = keys.iter().map(|key| &**key).collect();
+    let mut order = case.begin(USERS, &keys).expect("it can be split");
+    assert_eq!(case.carry_out(&mut order, |_| None).len(), 10);
+    assert_eq!(case.starts().len(), 1001);
+}
+
+#[test]
 fn coarse_parts_are_scattered_before_they_are_split_further() {
     let mut case = Case::new();
     let keys: Vec<String> = (0..1000).map(|n| format!("{n:04}")).collect();
@@ -51,6 +61,9 @@ fn coarse_parts_are_scattered_before_they_are_split_further() {
         assert!(rounds < 10, "{:?}", led(&case));
     }
     assert_eq!(led(&case), [4, 4, 4]);
+    // Beside twelve ranges on three shards eight more are few.
+    let later = [8, 9].map(|ranges| case.manager.coarse_parts(ranges, case.now));
+    assert_eq!(later, [1, 3]);
 
     assert!(order.go_on() && !order.is_coarse());
     case.carry_out(&mut order, |_| None);

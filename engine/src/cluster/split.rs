@@ -30,6 +30,8 @@ const SHOWN_LEN_MAX: usize = 64;
 const COARSE_PER_SHARD: usize = 4;
 /// Ranges that a coarse part becomes, at least. With fewer it is cheaper to spread them afterwards.
 const OF_COARSE_MIN: usize = 2;
+/// So many times what a shard leads on average are few ranges to make.
+const LITTLE_BESIDE: usize = 2;
 
 /// A key at which a range is to be split, and the ids of the range that begins there.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -266,10 +268,12 @@ impl<T: Instant> Manager<T> {
     }
 
     /// Into how many coarse parts an order splits a range first that makes so many ranges of it: as many of
-    /// each shard, so that leaders are spread evenly. 1: it needs none.
+    /// each shard, so that leaders are spread evenly. 1: it needs none. That holds for the later orders of
+    /// one command, too: what they make is little beside what each shard leads by then.
     pub fn coarse_parts(&self, ranges: usize, now: T) -> usize {
         let shards = self.open_shards(now);
-        if shards < 2 || self.setting("balance") == Some("off") {
+        let is_little = ranges * shards <= self.bounds.by_start.len() * LITTLE_BESIDE;
+        if shards < 2 || is_little || self.setting("balance") == Some("off") {
             return 1;
         }
         let per_shard = (ranges / (shards * OF_COARSE_MIN)).min(COARSE_PER_SHARD);

@@ -401,16 +401,6 @@ fn an_order_for_many_keys_is_carried_out_by_halves_and_the_left_part_keeps_the_i
 }
 
 #[test]
-fn a_thousand_keys_need_ten_rounds() {
-    let mut case = Case::new();
-    let keys: Vec<String> = (0..1000).map(|n| format!("{n:04}")).collect();
-    let keys: Vec<&str> = keys.iter().map(|key| &**key).collect();
-    let mut order = case.begin(USERS, &keys).expect("it can be split");
-    assert_eq!(case.carry_out(&mut order, |_| None).len(), 10);
-    assert_eq!(case.starts().len(), 1001);
-}
-
-#[test]
 fn a_key_that_is_refused_in_the_middle_is_named_and_what_was_split_is_told() {
     let mut case = Case::new();
     let mut order = case
