@@ -1,11 +1,21 @@
-//! The one rule by which the ranges of a shard share what there is a limit on: memory for writes, and
-//! places for scans.
+//! The one rule by which the ranges of a shard share what there is a limit on: memory for writes, places
+//! for scans, requests on their way to other shards, requests that wait for a leader, and blocks that
+//! are read from the disk.
 //!
 //! A range may hold as much as is left for all others (dynamic thresholds, as switches share the memory of
 //! their ports). So one that floods its shard alone has half, several that do have equal parts, and a part
 //! as large as theirs is always left for one that wakes up. A range that holds nothing gets in while
 //! anything is left at all. What a range holds beyond its share is not taken away, but it gets no more
 //! until enough of that has come back, which takes moments. Pure.
+//!
+//! [`Use`] is the rule, and [`Shared`] applies it to what is held in parts for a while. (Writes count what
+//! they use themselves, in plain cells: [`crate::tree::budget`].) Lives on the shard's thread.
+
+use std::cell::{Cell, RefCell};
+use std::hash::Hash;
+use std::rc::Rc;
+
+use rustc_hash::FxHashMap;
 
 /// How much there is, and how much is in use.
 #[derive(Clone, Copy, Debug)]
@@ -36,6 +46,82 @@ impl Use {
             own if own <= average / 2 => Weight::Light,
             _ => Weight::Usual,
         }
+    }
+}
+
+/// Something that there is a limit on, and what the ranges hold of it. `R` is what ranges are told apart by.
+#[derive(Debug)]
+pub struct Shared<R> {
+    max: usize,
+    used: Cell<usize>,
+    /// How much each range holds that holds anything.
+    of_range: RefCell<FxHashMap<R, usize>>,
+    refused: Cell<u64>,
+}
+
+impl<R: Copy + Eq + Hash> Shared<R> {
+    /// There is `max` of it, and nothing is in use.
+    pub fn new(max: usize) -> Shared<R> {
+        Shared {
+            max,
+            used: Cell::new(0),
+            of_range: RefCell::default(),
+            refused: Cell::new(0),
+        }
+    }
+
+    /// Takes `more` for a range, until what this gives is dropped. `None`: there is not so much left, or the
+    /// range has its share.
+    pub fn take(self: &Rc<Self>, range: R, more: usize) -> Option<Part<R>> {
+        let mut of_range = self.of_range.borrow_mut();
+        let own = of_range.get(&range).copied().unwrap_or(0);
+        let all = Use {
+            max: self.max,
+            used: self.used.get(),
+            holders: of_range.len(),
+        };
+        if !all.allows(own, more) {
+            self.refused.set(self.refused.get() + 1);
+            return None;
+        }
+        of_range.insert(range, own + more);
+        self.used.set(self.used.get() + more);
+        Some(Part {
+            shared: self.clone(),
+            range,
+            len: more,
+        })
+    }
+
+    /// How much is in use.
+    pub fn used(&self) -> usize {
+        self.used.get()
+    }
+
+    /// How often a range was refused.
+    pub fn refused(&self) -> u64 {
+        self.refused.get()
+    }
+}
+
+/// What a range holds; it is given back when this is dropped.
+#[derive(Debug)]
+pub struct Part<R: Copy + Eq + Hash> {
+    shared: Rc<Shared<R>>,
+    range: R,
+    len: usize,
+}
+
+impl<R: Copy + Eq + Hash> Drop for Part<R> {
+    fn drop(&mut self) {
+        let Part { shared, range, len } = self;
+        let mut of_range = shared.of_range.borrow_mut();
+        let own = of_range.get(range).map_or(0, |own| own - *len);
+        match own {
+            0 => of_range.remove(range),
+            own => of_range.insert(*range, own),
+        };
+        shared.used.set(shared.used.get() - *len);
     }
 }
 
@@ -129,6 +215,26 @@ mod tests {
         assert!(!full.allows(1, 1));
         assert!(!full.allows(0, 2));
         assert!(!full.allows(0, usize::MAX));
+    }
+
+    #[test]
+    fn what_a_range_holds_comes_back_when_it_is_dropped() {
+        let shared = Rc::new(Shared::new(100));
+        let fill = |range: u64| -> Vec<Part<u64>> {
+            std::iter::from_fn(|| shared.take(range, 1)).collect()
+        };
+        let mut one = fill(1);
+        let other = fill(2);
+        assert_eq!((one.len(), other.len(), shared.used()), (50, 25, 75));
+        assert_eq!(shared.refused(), 2);
+        assert!(shared.take(3, 26).is_none(), "there is not so much left");
+        assert!(shared.take(3, 25).is_some());
+        one.truncate(20);
+        assert!(shared.take(1, 1).is_some(), "it holds less than is left");
+        drop((one, other));
+        assert_eq!(shared.used(), 0);
+        assert!(shared.of_range.borrow().is_empty());
+        assert_eq!(fill(2).len(), 50);
     }
 
     #[test]

@@ -56,10 +56,11 @@ pub const MOVED_ROUTES_MAX: usize = 16;
 /// How long a request of a caller that follows no routes waits for its range to have a leader: the last
 /// leader's lease, and an election.
 pub const LEADER_WAIT_MAX: Duration = Duration::from_secs(1);
-/// Bytes of the requests of a shard that wait so.
+/// Bytes of the requests of a shard that wait so; of those for one range alone, half.
 pub const LEADER_WAIT_LEN_MAX: usize = 32 << 20;
 
-/// Blocks of tables that a shard's reads wait for: queued, or being read from the disk.
+/// Blocks of tables that a shard's reads wait for, queued, or being read from the disk; of the reads of one
+/// range alone, half.
 pub const COLD_BLOCKS_MAX: usize = 16 << 10;
 
 /// Versions that one turn of a scan looks at before it lets others run, about: those of one key are not
@@ -130,7 +131,8 @@ const _: () = {
             <= SHARD_WRITES_LEN_MAX / 2
     );
     assert!(VALUE_LEN_MAX <= MULTI_GET_VALUES_LEN_MAX);
-    assert!(MULTI_GET_KEYS_MAX <= COLD_BLOCKS_MAX);
+    // One range has at most half of the places.
+    assert!(MULTI_GET_KEYS_MAX * 2 <= COLD_BLOCKS_MAX);
     assert!(ENTRY_LEN_MAX * 3 / 2 <= WAL_BATCH_LEN_MAX);
     assert!(WAL_BATCH_LEN_MAX.is_multiple_of(BLOCK_LEN));
     assert!(SEGMENT_LEN.is_multiple_of(BLOCK_LEN));

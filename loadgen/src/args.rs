@@ -148,9 +148,9 @@ pub struct DriveArgs {
     /// How records are chosen [default: latest for d, uniform for write, else zipfian].
     #[arg(long, value_enum)]
     pub distribution: Option<DistributionKind>,
-    /// Bytes of a key.
-    #[arg(long, default_value_t = 16)]
-    pub key_size: usize,
+    /// How keys look.
+    #[command(flatten)]
+    pub keys: KeyArgs,
     /// Bytes of a value.
     #[arg(long, default_value_t = 128)]
     pub value_size: usize,
@@ -242,9 +242,28 @@ pub struct SplitKeysArgs {
     /// Records that will be loaded.
     #[arg(long, default_value = "100000", value_parser = parse_count, value_name = "R")]
     pub records: u64,
+    /// How keys look.
+    #[command(flatten)]
+    pub keys: KeyArgs,
+}
+
+/// How the keys of records look.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct KeyArgs {
     /// Bytes of a key.
     #[arg(long, default_value_t = 16)]
     pub key_size: usize,
+    /// Keys are in the order of the records' numbers, so that `load` with one thread writes in key order;
+    /// else neighbouring records lie far apart.
+    #[arg(long)]
+    pub ordered: bool,
+}
+
+impl KeyArgs {
+    /// The layout of the keys of so many records.
+    fn layout(self, records: u64) -> Result<KeyLayout, String> {
+        KeyLayout::new(self.key_size, records, self.ordered)
+    }
 }
 
 /// An address without the blanks around it, such as stand in a list after its commas.
@@ -302,7 +321,7 @@ impl DriveArgs {
         if self.value_size > VALUE_SIZE_MAX {
             return Err(format!("--value-size must be at most {VALUE_SIZE_MAX}"));
         }
-        let layout = KeyLayout::new(self.key_size, self.records)?;
+        let layout = self.keys.layout(self.records)?;
         let kind = if load {
             DistributionKind::Uniform
         } else {
@@ -380,8 +399,8 @@ impl SplitKeysArgs {
         if !(1..=RANGES_MAX).contains(&self.ranges) {
             return Err(format!("N must be 1 to {RANGES_MAX}, not {}", self.ranges));
         }
-        let layout = KeyLayout::new(self.key_size, self.records)?;
-        Ok(layout.split_keys(self.ranges).join(","))
+        let layout = self.keys.layout(self.records)?;
+        Ok(layout.split_keys(self.ranges, self.records).join(","))
     }
 }
 

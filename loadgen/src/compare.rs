@@ -23,7 +23,7 @@ const FIGURES: [(&str, &str, bool); 8] = [
 /// Those of them that the verdict is by.
 const DECISIVE: [&str; 3] = ["ops/s", "p50, us", "p99, us"];
 /// Settings under which a result was measured.
-const SETTINGS: [&str; 12] = [
+const SETTINGS: [&str; 13] = [
     "command",
     "workload",
     "distribution",
@@ -33,6 +33,7 @@ const SETTINGS: [&str; 12] = [
     "batch",
     "threads",
     "key_size",
+    "ordered",
     "value_size",
     "rate",
     "seed",

@@ -4,7 +4,8 @@
 //! Pure. A key is the record's number after a permutation (so that neighbouring numbers lie far
 //! apart, as in YCSB's hashed order), in hexadecimal digits; longer keys are filled up with `x`. So
 //! keys are printable, of one size, distinct, and spread evenly over `0..f` for any number of
-//! records: N equal ranges have the same borders for every number of records.
+//! records: N equal ranges have the same borders for every number of records. Ordered keys are the numbers
+//! without the permutation.
 
 /// Shortest key: enough for 65,536 records.
 pub const KEY_SIZE_MIN: usize = 4;
@@ -20,17 +21,18 @@ const FILLER: u8 = b'x';
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KeyLayout {
     size: usize,
+    is_ordered: bool,
 }
 
 impl KeyLayout {
-    /// Keys of `size` bytes with room for `records` of them.
-    pub fn new(size: usize, records: u64) -> Result<KeyLayout, String> {
+    /// Keys of `size` bytes with room for `records` of them, in the order of the records' numbers or not.
+    pub fn new(size: usize, records: u64, is_ordered: bool) -> Result<KeyLayout, String> {
         if !(KEY_SIZE_MIN..=KEY_SIZE_MAX).contains(&size) {
             return Err(format!(
                 "a key has {KEY_SIZE_MIN} to {KEY_SIZE_MAX} bytes, not {size}"
             ));
         }
-        let layout = KeyLayout { size };
+        let layout = KeyLayout { size, is_ordered };
         if records > 0 && records - 1 > layout.mask() {
             return Err(format!(
                 "keys of {size} bytes are too short for {records} records"
@@ -60,7 +62,10 @@ impl KeyLayout {
     pub fn write(&self, number: u64, out: &mut [u8]) {
         assert_eq!(out.len(), self.size);
         let digits = self.digits();
-        let mut rest = self.permute(number);
+        let mut rest = match self.is_ordered {
+            true => number,
+            false => self.permute(number),
+        };
         for place in out[..digits].iter_mut().rev() {
             *place = DIGITS[(rest & 0xf) as usize];
             rest >>= DIGIT_BITS;
@@ -94,8 +99,11 @@ impl KeyLayout {
 
     /// The keys between `ranges` equal ranges, in order, without trailing zeros: the shorter key
     /// sorts before all keys that begin with it.
-    pub fn split_keys(&self, ranges: u64) -> Vec<String> {
-        let all = 1u128 << self.bits();
+    pub fn split_keys(&self, ranges: u64, records: u64) -> Vec<String> {
+        let all = match self.is_ordered {
+            true => u128::from(records),
+            false => 1u128 << self.bits(),
+        };
         let digits = self.digits();
         let border = |index: u64| (all * u128::from(index)).div_ceil(u128::from(ranges));
         (1..ranges)
@@ -116,7 +124,7 @@ mod tests {
     #[test]
     fn keys_are_distinct_printable_and_of_one_size() {
         for size in [4, 5, 8, 16, 24] {
-            let layout = KeyLayout::new(size, 60_000).unwrap();
+            let layout = KeyLayout::new(size, 60_000, false).unwrap();
             let keys: HashSet<Vec<u8>> = (0..60_000).map(|number| layout.key(number)).collect();
             assert_eq!(keys.len(), 60_000);
             assert!(keys.iter().all(|key| key.len() == size && key.is_ascii()));
@@ -125,9 +133,10 @@ mod tests {
 
     #[test]
     fn split_keys_make_ranges_of_equal_size() {
-        for ranges in [2, 3, 8, 48] {
-            let layout = KeyLayout::new(16, 200_000).unwrap();
-            let borders = layout.split_keys(ranges);
+        let cases = [2, 3, 8, 48].map(|ranges| [(ranges, false), (ranges, true)]);
+        for (ranges, is_ordered) in cases.into_iter().flatten() {
+            let layout = KeyLayout::new(16, 200_000, is_ordered).unwrap();
+            let borders = layout.split_keys(ranges, 200_000);
             assert_eq!(borders.len() as u64, ranges - 1);
             assert!(borders.is_sorted());
             let mut counts = vec![0u64; ranges as usize];
@@ -141,16 +150,25 @@ mod tests {
                 "{counts:?}"
             );
         }
-        let layout = KeyLayout::new(16, 1).unwrap();
-        assert_eq!(layout.split_keys(2), ["8"]);
-        assert!(layout.split_keys(1).is_empty());
+        let layout = KeyLayout::new(16, 1, false).unwrap();
+        assert_eq!(layout.split_keys(2, 1), ["8"]);
+        assert!(layout.split_keys(1, 1).is_empty());
+    }
+
+    #[test]
+    fn ordered_keys_are_in_the_order_of_their_numbers() {
+        for size in [5, 16, 24] {
+            let layout = KeyLayout::new(size, 60_000, true).unwrap();
+            let keys = (0..60_000).map(|number| layout.key(number));
+            assert!(keys.is_sorted_by(|one, next| one < next && next.len() == size));
+        }
     }
 
     #[test]
     fn too_short_keys_are_refused() {
-        assert!(KeyLayout::new(4, 65_536).is_ok());
-        assert!(KeyLayout::new(4, 65_537).is_err());
-        assert!(KeyLayout::new(3, 1).is_err());
-        assert!(KeyLayout::new(4097, 1).is_err());
+        assert!(KeyLayout::new(4, 65_536, false).is_ok());
+        assert!(KeyLayout::new(4, 65_537, false).is_err());
+        assert!(KeyLayout::new(3, 1, false).is_err());
+        assert!(KeyLayout::new(4097, 1, false).is_err());
     }
 }

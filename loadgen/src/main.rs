@@ -197,7 +197,10 @@ fn conditions(args: &DriveArgs, load: bool) -> Map<String, Value> {
         set("batch", json!(args.batch));
     }
     set("threads", json!(args.threads));
-    set("key_size", json!(args.key_size));
+    set("key_size", json!(args.keys.key_size));
+    if args.keys.ordered {
+        set("ordered", json!(true));
+    }
     if args.workload != Workload::C || load {
         set("value_size", json!(args.value_size));
     }

@@ -257,7 +257,7 @@ mod tests {
     use super::*;
 
     fn shares(workload: Workload) -> Vec<u64> {
-        let layout = KeyLayout::new(16, 1000).unwrap();
+        let layout = KeyLayout::new(16, 1000, false).unwrap();
         let distribution = Distribution::new(workload.usual_distribution(), 1000);
         let plan = Arc::new(Plan::new(workload, distribution, layout, (8, 1000, 1)));
         let mut steps = Steps::new(plan.clone(), 1);
@@ -293,7 +293,7 @@ mod tests {
     #[test]
     fn records_that_were_loaded_must_be_found() {
         let missing = |workload: Workload, record, reads| {
-            let layout = KeyLayout::new(16, 1000).unwrap();
+            let layout = KeyLayout::new(16, 1000, false).unwrap();
             let distribution = Distribution::new(workload.usual_distribution(), 1000);
             let plan = Plan::new(workload, distribution, layout, (8, 1000, 1));
             Steps::new(Arc::new(plan), 1).missing(record, reads)

@@ -15,7 +15,7 @@ use rangedb_engine::gateway::Gateway;
 use rangedb_engine::gateway::request::{Call, Caller};
 use rangedb_engine::gateway::responder::{Responder, Response, Scanning};
 use rangedb_engine::hlc::Hlc;
-use rangedb_engine::limits::{SEGMENT_LEN, SMALL_APPEND_LEN_MAX};
+use rangedb_engine::limits::{LEADER_WAIT_LEN_MAX, SEGMENT_LEN, SMALL_APPEND_LEN_MAX};
 use rangedb_engine::lsm::{LsmTables, TableOptions};
 use rangedb_engine::range::Keyspace;
 use rangedb_engine::range::sink::Once;
@@ -36,16 +36,12 @@ use tokio::sync::oneshot;
 const MEMTABLE_BYTES: usize = 1 << 20;
 
 async fn open(folder: &Path) -> Shard<GlommioEnv> {
-    open_with(folder, &[], Vec::new()).await
+    open_with(folder, &[], &[]).await
 }
 
-/// Opens a shard whose users' ranges begin at the first key and at these. Each has these voters besides
-/// the one of this shard.
-async fn open_with(
-    folder: &Path,
-    borders: &[&str],
-    others: Vec<ReplicaPlace>,
-) -> Shard<GlommioEnv> {
+/// Opens a shard whose users' ranges begin at the first key and at these. The first ones have each one of these
+/// voters besides the one of this shard.
+async fn open_with(folder: &Path, borders: &[&str], others: &[ReplicaPlace]) -> Shard<GlommioEnv> {
     let tables = TableOptions {
         folder: folder.join("tables"),
         memtable_bytes: MEMTABLE_BYTES,
@@ -76,7 +72,8 @@ async fn open_with(
             start: start.into(),
             end: borders.get(place).map(|end| end.as_bytes().to_vec()),
         };
-        initial(2 + place as u64, Keyspace::User, others.clone(), keys)
+        let others = others.get(place).copied().into_iter().collect();
+        initial(2 + place as u64, Keyspace::User, others, keys)
     });
     let options = ShardOptions {
         location: Location {
@@ -334,7 +331,7 @@ fn writers_that_were_answered_together_go_together_again() {
 fn a_key_whose_range_has_changed_is_refused_with_the_routes_of_its_neighbours() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     GlommioRuntime::new(1).block_on(async {
-        let shard = open_with(folder.path(), &["g", "p", "t"], Vec::new()).await;
+        let shard = open_with(folder.path(), &["g", "p", "t"], &[]).await;
         let target = |range, version| Target {
             range: RangeId(range),
             epoch: Epoch { version, conf: 1 },
@@ -437,6 +434,16 @@ enum Asked {
 async fn ask(
     gateway: &Gateway<GlommioEnv>,
     asked: Asked,
+    how: (bool, Option<Duration>),
+) -> (Answer, Duration) {
+    ask_for(gateway, asked, "k", how).await
+}
+
+/// The same for any key.
+async fn ask_for(
+    gateway: &Gateway<GlommioEnv>,
+    asked: Asked,
+    key: &'static str,
     (follows_routes, deadline): (bool, Option<Duration>),
 ) -> (Answer, Duration) {
     let (sender, receiver) = oneshot::channel();
@@ -450,7 +457,7 @@ async fn ask(
     };
     let begun = Instant::now();
     let taken = match asked {
-        Asked::Get => gateway.get(&asker, &call, (), b"k"),
+        Asked::Get => gateway.get(&asker, &call, (), key.as_bytes()),
         Asked::Write => {
             let session = RequestId {
                 client: ClientId(9),
@@ -458,11 +465,11 @@ async fn ask(
                 lowest_unanswered: 1,
                 first_tried: Timestamp::ZERO,
             };
-            let write = (Batch::put("k".into(), "v".into()), session);
+            let write = (Batch::put(key.into(), "v".into()), session);
             gateway.write(&asker, &call, (), write)
         }
         Asked::Scan => gateway.scan(&asker, &call, (), ScanRequest::default()),
-        Asked::MultiGet => gateway.multi_get(&asker, &call, (), &[b"k"]),
+        Asked::MultiGet => gateway.multi_get(&asker, &call, (), &[key.as_bytes()]),
     };
     let answer = match taken {
         Ok(()) => receiver.await.expect("an answer"),
@@ -471,19 +478,66 @@ async fn ask(
     (answer, begun.elapsed())
 }
 
-#[test]
-fn a_request_waits_for_a_leader_until_its_deadline_unless_its_sender_follows_routes() {
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    // The other voter does not exist, so nobody is ever elected.
-    let other = ReplicaPlace {
-        replica: ReplicaId(77),
+/// A voter that does not exist: nobody is ever elected in a range that has it.
+fn nobody(replica: u64) -> ReplicaPlace {
+    ReplicaPlace {
+        replica: ReplicaId(replica),
         location: Location {
             node: NodeId(2),
             shard: ShardId(0),
         },
-    };
+    }
+}
+
+#[test]
+fn a_range_without_a_leader_that_is_flooded_takes_no_other_range_along() {
+    /// Requests that wait, of which half fill the share of one range.
+    const FLOOD: usize = LEADER_WAIT_LEN_MAX / (8 << 10);
+    let folder = tempfile::tempdir().expect("a temporary folder");
     GlommioRuntime::new(1).block_on(async {
-        let shard = open_with(folder.path(), &[], vec![other]).await;
+        // The first two ranges have no leader, the third one leads here.
+        let shard = open_with(folder.path(), &["m", "w"], &[nobody(77), nobody(78)]).await;
+        let gateway = Gateway::new(shard.clone());
+        let deadline = Some(Duration::from_millis(800));
+        let waits = |key| ask_for(&gateway, Asked::Get, key, (false, deadline));
+        let flood = join_all((0..FLOOD).map(|_| waits("k")));
+        let others = async {
+            // The flood has its places by now.
+            GlommioRuntime::sleep(Duration::from_millis(100)).await;
+            let unled = join_all((0..100).map(|_| waits("n")));
+            let led = join_all((0..100).map(|_| waits("x")));
+            futures_util::future::join(unled, led).await
+        };
+        let (flood, (unled, led)) = futures_util::future::join(flood, others).await;
+        let refused = flood.iter().filter(|(answer, _)| {
+            matches!(answer, Err(Error::Overloaded { retry_after_ms, .. }) if *retry_after_ms > 0)
+        });
+        let refused = refused.count();
+        assert!(
+            (FLOOD / 2..FLOOD * 3 / 5).contains(&refused),
+            "{refused} of {FLOOD}"
+        );
+        for (answer, took) in unled {
+            assert_eq!(
+                answer,
+                Err(Error::DeadlineExceeded),
+                "it waits like any other"
+            );
+            assert!(took > Duration::from_millis(700), "{took:?}");
+        }
+        assert!(led.iter().all(|(answer, _)| *answer == Ok(())), "{led:?}");
+        assert_eq!(gateway.overloaded(), refused as u64);
+        assert_eq!(gateway.in_flight(), 0);
+        drop(gateway);
+        shard.close().await.expect("it closes");
+    });
+}
+
+#[test]
+fn a_request_waits_for_a_leader_until_its_deadline_unless_its_sender_follows_routes() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    GlommioRuntime::new(1).block_on(async {
+        let shard = open_with(folder.path(), &[], &[nobody(77)]).await;
         let gateway = Gateway::new(shard.clone());
         let all = [Asked::Get, Asked::Write, Asked::Scan, Asked::MultiGet];
         for asked in all {

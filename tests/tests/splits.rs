@@ -128,3 +128,52 @@ fn a_range_that_grows_is_split_because_of_its_size() {
     });
     check_tile(&after, before + 3);
 }
+
+#[test]
+fn many_keys_at_once_make_ranges_that_all_nodes_lead() {
+    /// Keys, which are all in the last of the first ranges.
+    const KEYS: usize = 500;
+    let temp = tempfile::tempdir().expect("a folder");
+    let homes = homes(temp.path());
+    let nodes = start_all(&homes);
+    wait_until_replicated(&homes);
+    let before = wait_for("reports of all ranges", || ranges(&homes[0])).len();
+    let file = temp.path().join("keys");
+    let keys: String = (0..KEYS).map(|n| format!("n-{n:04}\n")).collect();
+    std::fs::write(&file, keys).expect("it is written");
+    let begun = Instant::now();
+    let file = file.to_str().expect("a name");
+    // On a busy machine an order may end without an answer; then the command is repeated.
+    let split = ["range", "split", "--at-file", file, "--timeout", "2m"];
+    let is_done = (0..3).any(|_| {
+        let output = homes[1].cli(&split);
+        println!("{}", String::from_utf8_lossy(&output.stderr));
+        output.status.success()
+    });
+    assert!(is_done, "the keys were not split");
+    println!("{KEYS} keys after {:?}", begun.elapsed());
+    let led = wait_for("leaders that are spread evenly", || {
+        let mut users = ranges(&homes[0])?;
+        users.remove(&SYSTEM_RANGE.0);
+        let mut led: BTreeMap<u64, usize> = BTreeMap::new();
+        for range in users.values() {
+            *led.entry(range.leader?).or_default() += 1;
+        }
+        let (most, least) = (led.values().max()?, led.values().min()?);
+        (users.len() == before - 1 + KEYS && led.len() == 3 && most * 10 <= least * 12)
+            .then_some(led)
+    });
+    println!("led evenly after {:?}: {led:?}", begun.elapsed());
+    check_tile(
+        &wait_for("reports of all ranges", || ranges(&homes[0])),
+        before + KEYS,
+    );
+    // Most ranges were led where they are from their birth on.
+    let log: String = homes.iter().map(Home::log).collect();
+    let handed_over = log.matches("to hand its leadership to replica").count();
+    assert!(
+        handed_over < KEYS / 4,
+        "{handed_over} leaderships went elsewhere"
+    );
+    drop(nodes);
+}

@@ -23,6 +23,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::loads::{Loads, ShardCpu};
 use super::moves;
 use super::placement::{Node, Range, Step};
+use super::report::RangeStats;
 use crate::env::Instant;
 use crate::types::{Location, NodeId, RangeId, SYSTEM_RANGE};
 
@@ -30,14 +31,43 @@ use crate::types::{Location, NodeId, RangeId, SYSTEM_RANGE};
 pub(super) const DIFFERENCE: i64 = 150;
 /// A range with so much CPU time at its leader carries load, in thousandths of a core.
 pub(super) const CARRIES_LOAD: u32 = 10;
+/// A replica with fewer bytes is copied in a moment.
+const SMALL_BYTES: u64 = 1 << 20;
+/// Leaderships of ranges without load that may be on their way to a shard at the same time.
+pub(super) const LEADS_MAX: usize = 32;
+
+/// The load and the size of a range at its leader.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct RangeLoad {
+    /// CPU time, in thousandths of a core.
+    pub cpu: u32,
+    pub bytes: u64,
+}
+
+impl RangeLoad {
+    pub fn of(stats: RangeStats) -> RangeLoad {
+        RangeLoad {
+            cpu: stats.cpu_millis_per_second,
+            bytes: stats.bytes,
+        }
+    }
+
+    /// Whether a step costs next to nothing: the range carries no load, and no more than a little is copied.
+    fn is_cheap(self, step: &Step) -> bool {
+        let copies = match step {
+            Step::Lead { .. } => 0,
+            Step::Change { .. } => self.bytes,
+        };
+        self.cpu < CARRIES_LOAD && copies < SMALL_BYTES
+    }
+}
 
 /// The nodes, ranges and loads that balance compares.
 pub(super) struct Picture<'a> {
     pub nodes: &'a [Node],
     /// All ranges, those with an order as they will be after it.
     pub ranges: &'a [Range],
-    /// The CPU time of ranges at their leaders, in thousandths of a core.
-    pub cpu: &'a BTreeMap<RangeId, u32>,
+    pub loads: &'a BTreeMap<RangeId, RangeLoad>,
     /// Ranges that get no order of balance now.
     pub resting: &'a BTreeSet<RangeId>,
 }
@@ -46,19 +76,29 @@ impl<'a> Picture<'a> {
     pub fn new(
         nodes: &'a [Node],
         ranges: &'a [Range],
-        cpu: &'a BTreeMap<RangeId, u32>,
+        loads: &'a BTreeMap<RangeId, RangeLoad>,
         resting: &'a BTreeSet<RangeId>,
     ) -> Picture<'a> {
         Picture {
             nodes,
             ranges,
-            cpu,
+            loads,
             resting,
         }
     }
 
+    fn load(&self, range: RangeId) -> RangeLoad {
+        self.loads.get(&range).copied().unwrap_or_default()
+    }
+
+    /// The CPU time of a range at its leader, in thousandths of a core.
     pub fn cpu(&self, range: RangeId) -> u32 {
-        self.cpu.get(&range).copied().unwrap_or_default()
+        self.load(range).cpu
+    }
+
+    /// Whether a step costs next to nothing.
+    pub fn is_cheap(&self, step: &Step) -> bool {
+        self.load(step.range()).is_cheap(step)
     }
 
     /// Whether balance may order something of a range.
@@ -76,14 +116,17 @@ impl<'a> Picture<'a> {
     }
 }
 
-/// What balance may still order.
+/// What balance may still order. What costs next to nothing is limited by what is on its way to each shard
+/// alone, so that thousands of idle ranges are spread within a minute.
 pub(super) struct Allowance {
-    /// Orders, of the whole cluster.
+    /// Orders that are not cheap, of the whole cluster.
     pub orders: usize,
     /// Replicas that may be on their way to a shard at the same time.
     pub moves_max: usize,
     /// Replicas that are on their way to each shard.
     pub incoming: BTreeMap<Location, usize>,
+    /// Leaderships that are on their way to each shard.
+    pub leads: BTreeMap<Location, usize>,
 }
 
 impl Allowance {
@@ -92,16 +135,24 @@ impl Allowance {
         self.incoming.get(&to).copied().unwrap_or_default() < self.moves_max
     }
 
-    /// Takes leave for a step; gives whether it is allowed. A replica that moves goes to this shard.
-    pub fn take(&mut self, step: &Step, to: Location) -> bool {
-        let moves = matches!(step, Step::Change { .. });
-        if self.orders == 0 || moves && !self.may_come(to) {
+    /// Takes leave for a step; gives whether it is allowed. The replica or the leadership goes to this shard.
+    pub fn take(&mut self, step: &Step, to: Location, is_cheap: bool) -> bool {
+        let leads = self.leads.get(&to).copied().unwrap_or_default();
+        let may_go = match step {
+            Step::Change { .. } => self.may_come(to),
+            Step::Lead { .. } => !is_cheap || leads < LEADS_MAX,
+        };
+        if !may_go || !is_cheap && self.orders == 0 {
             return false;
         }
-        self.orders -= 1;
-        if moves {
-            *self.incoming.entry(to).or_default() += 1;
+        if !is_cheap {
+            self.orders -= 1;
         }
+        let coming = match step {
+            Step::Change { .. } => &mut self.incoming,
+            Step::Lead { .. } => &mut self.leads,
+        };
+        *coming.entry(to).or_default() += 1;
         true
     }
 }
@@ -110,6 +161,7 @@ impl Allowance {
 #[derive(Clone, Debug)]
 pub(super) struct Proposal {
     pub step: Step,
+    pub is_cheap: bool,
     pub reason: String,
     pub expected: String,
 }
@@ -175,7 +227,7 @@ pub(super) fn by_load<T: Instant>(
                 continue;
             }
             for departure in departures {
-                proposals.extend(departure.propose(from, cpu, allowance));
+                proposals.extend(departure.propose(picture, from, cpu, allowance));
             }
             break;
         }
@@ -259,6 +311,7 @@ impl Departure<'_> {
     /// The step, if it is allowed.
     fn propose(
         &self,
+        picture: &Picture<'_>,
         from: Location,
         cpu: &mut ShardCpu,
         allowance: &mut Allowance,
@@ -271,7 +324,8 @@ impl Departure<'_> {
             },
             None => moves::step(range, range.leader?, to),
         };
-        if !allowance.take(&step, to) {
+        let is_cheap = picture.is_cheap(&step);
+        if !allowance.take(&step, to, is_cheap) {
             return None;
         }
         let reason = format!(
@@ -288,6 +342,7 @@ impl Departure<'_> {
         );
         Some(Proposal {
             step,
+            is_cheap,
             reason,
             expected,
         })

@@ -20,8 +20,8 @@ use crate::types::{Location, NodeId, RangeId};
 
 /// A fraction of `range-size-max`: ranges are merged if they are smaller than that together.
 const SMALL_PART: u64 = 4;
-/// Most merges of its own that the manager has under way.
-pub const MERGES_MAX: usize = 2;
+/// Most merges of its own that the manager has under way. They share the flushes that they need.
+pub const MERGES_MAX: usize = 8;
 
 /// What must be done next to merge a range with its right neighbour.
 #[derive(Debug, PartialEq, Eq)]
@@ -120,14 +120,14 @@ impl<T: Instant> Manager<T> {
         })
     }
 
-    /// The ranges that are to be merged with their right neighbours, a few at a time, without those that
-    /// are paused.
+    /// The ranges that are to be merged now, each with its right neighbour: beside the pairs that are `merging`
+    /// as many as may be under way, without ranges that are paused.
     pub fn mergeable(
         &self,
-        now: T,
-        wall_ms: u64,
+        (now, wall_ms): (T, u64),
+        merging: &[(RangeId, RangeId)],
         is_paused: impl Fn(RangeId) -> bool,
-    ) -> Vec<RangeId> {
+    ) -> Vec<(RangeId, RangeId)> {
         if self.value_of("merge") != Some("on") {
             return Vec::new();
         }
@@ -137,10 +137,15 @@ impl<T: Instant> Manager<T> {
         let Some(after) = after else {
             return Vec::new();
         };
+        let room = MERGES_MAX.saturating_sub(merging.len());
+        let is_merging = |range: RangeId| {
+            let mut pairs = merging.iter();
+            pairs.any(|(left, right)| *left == range || *right == range)
+        };
         let mut found = Vec::new();
         let mut taken = None;
         for range in self.bounds.by_start.values() {
-            if found.len() == MERGES_MAX {
+            if found.len() == room {
                 break;
             }
             let Ok(right) = self.right_neighbour(*range) else {
@@ -149,9 +154,11 @@ impl<T: Instant> Manager<T> {
             // The right range of one pair is not the left one of the next.
             if taken != Some(*range)
                 && !is_paused(*range)
+                && !is_merging(*range)
+                && !is_merging(right)
                 && self.may_merge((*range, right), (size_max, after), now, wall_ms)
             {
-                found.push(*range);
+                found.push((*range, right));
                 taken = Some(right);
             }
         }

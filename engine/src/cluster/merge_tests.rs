@@ -1,7 +1,7 @@
 //! Merges as the manager orders them, and what it merges by itself.
 
 use super::*;
-use crate::cluster::merge::MergeStep;
+use crate::cluster::merge::{MERGES_MAX, MergeStep};
 use crate::cluster::record::FIRST_NEW_RANGE;
 
 const LONG: u32 = 11 * 60;
@@ -31,7 +31,14 @@ impl Case {
     }
 
     fn mergeable(&self) -> Vec<RangeId> {
-        self.manager.mergeable(self.now, 0, |_| false)
+        self.mergeable_at(0, &[])
+    }
+
+    /// At a time of the wall clock, beside pairs that are being merged.
+    fn mergeable_at(&self, wall_ms: u64, merging: &[(RangeId, RangeId)]) -> Vec<RangeId> {
+        let times = (self.now, wall_ms);
+        let found = self.manager.mergeable(times, merging, |_| false);
+        found.into_iter().map(|(left, _)| left).collect()
     }
 
     /// Has the leader of a range take over its right neighbour.
@@ -138,6 +145,13 @@ fn the_manager_merges_what_is_small_and_cold_for_long_and_is_not_held() {
     case.pass(LONG);
     // Pairs that have no range in common.
     assert_eq!(case.mergeable(), [ranges[0], ranges[2]]);
+    // Beside one that is being merged, and when as many are as may be.
+    let merging = (ranges[1], ranges[2]);
+    assert_eq!(case.mergeable_at(0, &[merging]), []);
+    let merging = (ranges[2], ranges[3]);
+    assert_eq!(case.mergeable_at(0, &[merging]), [ranges[0]]);
+    let others = [(RangeId(1000), RangeId(1001)); MERGES_MAX];
+    assert_eq!(case.mergeable_at(0, &others), []);
     case.bytes.insert(ranges[1], 70 << 20);
     case.pass(1);
     assert_eq!(case.mergeable(), [ranges[2]], "a quarter of 256 MiB");
@@ -147,14 +161,14 @@ fn the_manager_merges_what_is_small_and_cold_for_long_and_is_not_held() {
     };
     case.manager.held(held);
     assert!(case.mergeable().is_empty());
-    assert_eq!(case.manager.mergeable(case.now, 6, |_| false), [ranges[2]]);
+    assert_eq!(case.mergeable_at(6, &[]), [ranges[2]]);
     case.manager.set(crate::cluster::Setting {
         version: 1,
         name: "merge".to_owned(),
         value: "off".to_owned(),
         at_ms: 0,
     });
-    assert!(case.manager.mergeable(case.now, 6, |_| false).is_empty());
+    assert!(case.mergeable_at(6, &[]).is_empty());
 }
 
 #[test]

@@ -50,12 +50,13 @@ fn plan(nodes: &[Node], ranges: &[Range], factor: usize, spread: bool) -> Vec<St
         for range in &mut free {
             range.busy |= steps.iter().any(|step| step.range() == range.id);
         }
-        let (cpu, resting) = (BTreeMap::new(), BTreeSet::new());
-        let picture = Picture::new(nodes, &free, &cpu, &resting);
+        let (loads, resting) = (BTreeMap::new(), BTreeSet::new());
+        let picture = Picture::new(nodes, &free, &loads, &resting);
         let mut allowance = Allowance {
             orders: 16,
             moves_max: 2,
             incoming: BTreeMap::new(),
+            leads: BTreeMap::new(),
         };
         let spread = spread::by_count(&picture, &mut BTreeMap::new(), &mut allowance);
         steps.extend(spread.into_iter().map(|proposal| proposal.step));

@@ -11,7 +11,7 @@ use super::scatter::Scatter;
 use crate::env::Instant;
 use crate::types::{Location, RangeId};
 
-/// The most orders of balance in [`ORDERS_PER`].
+/// The most orders of balance in [`ORDERS_PER`], without those that cost next to nothing.
 pub(super) const ORDERS_MAX: usize = 16;
 pub(super) const ORDERS_PER: Duration = Duration::from_secs(10);
 /// How long a range that carries load is led where balance has moved it.
@@ -40,6 +40,8 @@ pub struct Why {
     pub(super) reason: String,
     pub(super) expected: String,
     pub(super) origin: Origin,
+    /// Whether it costs next to nothing, and so does not count for the limit of orders.
+    pub(super) is_cheap: bool,
 }
 
 impl Why {
@@ -54,6 +56,7 @@ impl Why {
             reason,
             expected,
             origin: Origin::Duty,
+            is_cheap: false,
         }
     }
 }
@@ -91,7 +94,7 @@ pub struct Planning<T: Instant> {
     pub(super) moved: BTreeMap<RangeId, T>,
     /// The ranges that balance leaves alone for a while, or did a short while ago.
     pub(super) paused: BTreeMap<RangeId, Backoff<T>>,
-    /// When balance gave its last orders.
+    /// When balance gave its last orders that were not cheap.
     pub(super) given: VecDeque<T>,
 }
 
@@ -112,6 +115,17 @@ impl<T: Instant> Planning<T> {
     /// What an order under way does to its range.
     pub fn kind_of(&self, range: RangeId) -> Option<DecisionKind> {
         self.under_way.get(&range).map(|order| order.kind)
+    }
+
+    /// How many leaderships are on their way to each shard.
+    pub(super) fn leads(&self) -> BTreeMap<Location, usize> {
+        let mut leads = BTreeMap::new();
+        let orders = self.under_way.values();
+        let orders = orders.filter(|order| order.kind == DecisionKind::MoveLeader);
+        for to in orders.filter_map(|order| order.to) {
+            *leads.entry(to).or_default() += 1;
+        }
+        leads
     }
 
     pub(super) fn is_paused(&self, range: RangeId, now: T) -> bool {

@@ -5,7 +5,9 @@
 //! numbers. An order that is under way counts as carried out, so that the next round does not give it twice;
 //! a range that is stuck holds up no other. Balance keeps to limits:
 //!
-//! - at most [`ORDERS_MAX`] orders in [`ORDERS_PER`], in the whole cluster;
+//! - at most [`ORDERS_MAX`] orders in [`ORDERS_PER`], in the whole cluster, without those that cost next to
+//!   nothing: of ranges that carry no load, leaderships, and replicas with hardly any bytes;
+//! - of those at most [`LEADS_MAX`](balance::LEADS_MAX) leaderships that are on their way to a shard;
 //! - at most `moves-max` replicas that are on their way to a shard, those of repairs counted;
 //! - a range that carries load is led elsewhere once in `REST`;
 //! - a range whose order failed is left alone for a while, twice as long each time.
@@ -15,7 +17,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-use super::balance::{self, Allowance, CARRIES_LOAD, Picture, Proposal};
+use super::balance::{self, Allowance, CARRIES_LOAD, Picture, Proposal, RangeLoad};
 use super::manager::{Goal, KnownRange, Manager};
 use super::message::NodeHealth;
 use super::placement::{self, Node, Range, Slot, Step};
@@ -25,7 +27,7 @@ use super::{record::MembershipStatus, settings, spread};
 use crate::env::Instant;
 use crate::error::OrderError;
 use crate::mutant::{self, Mutant};
-use crate::range::{Keyspace, ReplicaPlace};
+use crate::range::{Descriptor, Keyspace, ReplicaPlace};
 use crate::types::{KeyRange, Location, NodeId, RangeId, ReplicaId};
 
 /// An order of which nothing is heard for so long has failed.
@@ -76,6 +78,7 @@ impl<T: Instant> Manager<T> {
                     reason: "the leadership goes with the replica".to_owned(),
                     expected: String::new(),
                     origin: Origin::Continued,
+                    is_cheap: false,
                 },
             };
             planned.push(Planned { step, why });
@@ -85,6 +88,7 @@ impl<T: Instant> Manager<T> {
                 reason: "a node has given up the shard that has a replica".to_owned(),
                 expected: "the replica is on a shard that stays".to_owned(),
                 origin: Origin::Duty,
+                is_cheap: false,
             };
             planned.push(Planned { step, why });
         }
@@ -97,6 +101,7 @@ impl<T: Instant> Manager<T> {
         }
         for Proposal {
             step,
+            is_cheap,
             reason,
             expected,
         } in self.balance(&nodes, &mut ranges, &mut allowance, now)
@@ -105,6 +110,7 @@ impl<T: Instant> Manager<T> {
                 reason,
                 expected,
                 origin: Origin::Balance,
+                is_cheap,
             };
             planned.push(Planned { step, why });
         }
@@ -124,12 +130,12 @@ impl<T: Instant> Manager<T> {
             moved,
             ..
         } = &self.planning;
-        let cpu: BTreeMap<RangeId, u32> = self
+        let cost: BTreeMap<RangeId, RangeLoad> = self
             .ranges
             .iter()
             .filter_map(|(range, known)| {
                 let stats = self.fresh(known, now)?.stats;
-                Some((*range, stats.cpu_millis_per_second))
+                Some((*range, RangeLoad::of(stats)))
             })
             .collect();
         let is_unready =
@@ -144,19 +150,20 @@ impl<T: Instant> Manager<T> {
             }
             proposals.extend(stage);
         };
-        let stage = scatter.steps(&Picture::new(nodes, ranges, &cpu, &resting), allowance);
+        let stage = scatter.steps(&Picture::new(nodes, ranges, &cost, &resting), allowance);
         settle(ranges, stage);
         if self.setting("balance") != Some("off") {
             let has_moved = |range: &RangeId| {
-                let carries_load = cpu.get(range).is_some_and(|cpu| *cpu >= CARRIES_LOAD);
+                let cost = cost.get(range);
+                let carries_load = cost.is_some_and(|cost| cost.cpu >= CARRIES_LOAD);
                 scatter.has(*range) || carries_load && moved.contains_key(range)
             };
             resting.extend(ids().filter(has_moved));
             let mut shards = loads.expected();
-            let picture = Picture::new(nodes, ranges, &cpu, &resting);
+            let picture = Picture::new(nodes, ranges, &cost, &resting);
             let stage = balance::by_load(&picture, loads, &mut shards, allowance);
             settle(ranges, stage);
-            let picture = Picture::new(nodes, ranges, &cpu, &resting);
+            let picture = Picture::new(nodes, ranges, &cost, &resting);
             let stage = spread::by_count(&picture, &mut shards, allowance);
             settle(ranges, stage);
         }
@@ -185,6 +192,7 @@ impl<T: Instant> Manager<T> {
             orders: ORDERS_MAX.saturating_sub(recent),
             moves_max: self.moves_max(),
             incoming,
+            leads: self.planning.leads(),
         }
     }
 
@@ -263,16 +271,21 @@ impl<T: Instant> Manager<T> {
             let why = "the interval to scatter has no keys: its end must come after its start";
             return Err(OrderError::Invalid(why.to_owned()));
         }
+        let is_in = |descriptor: &Descriptor| {
+            let own = &descriptor.keys;
+            descriptor.keyspace == Keyspace::User
+                && own.end.as_ref().is_none_or(|end| *end > keys.start)
+                && keys.end.as_ref().is_none_or(|end| own.start < *end)
+        };
+        Ok(self.scatter_those(is_in, now))
+    }
+
+    /// Has ranges scattered among themselves; gives how many orders that takes.
+    pub fn scatter_those(&mut self, is_one: impl Fn(&Descriptor) -> bool, now: T) -> u64 {
         let (nodes, ranges) = self.placed(now);
         let is_in = |range: &&Range| {
             let known = self.ranges.get(&range.id);
-            known.is_some_and(|known| {
-                let descriptor = &known.record.descriptor;
-                let own = &descriptor.keys;
-                descriptor.keyspace == Keyspace::User
-                    && own.end.as_ref().is_none_or(|end| *end > keys.start)
-                    && keys.end.as_ref().is_none_or(|end| own.start < *end)
-            })
+            known.is_some_and(|known| is_one(&known.record.descriptor))
         };
         let mut ranges: Vec<&Range> = ranges.iter().filter(is_in).collect();
         ranges.sort_by_key(|range| {
@@ -282,7 +295,29 @@ impl<T: Instant> Manager<T> {
         let goals = scatter::goals(&nodes, &ranges, self.moves_max() > 0);
         let orders = goals.values().map(VecDeque::len).sum::<usize>() as u64;
         self.planning.scatter.begin(goals, now);
-        Ok(orders)
+        orders
+    }
+
+    /// How many of these ranges are still to be scattered, or have an order of it under way.
+    pub fn scattering(&self, ranges: &[RangeId]) -> usize {
+        let Planning {
+            scatter, under_way, ..
+        } = &self.planning;
+        let is_busy = |range: &&RangeId| scatter.has(**range) || under_way.contains_key(*range);
+        ranges.iter().filter(is_busy).count()
+    }
+
+    /// Gives up what is left to be done to scatter these ranges.
+    pub fn stop_scattering(&mut self, ranges: &[RangeId]) {
+        let scatter = &mut self.planning.scatter;
+        ranges.iter().for_each(|range| scatter.forget(*range));
+    }
+
+    /// How many shards may get replicas and leaders.
+    pub(super) fn open_shards(&self, now: T) -> usize {
+        let (nodes, _) = self.placed(now);
+        let accepting = nodes.iter().filter(|node| node.accepts_new);
+        accepting.map(|node| usize::from(node.shards)).sum()
     }
 }
 

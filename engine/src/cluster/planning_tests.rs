@@ -4,6 +4,7 @@
 use std::time::Instant as StdInstant;
 
 use super::*;
+use crate::cluster::balance::LEADS_MAX;
 use crate::cluster::decisions::{DecisionKind, Outcome};
 use crate::cluster::message::{
     ClusterRequest, Follower, HeldReplica, HighestIds, LedRange, RangeStats, Report, ShardStats,
@@ -60,6 +61,7 @@ struct Given {
     at: StdInstant,
     range: u64,
     is_move: bool,
+    is_cheap: bool,
 }
 
 struct Model {
@@ -312,6 +314,7 @@ impl Model {
                 }
             };
             let is_new = why.origin != Origin::Continued;
+            let is_cheap = why.is_cheap;
             self.manager.order(&request, self.now);
             self.manager.note(&request, why, self.now);
             let model = self.ranges.get_mut(&range).expect("it is known");
@@ -324,7 +327,12 @@ impl Model {
             }
             if is_new {
                 let at = self.now;
-                self.given.push(Given { at, range, is_move });
+                self.given.push(Given {
+                    at,
+                    range,
+                    is_move,
+                    is_cheap,
+                });
             }
         }
         self.check_limits();
@@ -333,7 +341,18 @@ impl Model {
     fn check_limits(&self) {
         let recent = self.given.iter().rev();
         let recent = recent.take_while(|given| self.now < given.at + ORDERS_PER);
-        assert!(recent.count() <= ORDERS_MAX, "a storm of orders");
+        let costly = recent.filter(|given| !given.is_cheap);
+        assert!(costly.count() <= ORDERS_MAX, "a storm of orders");
+        let mut leads: BTreeMap<Location, usize> = BTreeMap::new();
+        for range in self.ranges.values() {
+            if let Some((_, Doing::Lead(to))) = &range.doing {
+                let place = range.replicas.iter().find(|place| place.replica == *to);
+                let to = place.expect("it is a member").location;
+                *leads.entry(to).or_default() += 1;
+            }
+        }
+        let most = leads.values().max().copied().unwrap_or_default();
+        assert!(most <= LEADS_MAX + ORDERS_MAX, "{leads:?}");
         let mut coming: BTreeMap<Location, usize> = BTreeMap::new();
         for range in self.ranges.values() {
             let Some((_, Doing::Members(replicas))) = &range.doing else {

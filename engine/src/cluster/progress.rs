@@ -49,7 +49,9 @@ impl<T: Instant> Manager<T> {
             self.planning.loads.begin(range, route, cpu);
         }
         if why.origin == Origin::Balance {
-            self.planning.given.push_back(now);
+            if !why.is_cheap {
+                self.planning.given.push_back(now);
+            }
             if takes_load {
                 self.planning.moved.insert(range, now);
             }

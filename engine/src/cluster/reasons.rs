@@ -38,6 +38,7 @@ impl<T: Instant> Manager<T> {
             }
         };
         Why {
+            is_cheap: false,
             reason: reason.unwrap_or_else(|| "its replicas are not what they should be".to_owned()),
             expected,
             origin: Origin::Duty,

@@ -1,5 +1,6 @@
 //! An operator's order to scatter ranges: their replicas and leaders are to be spread evenly by number over
-//! nodes and shards, whatever loads they carry. Pure.
+//! nodes and shards, whatever loads they carry. So are the first parts of a range that an operator has split
+//! at many keys ([`super::split`]). Pure.
 //!
 //! Where everything is to go is computed once ([`goals`]). The goals of a range are reached one after the
 //! other, at the limits of balance. One that fails three times is given up, with the rest of its range.
@@ -94,6 +95,11 @@ impl<T: Instant> Scatter<T> {
         self.goals.is_empty()
     }
 
+    /// Gives up what is left to be done to a range. What is under way goes on.
+    pub fn forget(&mut self, range: RangeId) {
+        self.goals.remove(&range);
+    }
+
     /// Whether a range has goals.
     pub fn has(&self, range: RangeId) -> bool {
         self.goals.contains_key(&range)
@@ -136,11 +142,13 @@ impl<T: Instant> Scatter<T> {
             let Some((step, to)) = goal.and_then(|goal| goal.step(range)) else {
                 continue;
             };
-            if picture.accepts_new(to.node) && allowance.take(&step, to) {
+            let is_cheap = picture.is_cheap(&step);
+            if picture.accepts_new(to.node) && allowance.take(&step, to, is_cheap) {
                 proposals.push(Proposal {
                     step,
-                    reason: "an operator ordered to scatter the range".to_owned(),
-                    expected: "the ranges of the interval are spread evenly by number".to_owned(),
+                    is_cheap,
+                    reason: "the range is to be scattered, by an operator's order or after a split at many keys".to_owned(),
+                    expected: "these ranges are spread evenly by number".to_owned(),
                 });
             }
         }

@@ -5,9 +5,13 @@
 //! a new one. An order for many keys is carried out by halves: at the middle key first, then both halves
 //! at theirs, so that n keys take about log2 n rounds. The shard that hosts the manager carries it out.
 //!
+//! A child is led where its parent is. So an order of an operator for many keys makes a few coarse parts
+//! first ([`Manager::coarse_parts`]), which are scattered over nodes and shards. Then the other keys follow,
+//! and what they make need not move.
+//!
 //! A range that an operator has split is held: until then it is not merged again ([`HeldRecord`]).
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::manager::{KnownRange, Manager};
 use super::message::{ClusterRequest, ClusterResponse, LedRange, SplitPart, SplitReason};
@@ -22,6 +26,12 @@ use crate::types::{KeyRange, Location, RangeId, ReplicaId};
 
 /// A message shows so many bytes of a key.
 const SHOWN_LEN_MAX: usize = 64;
+/// Coarse parts of a range for each shard: as many as are needed for numbers that hardly differ.
+const COARSE_PER_SHARD: usize = 4;
+/// Ranges that a coarse part becomes, at least. With fewer it is cheaper to spread them afterwards.
+const OF_COARSE_MIN: usize = 2;
+/// So many times what a shard leads on average are few ranges to make.
+const LITTLE_BESIDE: usize = 2;
 
 /// A key at which a range is to be split, and the ids of the range that begins there.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -80,6 +90,8 @@ impl Piece {
 #[derive(Debug)]
 pub struct SplitOrder {
     waiting: VecDeque<Piece>,
+    /// Where the coarse parts are to be split, in the order of the keys.
+    later: Vec<Cut>,
     /// The end of the range.
     end: Option<Vec<u8>>,
     /// The ranges that there are now, by their first keys.
@@ -88,6 +100,39 @@ pub struct SplitOrder {
 }
 
 impl SplitOrder {
+    /// Has a new order make only so many parts of about as many keys each, until [`SplitOrder::go_on`].
+    pub fn begin_coarse(&mut self, parts: usize) {
+        let Some(piece) = self.waiting.front_mut().filter(|_| parts > 1) else {
+            return;
+        };
+        let ranges = piece.cuts.len() + 1;
+        // The last cut before each part but the first.
+        let coarse: BTreeSet<usize> = (1..parts).map(|part| part * ranges / parts - 1).collect();
+        for (at, cut) in std::mem::take(&mut piece.cuts).into_iter().enumerate() {
+            match coarse.contains(&at) {
+                true => piece.cuts.push(cut),
+                false => self.later.push(cut),
+            }
+        }
+    }
+
+    /// Begins to split the coarse parts, after they were made. Gives whether any is to be split.
+    pub fn go_on(&mut self) -> bool {
+        let parts: Vec<SplitPart> = self.parts();
+        let mut later = std::mem::take(&mut self.later).into_iter().peekable();
+        for part in parts {
+            let cuts = std::iter::from_fn(|| later.next_if(|cut| part.keys.contains(&cut.key)));
+            let piece = Piece::of(part.range, true, cuts.collect());
+            self.waiting.extend(piece);
+        }
+        self.failed.is_none() && !self.waiting.is_empty()
+    }
+
+    /// Whether keys are left for [`SplitOrder::go_on`], and nothing has failed.
+    pub fn is_coarse(&self) -> bool {
+        self.failed.is_none() && !self.later.is_empty()
+    }
+
     /// The range that must be split next. After a failure there is none.
     pub fn next_piece(&mut self) -> Option<Piece> {
         match self.failed {
@@ -215,10 +260,24 @@ impl<T: Instant> Manager<T> {
         let cuts = keys.into_iter().map(&mut cut).collect();
         Ok(SplitOrder {
             waiting: Piece::of(range, false, cuts).into_iter().collect(),
+            later: Vec::new(),
             end: bounds.end,
             parts: BTreeMap::from([(bounds.start, range)]),
             failed: None,
         })
+    }
+
+    /// Into how many coarse parts an order splits a range first that makes so many ranges of it: as many of
+    /// each shard, so that leaders are spread evenly. 1: it needs none. That holds for the later orders of
+    /// one command, too: what they make is little beside what each shard leads by then.
+    pub fn coarse_parts(&self, ranges: usize, now: T) -> usize {
+        let shards = self.open_shards(now);
+        let is_little = ranges * shards <= self.bounds.by_start.len() * LITTLE_BESIDE;
+        if shards < 2 || is_little || self.setting("balance") == Some("off") {
+            return 1;
+        }
+        let per_shard = (ranges / (shards * OF_COARSE_MIN)).min(COARSE_PER_SHARD);
+        (shards * per_shard).max(1)
     }
 
     /// The request that splits a range at its next key, the shard that gets it, and whether

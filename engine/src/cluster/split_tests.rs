@@ -299,6 +299,10 @@ impl Case {
         }
         assert!(self.used.insert((true, child.0)), "an id twice");
         self.ranges.insert(*child, born);
+        // The child is led beside its parent.
+        if let Some(node) = self.led_by.get(range).copied() {
+            self.led_by.insert(*child, node);
+        }
         Ok(())
     }
 
@@ -405,16 +409,6 @@ fn an_order_for_many_keys_is_carried_out_by_halves_and_the_left_part_keeps_the_i
     let mut next = Manager::new(2, at(1), &rows, std::iter::empty(), case.now);
     assert!(next.ids.range().0 > first + 6);
     assert!(case.used.iter().all(|(_, id)| next.ids.replica().0 > *id));
-}
-
-#[test]
-fn a_thousand_keys_need_ten_rounds() {
-    let mut case = Case::new();
-    let keys: Vec<String> = (0..1000).map(|n| format!("{n:04}")).collect();
-    let keys: Vec<&str> = keys.iter().map(|key| &**key).collect();
-    let mut order = case.begin(USERS, &keys).expect("it can be split");
-    assert_eq!(case.carry_out(&mut order, |_| None).len(), 10);
-    assert_eq!(case.starts().len(), 1001);
 }
 
 #[test]
@@ -581,3 +575,6 @@ mod overlap;
 
 #[path = "load_splits_tests.rs"]
 mod load_splits;
+
+#[path = "bulk_tests.rs"]
+mod bulk;

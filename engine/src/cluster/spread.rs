@@ -62,7 +62,8 @@ fn replicas(picture: &Picture<'_>, allowance: &mut Allowance) -> Vec<Proposal> {
             continue;
         };
         let step = moves::step(range, full.replica, to);
-        if !allowance.take(&step, to) {
+        let is_cheap = picture.is_cheap(&step);
+        if !allowance.take(&step, to, is_cheap) {
             continue;
         }
         let words = |(full, empty): (usize, usize), verb| {
@@ -77,6 +78,7 @@ fn replicas(picture: &Picture<'_>, allowance: &mut Allowance) -> Vec<Proposal> {
         *plan.load.entry(to).or_default() += 1;
         proposals.push(Proposal {
             step,
+            is_cheap,
             reason,
             expected: words(loads(&plan), "will have"),
         });
@@ -147,8 +149,9 @@ fn leaders(
             range: range.id,
             to: replica,
         };
-        if !allowance.take(&step, to) {
-            break;
+        let is_cheap = picture.is_cheap(&step);
+        if !allowance.take(&step, to, is_cheap) {
+            continue;
         }
         *led.entry(from.node).or_default() -= 1;
         *led.entry(to.node).or_default() += 1;
@@ -161,6 +164,7 @@ fn leaders(
         };
         proposals.push(Proposal {
             step,
+            is_cheap,
             reason: words(counts, "leads"),
             expected: words((count(&led, from), count(&led, to)), "will lead"),
         });

@@ -68,3 +68,40 @@ fn scattered_ranges_are_spread_over_nodes_and_shards() {
     let again = model.manager.scatter(&keys, model.now);
     assert_eq!(again, Ok(0), "they are spread");
 }
+
+#[test]
+fn a_thousand_idle_ranges_are_led_by_all_nodes_soon() {
+    let mut model = Model::new(3, 1);
+    for _ in 0..1000 {
+        model.range(&[(1, 0), (2, 0), (3, 0)], 0.0);
+    }
+    model.pass(30);
+    let led = [1, 2, 3].map(|node| model.leaders(node));
+    let (most, least) = (led.iter().max(), led.iter().min());
+    let (most, least) = most.zip(least).expect("three nodes");
+    assert!(*most * 10 <= *least * 12, "{led:?}");
+    assert!(
+        model
+            .given
+            .iter()
+            .all(|given| given.is_cheap && !given.is_move)
+    );
+    assert_eq!(model.orders_in(60), 0, "it is balanced");
+}
+
+#[test]
+fn leaders_with_load_are_spread_slowly_beside_many_without() {
+    let mut model = Model::new(3, 1);
+    for number in 0..300 {
+        let load = if number % 10 == 0 { 12.0 } else { 0.0 };
+        model.range(&[(1, 0), (2, 0), (3, 0)], load);
+    }
+    model.pass(20);
+    let costly = model.given.iter().filter(|given| !given.is_cheap).count();
+    assert!(
+        (1..=2 * ORDERS_MAX + ORDERS_MAX).contains(&costly),
+        "{costly}"
+    );
+    let led = [1, 2, 3].map(|node| model.leaders(node));
+    assert!(led.iter().all(|led| *led >= 80), "{led:?}");
+}

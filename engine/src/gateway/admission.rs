@@ -1,13 +1,12 @@
-//! Admission: whether the shard takes requests, and how many it works on. The places for scans are
-//! shared fairly by the ranges ([`crate::fair_share`]). Lives on its shard's thread.
+//! Admission: whether the shard takes requests, and how many it works on. The places for scans and the
+//! memory of requests that wait for a leader are shared fairly by the ranges ([`crate::fair_share`]).
+//! Lives on its shard's thread.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::rc::Rc;
 
-use rustc_hash::FxHashMap;
-
 use crate::error::Error;
-use crate::fair_share::Use;
+use crate::fair_share::{self, Shared};
 use crate::limits::LEADER_WAIT_LEN_MAX;
 use crate::notify::Count;
 use crate::types::{RangeId, Timestamp};
@@ -20,16 +19,31 @@ const LEADER_WAIT_LEN: usize = 8 << 10;
 /// When a caller should try again after an overload, in milliseconds.
 const RETRY_AFTER_MS: u32 = 20;
 
+/// A part of something that the ranges share. `None` is all ranges that are not known here.
+pub(super) type Part = fair_share::Part<Option<RangeId>>;
+
 /// The state of a shard's admission.
-#[derive(Default)]
 pub(super) struct Admission {
     is_draining: Cell<bool>,
     in_flight: Count,
-    scans: Rc<Scans>,
+    /// The scans that run.
+    scans: Rc<Shared<Option<RangeId>>>,
     /// Bytes of the requests that wait for a leader.
-    leader_waits: Rc<Count>,
+    leader_waits: Rc<Shared<Option<RangeId>>>,
     /// The newest timestamp in a caller's token that was accepted.
     seen: Cell<Timestamp>,
+}
+
+impl Default for Admission {
+    fn default() -> Admission {
+        Admission {
+            is_draining: Cell::new(false),
+            in_flight: Count::default(),
+            scans: Rc::new(Shared::new(SCANS_MAX)),
+            leader_waits: Rc::new(Shared::new(LEADER_WAIT_LEN_MAX)),
+            seen: Cell::default(),
+        }
+    }
 }
 
 impl Admission {
@@ -92,104 +106,46 @@ impl Admission {
     ///
     /// # Errors
     /// [`Error::Overloaded`]: too many scans are running, and those of the range have their share.
-    pub fn begin_scan(&self, range: Option<RangeId>) -> Result<ScanPlace, Error> {
-        self.scans.begin(range)
-    }
-
-    /// How many scans were refused because those of their range have their share of the places.
-    pub fn scans_refused(&self) -> u64 {
-        self.scans.refused.get()
-    }
-
-    /// Counts a request of this many bytes as waiting for a leader until the returned value is dropped.
-    ///
-    /// # Errors
-    /// [`Error::Overloaded`]: too many requests wait.
-    pub fn begin_leader_wait(&self, len: usize) -> Result<Held, Error> {
-        let len = len + LEADER_WAIT_LEN;
-        if self.leader_waits.get() + len > LEADER_WAIT_LEN_MAX {
-            let reason = "too many requests wait for a range to have a leader";
-            return Err(Error::overloaded(reason, RETRY_AFTER_MS));
-        }
-        Ok(Held::of(&self.leader_waits, len))
-    }
-}
-
-/// The scans that run.
-#[derive(Default)]
-struct Scans {
-    running: Cell<usize>,
-    /// How many there are of each range that has any.
-    of_range: RefCell<FxHashMap<Option<RangeId>, usize>>,
-    refused: Cell<u64>,
-}
-
-impl Scans {
-    fn begin(self: &Rc<Scans>, range: Option<RangeId>) -> Result<ScanPlace, Error> {
-        let mut of_range = self.of_range.borrow_mut();
-        let own = of_range.get(&range).copied().unwrap_or(0);
-        let all = Use {
-            max: SCANS_MAX,
-            used: self.running.get(),
-            holders: of_range.len(),
-        };
-        if !all.allows(own, 1) {
-            self.refused.set(self.refused.get() + 1);
+    pub fn begin_scan(&self, range: Option<RangeId>) -> Result<Part, Error> {
+        self.scans.take(range, 1).ok_or_else(|| {
             let reason = "as many scans run as may, and those of the range have their share";
-            return Err(Error::overloaded(reason, RETRY_AFTER_MS));
-        }
-        of_range.insert(range, own + 1);
-        self.running.set(self.running.get() + 1);
-        Ok(ScanPlace {
-            scans: self.clone(),
-            range,
+            Error::overloaded(reason, RETRY_AFTER_MS)
         })
     }
-}
 
-/// The place of a scan that runs.
-pub struct ScanPlace {
-    scans: Rc<Scans>,
-    range: Option<RangeId>,
-}
+    /// Counts a request of this many bytes, for a key of this range, as waiting for a leader until the
+    /// returned value is dropped.
+    ///
+    /// # Errors
+    /// [`Error::Overloaded`]: too many requests wait, and those of the range have their share.
+    pub fn begin_leader_wait(&self, range: Option<RangeId>, len: usize) -> Result<Part, Error> {
+        let held = self.leader_waits.take(range, len + LEADER_WAIT_LEN);
+        held.ok_or_else(|| {
+            let reason = "as many requests wait for a leader as may, and those of the range have their share";
+            Error::overloaded(reason, RETRY_AFTER_MS)
+        })
+    }
 
-impl Drop for ScanPlace {
-    fn drop(&mut self) {
-        let mut of_range = self.scans.of_range.borrow_mut();
-        let own = of_range.get(&self.range).map_or(0, |own| own - 1);
-        match own {
-            0 => of_range.remove(&self.range),
-            own => of_range.insert(self.range, own),
-        };
-        self.scans.running.set(self.scans.running.get() - 1);
+    /// How many scans and waits for a leader were refused because their range has its share.
+    pub fn refused(&self) -> u64 {
+        self.scans.refused() + self.leader_waits.refused()
     }
 }
 
-/// Raises a count for as long as it lives.
-pub struct Held {
-    count: Rc<Count>,
-    by: usize,
-}
+/// Raises a count by one for as long as it lives.
+pub struct Held(Rc<Count>);
 
 impl Held {
     /// Counts one more.
     pub fn new(count: &Rc<Count>) -> Held {
-        Held::of(count, 1)
-    }
-
-    /// Raises the count by a number.
-    fn of(count: &Rc<Count>, by: usize) -> Held {
-        count.add(by);
-        Held {
-            count: count.clone(),
-            by,
-        }
+        count.add(1);
+        Held(count.clone())
     }
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.count.subtract(self.by);
+        self.0.subtract(1);
     }
 }
 
@@ -230,34 +186,45 @@ mod tests {
     fn only_so_many_scans_run_at_a_time_and_one_range_does_not_take_all_places() {
         let admission = Admission::default();
         let [one, other] = [Some(RangeId(1)), Some(RangeId(2))];
-        let fill = |range| -> Vec<ScanPlace> {
+        let fill = |range| -> Vec<Part> {
             std::iter::from_fn(|| admission.begin_scan(range).ok()).collect()
         };
         let mut running = fill(one);
         assert_eq!(running.len(), SCANS_MAX / 2);
-        assert_eq!(admission.scans_refused(), 1);
+        assert_eq!(admission.refused(), 1);
         let others = fill(other);
         assert_eq!(others.len(), SCANS_MAX / 4);
         running.pop();
         assert!(admission.begin_scan(one).is_err(), "it has its share");
         assert!(admission.begin_scan(Some(RangeId(3))).is_ok());
         drop((running, others));
-        assert!(admission.scans.of_range.borrow().is_empty());
         assert_eq!(fill(one).len(), SCANS_MAX / 2);
     }
 
     #[test]
-    fn only_so_many_bytes_wait_for_a_leader() {
+    fn a_range_without_a_leader_does_not_take_all_memory_for_waits() {
         let admission = Admission::default();
+        let [one, other] = [Some(RangeId(1)), Some(RangeId(2))];
+        let fill = |range| -> Vec<Part> {
+            std::iter::from_fn(|| admission.begin_leader_wait(range, 0).ok()).collect()
+        };
+        let waiting = fill(one);
+        assert_eq!(waiting.len(), LEADER_WAIT_LEN_MAX / 2 / LEADER_WAIT_LEN);
+        let refused = admission.begin_leader_wait(one, 0).err();
+        assert!(
+            matches!(refused, Some(Error::Overloaded { retry_after_ms, .. }) if retry_after_ms > 0),
+            "{refused:?}"
+        );
+        // The other one waits, also with a large write, and one that is not known here.
         let large = LEADER_WAIT_LEN_MAX / 4;
-        let begin = |_| admission.begin_leader_wait(large).expect("room");
-        let mut waiting: Vec<Held> = (0..3).map(begin).collect();
-        assert!(matches!(
-            admission.begin_leader_wait(large),
-            Err(Error::Overloaded { .. })
-        ));
-        waiting.push(admission.begin_leader_wait(0).expect("room"));
-        drop(waiting);
-        assert_eq!(admission.leader_waits.get(), 0);
+        let others = [
+            admission.begin_leader_wait(other, large),
+            admission.begin_leader_wait(None, 100),
+        ];
+        assert!(others.iter().all(Result::is_ok));
+        assert!(admission.begin_leader_wait(other, large).is_err());
+        drop((waiting, others));
+        assert_eq!(admission.leader_waits.used(), 0);
+        assert_eq!(admission.refused(), 3);
     }
 }

@@ -5,8 +5,11 @@
 //! append. The other shard forwards it no further: it answers, or says where the range is. If the
 //! connection breaks after the message may have been sent, the fate of a write is unknown. The same
 //! holds if the other shard falls silent: a process that is stopped keeps its connections open, so
-//! a shard that owes answers is asked from time to time whether it is alive. Lives on its shard's
-//! thread.
+//! a shard that owes answers is asked from time to time whether it is alive.
+//!
+//! The places on the way to a shard, and the memory of all requests on their way, are shared fairly by
+//! the ranges ([`crate::fair_share`]): a range whose leader is slow does not stop the requests for others.
+//! Lives on its shard's thread.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -18,17 +21,20 @@ use bytes::Bytes;
 use futures_util::future::{AbortHandle, AbortRegistration, Abortable};
 use slab::Slab;
 
+use super::admission::Part;
 use super::message::{self, Body, Found, Reply};
 use crate::env::{AsyncRuntime, Env, Instant, MessageClass, Now};
 use crate::error::Error;
+use crate::fair_share::Shared;
 use crate::frame::BODY_LEN_MAX;
 use crate::shard::Shard;
-use crate::types::Location;
+use crate::types::{Location, RangeId};
 
-/// Most requests that one shard may have on their way to one other shard.
-pub const FORWARDED_MAX: usize = 1024;
-/// Most bytes of the requests that one shard may have on their way.
-const FORWARDED_LEN_MAX: usize = 64 << 20;
+/// Most requests that one shard may have on their way to one other shard; for one range alone, half of them.
+pub const FORWARDED_MAX: usize = 2048;
+/// Most bytes of the requests that one shard may have on their way; for one range alone, half of them. A link
+/// to another node has room for all of them: it would refuse without looking at ranges.
+const FORWARDED_LEN_MAX: usize = 32 << 20;
 /// When a refused caller should try again, in milliseconds.
 const RETRY_AFTER_MS: u32 = 5;
 /// A shard that owes answers and has sent none for this long is asked whether it is alive; so is
@@ -39,14 +45,19 @@ const SILENT_AFTER: Duration = Duration::from_millis(800);
 
 /// The forwarded requests of one shard.
 pub(super) struct Forwarding<E: Env> {
-    len: Rc<Cell<usize>>,
+    /// Bytes of all requests.
+    bytes: Rc<Shared<Option<RangeId>>>,
     owing: Rc<RefCell<BTreeMap<Location, Rc<Owing<E>>>>>,
+    /// How many requests were refused because their range has its share of the places to a shard.
+    refused: Cell<u64>,
 }
 
 /// A shard that owes answers.
 struct Owing<E: Env> {
     /// What gives up each request that it has not answered, by number.
     asked: RefCell<Slab<AbortHandle>>,
+    /// The places on the way to it.
+    places: Rc<Shared<Option<RangeId>>>,
     /// When it last answered anything, or was first asked.
     heard: Cell<Now<E>>,
 }
@@ -61,16 +72,15 @@ pub(super) struct Admitted<E: Env> {
 
 /// The room of one request, released when it is dropped.
 struct Room<E: Env> {
-    all: Rc<Cell<usize>>,
-    len: usize,
     owing: Rc<Owing<E>>,
     /// The request's number there.
     number: usize,
+    /// Its place there, and its bytes.
+    _parts: [Part; 2],
 }
 
 impl<E: Env> Drop for Room<E> {
     fn drop(&mut self) {
-        self.all.set(self.all.get() - self.len);
         self.owing.asked.borrow_mut().remove(self.number);
     }
 }
@@ -78,22 +88,23 @@ impl<E: Env> Drop for Room<E> {
 impl<E: Env> Default for Forwarding<E> {
     fn default() -> Forwarding<E> {
         Forwarding {
-            len: Rc::default(),
+            bytes: Rc::new(Shared::new(FORWARDED_LEN_MAX)),
             owing: Rc::default(),
+            refused: Cell::new(0),
         }
     }
 }
 
 impl<E: Env> Forwarding<E> {
-    /// Takes room for a request to the shard at `to`.
+    /// Takes room for a request to the shard at `to`; it counts for this range.
     ///
     /// # Errors
-    /// [`Error::Overloaded`]: too many requests are on their way. [`Error::Invalid`]: this one is too
-    /// long.
+    /// [`Error::Overloaded`]: too many requests are on their way, and those of the range have their share.
+    /// [`Error::Invalid`]: this one is too long.
     pub fn admit(
         &self,
         shard: &Shard<E>,
-        to: Location,
+        (to, range): (Location, Option<RangeId>),
         request: &message::Request,
     ) -> Result<Admitted<E>, Error> {
         let message: Bytes = message::encode_request(request).into();
@@ -104,19 +115,18 @@ impl<E: Env> Forwarding<E> {
             return Err(Error::Invalid(rule.to_owned()));
         }
         let owing = self.owing(shard, to);
-        let is_full = owing.asked.borrow().len() >= FORWARDED_MAX;
-        if is_full || self.len.get() + len > FORWARDED_LEN_MAX {
-            let reason = "too many requests are on their way to other shards";
+        let Some(parts) = parts(&owing.places, &self.bytes, (range, len)) else {
+            self.refused.set(self.refused.get() + 1);
+            let reason = "as many requests are on their way to other shards as may, and those of the range \
+                          have their share";
             return Err(Error::overloaded(reason, RETRY_AFTER_MS));
-        }
-        self.len.set(self.len.get() + len);
+        };
         let (handle, gives_up) = AbortHandle::new_pair();
         let number = owing.asked.borrow_mut().insert(handle);
         let room = Room {
-            all: self.len.clone(),
-            len,
             owing,
             number,
+            _parts: parts,
         };
         Ok(Admitted {
             to,
@@ -124,6 +134,11 @@ impl<E: Env> Forwarding<E> {
             gives_up,
             room,
         })
+    }
+
+    /// How many requests were refused because their range has its share.
+    pub fn refused(&self) -> u64 {
+        self.refused.get()
     }
 
     /// What the shard at `to` owes. The first request starts a task that watches whether the shard is
@@ -135,6 +150,7 @@ impl<E: Env> Forwarding<E> {
         }
         let owing = Rc::new(Owing {
             asked: RefCell::default(),
+            places: Rc::new(Shared::new(FORWARDED_MAX)),
             heard: Cell::new(Now::<E>::now()),
         });
         all.insert(to, owing.clone());
@@ -154,6 +170,15 @@ impl<E: Env> Forwarding<E> {
         }));
         owing
     }
+}
+
+/// A place for a request of a range, and its bytes; `None` if the range has its share of either.
+fn parts(
+    places: &Rc<Shared<Option<RangeId>>>,
+    bytes: &Rc<Shared<Option<RangeId>>>,
+    (range, len): (Option<RangeId>, usize),
+) -> Option<[Part; 2]> {
+    Some([places.take(range, 1)?, bytes.take(range, len)?])
 }
 
 impl<E: Env> Owing<E> {
@@ -286,6 +311,28 @@ mod tests {
     fn answered(kind: Kind, answer: io::Result<Reply>) -> Result<Reply, Error> {
         let answer = answer.map(|reply| message::encode_reply(&reply).into());
         reply(kind, answer)
+    }
+
+    #[test]
+    fn one_range_takes_neither_all_places_to_a_shard_nor_all_bytes() {
+        let places = Rc::new(Shared::new(FORWARDED_MAX));
+        let bytes = Rc::new(Shared::new(FORWARDED_LEN_MAX));
+        let fill = |range, len| -> Vec<[Part; 2]> {
+            let taken = || parts(&places, &bytes, (Some(RangeId(range)), len));
+            std::iter::from_fn(taken).collect()
+        };
+        for len in [100, 64 << 10] {
+            let flood = fill(1, len);
+            let (most, all) = (FORWARDED_MAX / 2, FORWARDED_LEN_MAX / 2 / len);
+            assert_eq!(flood.len(), most.min(all), "{len}");
+            // Other ranges go on, also one that is not known here.
+            let others = [Some(RangeId(2)), None];
+            let others = others.map(|range| parts(&places, &bytes, (range, 1 << 20)));
+            assert!(others.iter().all(Option::is_some));
+            assert!(parts(&places, &bytes, (Some(RangeId(1)), len)).is_none());
+            drop((flood, others));
+            assert_eq!((places.used(), bytes.used()), (0, 0), "{len}");
+        }
     }
 
     #[test]

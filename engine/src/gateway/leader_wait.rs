@@ -14,7 +14,7 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::admission::Held;
+use super::admission::Part;
 use super::forwarding::{self, Kind, deadline_left};
 use super::message::{self, Body, Reply};
 use super::request::Call;
@@ -40,7 +40,7 @@ pub(super) struct LeaderWait<E: Env> {
     /// Whether the leader that a refusal names may be asked before another pause.
     may_follow: bool,
     /// Its room; it is taken at the first pause.
-    room: Option<Held>,
+    room: Option<Part>,
 }
 
 impl<E: Env> LeaderWait<E> {
@@ -76,7 +76,7 @@ impl<E: Env> LeaderWait<E> {
         self.may_follow = true;
         let admission = &gateway.inner.admission;
         if self.room.is_none() {
-            self.room = Some(admission.begin_leader_wait(len)?);
+            self.room = Some(admission.begin_leader_wait(gateway.range_of(key), len)?);
         }
         let until = self.until.min(Now::<E>::now() + self.pause);
         self.pause = PAUSE_MAX.min(self.pause * 2);
@@ -215,7 +215,7 @@ impl<E: Env> Gateway<E> {
         body: Body,
         first: Result<Location, Error>,
     ) -> Result<Reply, Error> {
-        let (kind, key, len) = (Kind::of(&body), body.first_key(), body.len_in_bytes());
+        let (key, len) = (body.first_key(), body.len_in_bytes());
         let mut request = message::Request {
             left_us: None,
             token: call.token,
@@ -227,7 +227,7 @@ impl<E: Env> Gateway<E> {
         loop {
             let routes = self.inner.shard.routes_version();
             let (asked, reply) = match next {
-                Ok(to) => (to, self.ask(to, kind, &mut request, call.deadline).await),
+                Ok(to) => (to, self.ask(to, &key, &mut request, call.deadline).await),
                 Err(error) => (self.inner.here, Err(error)),
             };
             let (Err(error)
@@ -252,21 +252,23 @@ impl<E: Env> Gateway<E> {
         }
     }
 
-    /// Sends a request to a shard, which may be this one, and waits for its answer.
+    /// Sends a request for a key to a shard, which may be this one, and waits for its answer.
     async fn ask(
         &self,
         to: Location,
-        kind: Kind,
+        key: &[u8],
         request: &mut message::Request,
         deadline: Option<Now<E>>,
     ) -> Result<Reply, Error> {
+        let kind = Kind::of(&request.body);
         request.left_us = deadline.map(deadline_left::<E>);
         if to == self.inner.here {
             let answer = self.receive(&message::encode_request(request)).await;
             return forwarding::reply(kind, Ok(answer));
         }
         let shard = &self.inner.shard;
-        let admitted = self.inner.forwarding.admit(shard, to, request)?;
+        let room_of = (to, self.range_of(key));
+        let admitted = self.inner.forwarding.admit(shard, room_of, request)?;
         forwarding::reply(kind, admitted.send(shard, deadline).await)
     }
 

@@ -142,9 +142,16 @@ impl<E: Env> Gateway<E> {
         self.inner.admission.in_flight()
     }
 
-    /// How many requests were refused because their range fills the shard.
+    /// How many requests were refused because their range has its share of what the ranges of the shard
+    /// share.
     pub fn overloaded(&self) -> u64 {
-        self.inner.shard.overloaded() + self.inner.admission.scans_refused()
+        let Inner {
+            admission,
+            forwarding,
+            shard,
+            ..
+        } = self.inner.as_ref();
+        shard.overloaded() + admission.refused() + forwarding.refused()
     }
 
     /// Waits until no request is held.

@@ -353,6 +353,8 @@ impl<E: Env> Gateway<E> {
         call: &Call<E>,
         keys: Vec<Blob>,
     ) -> Result<(Values, Timestamp), Error> {
+        // Those of several ranges count for the first one.
+        let range = keys.first().and_then(|key| self.range_of(key));
         let request = message::Request {
             left_us: call.deadline.map(deadline_left::<E>),
             token: call.token,
@@ -360,7 +362,7 @@ impl<E: Env> Gateway<E> {
             body: Body::MultiGet { keys },
         };
         let shard = &self.inner.shard;
-        let admitted = self.inner.forwarding.admit(shard, to, &request)?;
+        let admitted = self.inner.forwarding.admit(shard, (to, range), &request)?;
         let answer = admitted.send(shard, call.deadline).await;
         let reply = forwarding::reply(Kind::MultiGet, answer)?;
         match reply.result? {

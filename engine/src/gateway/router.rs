@@ -11,7 +11,7 @@ use super::responder::Responder;
 use crate::env::Env;
 use crate::error::Error;
 use crate::request::Target;
-use crate::types::{Location, Route};
+use crate::types::{Location, RangeId, Route};
 
 /// Where the leader of a key's range is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,6 +39,12 @@ impl<E: Env> Gateway<E> {
     /// Where the directory says that a key's range is led.
     pub(super) fn look_up(&self, key: &[u8]) -> Lookup {
         look_up(&self.inner.directory.borrow(), self.inner.here, key)
+    }
+
+    /// The range that has a key by the directory: what a request takes of what ranges share counts for it.
+    pub(super) fn range_of(&self, key: &[u8]) -> Option<RangeId> {
+        let directory = self.inner.directory.borrow();
+        directory.find(key).map(|route| route.range)
     }
 
     /// The place that answers a request for a key. If the caller follows routes, the replica on this
@@ -105,7 +111,7 @@ pub(super) fn leader_in(lookup: Lookup, here: Location) -> Result<Location, Erro
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::types::{Epoch, KeyRange, NodeId, RangeId, ShardId};
+    use crate::types::{Epoch, KeyRange, NodeId, ShardId};
 
     #[test]
     fn a_key_is_here_beside_or_away() {

@@ -133,7 +133,7 @@ impl<E: Env> Inner<E> {
     ) -> Result<ClusterResponse, Fatal> {
         let refused = |why: String| Ok(ClusterResponse::Refused(OrderError::busy(why)));
         let at = self.location;
-        let mut parts = 0;
+        let (mut parts, mut is_durable) = (0, true);
         for range in [left, right] {
             let found = self.of_range(range);
             let found = found.filter(|found| {
@@ -144,13 +144,16 @@ impl<E: Env> Inner<E> {
                 return refused(format!("shard {at} has no replica of range {range} now"));
             };
             parts += replica.parts().count();
+            is_durable &= replica.durable_up_to() >= replica.with_state(|state| state.applied);
         }
         if parts > PARTS_MAX {
             return refused(format!(
                 "the replica on shard {at} would have its rows in {parts} parts, and may have {PARTS_MAX}"
             ));
         }
-        self.store.flush().await?;
+        if !is_durable {
+            self.store.flush().await?;
+        }
         Ok(ClusterResponse::Done)
     }
 

@@ -2,12 +2,10 @@
 //! moves replicas of the right range to the shards of the left one, and then has the left leader merge
 //! ([`super::merge`]). Runs on the shard that hosts the manager.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
-
-use futures_util::future::join_all;
 
 use super::Inner;
 use super::auto_splits::Splits;
@@ -61,7 +59,8 @@ impl<T> Default for BoundsOrders<T> {
 
 /// The merges of the manager's own.
 pub(super) struct Merges<T> {
-    is_running: Cell<bool>,
+    /// The ranges that are being merged, with their right neighbours.
+    under_way: RefCell<Vec<(RangeId, RangeId)>>,
     /// Ranges that were not merged, and are not tried again for a while.
     paused: RefCell<BTreeMap<RangeId, Backoff<T>>>,
 }
@@ -69,7 +68,7 @@ pub(super) struct Merges<T> {
 impl<T> Default for Merges<T> {
     fn default() -> Merges<T> {
         Merges {
-            is_running: Cell::new(false),
+            under_way: RefCell::default(),
             paused: RefCell::default(),
         }
     }
@@ -176,32 +175,33 @@ impl<E: Env> Inner<E> {
         }
     }
 
-    /// Begins to merge ranges that are small and cold, unless that is under way.
+    /// Begins to merge ranges that are small and cold, as many as may be merged at a time.
     pub(super) fn merge_cold(self: &Rc<Self>) {
         let now = Now::<E>::now();
         let wall_ms = self.around.clock.wall_ms();
-        let Merges { is_running, paused } = &self.management.bounds_orders.merges;
-        if is_running.get() {
-            return;
-        }
+        let Merges { under_way, paused } = &self.management.bounds_orders.merges;
         let due = match self.management.manager.borrow().as_ref() {
             Some(manager) => {
                 let paused = paused.borrow();
                 let is_paused =
                     |range: RangeId| paused.get(&range).is_some_and(|pause| pause.lasts(now));
-                manager.mergeable(now, wall_ms, is_paused)
+                manager.mergeable((now, wall_ms), &under_way.borrow(), is_paused)
             }
             None => return,
         };
-        if due.is_empty() {
-            return;
+        under_way.borrow_mut().extend(&due);
+        for pair in due {
+            let inner = self.clone();
+            drop(E::Runtime::spawn(async move {
+                inner.merge_one(pair.0).await;
+                let Merges { under_way, .. } = &inner.management.bounds_orders.merges;
+                under_way.borrow_mut().retain(|other| *other != pair);
+                // The next one need not wait for the manager's next round.
+                if !inner.closing.get() {
+                    inner.merge_cold();
+                }
+            }));
         }
-        is_running.set(true);
-        let inner = self.clone();
-        drop(E::Runtime::spawn(async move {
-            join_all(due.iter().map(|range| inner.merge_one(*range))).await;
-            inner.management.bounds_orders.merges.is_running.set(false);
-        }));
     }
 
     async fn merge_one(self: &Rc<Self>, range: RangeId) {

@@ -373,8 +373,7 @@ impl<E: Env> Shard<E> {
     fn decide_now(&self, replica: &Replica<E>, mut write: Batch) -> Batch {
         let hold = write.conditions.iter().all(|condition| {
             let look = |found: Option<(&[u8], Timestamp)>| holds(&condition.expected, found);
-            let data_id = replica.data_id_of(&condition.key);
-            let read = self.look(data_id, &condition.key, Timestamp::MAX, look);
+            let read = self.look(replica, &condition.key, Timestamp::MAX, look);
             matches!(read, Ok(Read::Done(true)))
         });
         if hold {
@@ -414,9 +413,10 @@ impl<E: Env> Shard<E> {
         self.inner.digests.stats()
     }
 
-    /// How many writes were refused because their range fills the shard, or its own queue.
+    /// How many writes, and reads that need the disk, were refused because their range fills the shard, or
+    /// its own queue.
     pub fn overloaded(&self) -> u64 {
-        self.inner.store.writes.refused()
+        self.inner.store.writes.refused() + self.inner.store.cold_reads_refused()
     }
 
     /// Counters, and the status of every range.

@@ -109,7 +109,7 @@ impl<E: Env> Shard<E> {
                         bytes += found.map_or(0, |(value, _)| value.len());
                         take(key, KeyTurn::Found(found));
                     };
-                    match self.look(replica.data_id_of(key), key, moment.at, look) {
+                    match self.look(&replica, key, moment.at, look) {
                         Ok(Read::Done(())) => replica.usage.has_read(key, bytes, began),
                         Ok(Read::Wait(_)) => take(key, KeyTurn::Left(moment)),
                         Err(error) => take(key, KeyTurn::Refused(&error)),
@@ -205,7 +205,7 @@ impl<E: Env> Shard<E> {
             bytes += found.map_or(0, |(value, _)| value.len());
             look(found)
         };
-        let read = self.look(replica.data_id_of(key), key, at, look)?;
+        let read = self.look(&replica, key, at, look)?;
         if matches!(read, Read::Done(_)) {
             replica.usage.has_read(key, bytes, began);
         }

@@ -20,7 +20,7 @@ use crate::error::{Error, Fate};
 use crate::mutant::{self, Mutant};
 use crate::range::replica::Replica;
 use crate::request::{Read, Target, Wait};
-use crate::types::{DataId, Timestamp};
+use crate::types::Timestamp;
 
 /// Pause before a read that was not confirmed is tried again.
 const CONFIRM_RETRY_INTERVAL: Duration = Duration::from_millis(25);
@@ -100,7 +100,7 @@ impl<E: Env> Shard<E> {
             bytes += found.map_or(0, |(value, _)| value.len());
             look(found)
         };
-        let read = self.look(replica.data_id_of(key), key, Timestamp::MAX, look)?;
+        let read = self.look(replica, key, Timestamp::MAX, look)?;
         if matches!(read, Read::Done(_)) {
             replica.usage.has_read(key, bytes, began);
         }
@@ -111,18 +111,19 @@ impl<E: Env> Shard<E> {
     /// memory, it is being fetched from now on, and the read must wait for it.
     pub(super) fn look<R>(
         &self,
-        data_id: DataId,
+        replica: &Replica<E>,
         key: &[u8],
         at: Timestamp,
         look: impl FnOnce(Option<(&[u8], Timestamp)>) -> R,
     ) -> Result<Read<R>, Error> {
+        let data_id = replica.data_id_of(key);
         let read = self.inner.store.try_newest(data_id, key, at, |found| {
             look(found.and_then(|(version, value)| value.map(|value| (value, version))))
         });
         match read.map_err(|error| self.lost(error.into()))? {
             Ok(seen) => Ok(Read::Done(seen)),
             Err(block) => {
-                self.inner.store.fetch(block)?;
+                self.inner.store.fetch(replica.group.range, block)?;
                 Ok(Read::Wait(Wait::Block(block)))
             }
         }

@@ -292,7 +292,9 @@ impl<E: Env> Inner<E> {
 async fn campaign<E: Env>(raft: &RaftGroup<E>) -> Result<(), Fatal> {
     for after in CAMPAIGNS_AFTER_MS {
         <E::Runtime as AsyncRuntime>::sleep(Duration::from_millis(after)).await;
-        if raft.is_retired() || raft.role() != Role::Voter || raft.has_heard(Now::<E>::now()) {
+        let is_over = raft.is_retired() || raft.role() != Role::Voter;
+        // One that votes alone leads as soon as its vote is durable: to campaign again would begin that anew.
+        if is_over || raft.is_alone() || raft.has_heard(Now::<E>::now()) {
             return Ok(());
         }
         raft.campaign().await?;

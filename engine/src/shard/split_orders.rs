@@ -1,6 +1,7 @@
 //! Orders to split ranges, of operators and of the manager itself ([`super::auto_splits`]), as the manager
 //! carries them out: ids first, then one split after the other, by halves ([`SplitOrder`]), and last until
-//! when the ranges are held against merging.
+//! when the ranges are held against merging. An order for many keys makes coarse parts first, and goes on when
+//! these are scattered over nodes and shards.
 //!
 //! The leader of a range splits it ([`super::split`]), and reports both ranges at once; the next split of
 //! either begins when that report is there. A leader that has lost its leadership refuses, and the new one
@@ -22,6 +23,7 @@ use crate::env::{AsyncRuntime, Env, Instant, Now};
 use crate::error::{Fate, OrderError};
 use crate::limits::SPLIT_KEYS_MAX;
 use crate::notify::Count;
+use crate::range::Descriptor;
 use crate::types::{Location, RangeId};
 
 /// How long an order may take: then no other split is begun.
@@ -35,6 +37,8 @@ const SPLITS_MAX: usize = 8;
 const FIRST_PATIENCE: Duration = Duration::from_millis(1500);
 /// The same for the ranges that the order makes: they elect a leader first, and are reported.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long coarse parts may take to be scattered. What is left is not begun then: balance does it later.
+const SCATTER_PATIENCE: Duration = Duration::from_secs(15);
 /// Pause before it is asked again.
 const RETRY_INTERVAL: Duration = Duration::from_millis(20);
 /// How long a split whose end is not known may take until a report tells that it was made.
@@ -76,7 +80,15 @@ impl<E: Env> Inner<E> {
         let mut order = loop {
             let keys = keys.clone();
             let tried = Now::<E>::now();
-            match self.of_manager(|manager| manager.begin_split(range, keys, tried)) {
+            let ranges = keys.len() + 1;
+            let begun = self.of_manager(|manager| {
+                let mut order = manager.begin_split(range, keys, tried)?;
+                if reason == SplitReason::Manual {
+                    order.begin_coarse(manager.coarse_parts(ranges, tried));
+                }
+                Ok(order)
+            });
+            match begun {
                 None => return self.not_here(),
                 // A split that was ordered before has just ended, and is about to be reported.
                 Some(Err(OrderError::Busy { .. } | OrderError::Conflict(_)))
@@ -93,6 +105,27 @@ impl<E: Env> Inner<E> {
         }
         let decision = self.note_split(range, keys.len(), reason);
         let until = now + ORDER_TIMEOUT;
+        self.split_pieces(&mut order, reason, until).await;
+        if order.is_coarse() {
+            let parts = order.parts().iter().map(|part| part.range).collect();
+            self.scatter_parts(parts).await;
+        }
+        if order.go_on() {
+            self.split_pieces(&mut order, reason, until).await;
+        }
+        self.hold(range, &mut order, held_until_ms).await;
+        let response = order.response();
+        self.note_end(decision, &response);
+        response
+    }
+
+    /// Makes the splits of an order, several at a time.
+    async fn split_pieces(
+        self: &Rc<Self>,
+        order: &mut SplitOrder,
+        reason: SplitReason,
+        until: Now<E>,
+    ) {
         let mut under_way = FuturesUnordered::new();
         loop {
             while under_way.len() < SPLITS_MAX
@@ -101,15 +134,35 @@ impl<E: Env> Inner<E> {
                 under_way.push(self.split_piece(piece, reason, until));
             }
             let Some((piece, result)) = under_way.next().await else {
-                break;
+                return;
             };
             order.ended(piece, result);
         }
-        drop(under_way);
-        self.hold(range, &mut order, held_until_ms).await;
-        let response = order.response();
-        self.note_end(decision, &response);
-        response
+    }
+
+    /// Has the coarse parts of a range spread over nodes and shards, and waits for it, but not for ever.
+    async fn scatter_parts(self: &Rc<Self>, parts: Vec<RangeId>) {
+        let until = Now::<E>::now() + SCATTER_PATIENCE;
+        let is_over = || self.closing.get() || Now::<E>::now() >= until;
+        // A part that has just been made elects a leader first.
+        let are_led = |manager: &mut Manager<Now<E>>| {
+            let now = Now::<E>::now();
+            let mut parts = parts.iter();
+            parts.all(|part| manager.splittable(*part, now).is_ok())
+        };
+        while self.of_manager(are_led) == Some(false) && !is_over() {
+            E::Runtime::sleep(RETRY_INTERVAL).await;
+        }
+        self.of_manager(|manager| {
+            let is_part = |descriptor: &Descriptor| parts.contains(&descriptor.range);
+            manager.scatter_those(is_part, Now::<E>::now())
+        });
+        self.report_soon();
+        let is_left = |manager: &mut Manager<Now<E>>| manager.scattering(&parts) > 0;
+        while self.of_manager(is_left) == Some(true) && !is_over() {
+            E::Runtime::sleep(RETRY_INTERVAL).await;
+        }
+        self.of_manager(|manager| manager.stop_scattering(&parts));
     }
 
     /// Splits a range into parts of about the same size.

@@ -3,7 +3,8 @@
 //! Such a read never waits within its turn of the shard's thread: [`Store::try_newest`] names the
 //! block, [`Store::fetch`] has it fetched, the read's task waits with [`Store::fetched`], and then it
 //! reads again. So it delays nobody but its own client. Reads that need the same block share one fetch. When the disk has
-//! read a block, those alone go on that wait for it.
+//! read a block, those alone go on that wait for it. The places for blocks that are on their way are
+//! shared fairly by the ranges ([`crate::fair_share`]); a block counts for the range whose read was the first.
 //!
 //! What the task may rely on after the wait is the matter of its caller: the lease may have run out,
 //! the replica may be gone, and even the block may have left the memory again.
@@ -18,10 +19,11 @@ use super::Store;
 use crate::distribution::Distribution;
 use crate::env::{Env, Instant, Now};
 use crate::error::{Error, Fatal};
+use crate::fair_share::{Part, Shared};
 use crate::limits::COLD_BLOCKS_MAX;
 use crate::lsm::{LsmError, keys};
 use crate::notify::Notify;
-use crate::types::{ColdBlock, DataId, Timestamp};
+use crate::types::{ColdBlock, DataId, RangeId, Timestamp};
 
 /// Most microseconds of a wait in the histogram, a minute; longer ones count as this.
 const MICROS_MAX: u64 = 60_000_000;
@@ -40,15 +42,17 @@ pub struct ColdReadStats {
 }
 
 /// A block that is on its way from the disk.
-#[derive(Default)]
 struct Fetch {
     is_done: Cell<bool>,
     done: Notify,
+    /// Its place.
+    _place: Part<RangeId>,
 }
 
 /// The blocks that reads wait for.
 pub(super) struct ColdReads {
     fetches: RefCell<FxHashMap<ColdBlock, Rc<Fetch>>>,
+    places: Rc<Shared<RangeId>>,
     reads: Cell<u64>,
     wait_micros: RefCell<Distribution>,
 }
@@ -57,6 +61,7 @@ impl Default for ColdReads {
     fn default() -> ColdReads {
         ColdReads {
             fetches: RefCell::default(),
+            places: Rc::new(Shared::new(COLD_BLOCKS_MAX)),
             reads: Cell::new(0),
             wait_micros: RefCell::new(Distribution::new(MICROS_MAX)),
         }
@@ -64,21 +69,27 @@ impl Default for ColdReads {
 }
 
 impl ColdReads {
-    /// Notes that a block is needed; gives whether it must be fetched, because no other read has asked
+    /// Notes that a range needs a block; gives whether it must be fetched, because no other read has asked
     /// for it.
     ///
     /// # Errors
-    /// [`Error::Overloaded`] with [`COLD_BLOCKS_MAX`] blocks on their way.
-    fn begin(&self, block: ColdBlock) -> Result<bool, Error> {
+    /// [`Error::Overloaded`]: the range has its share of the [`COLD_BLOCKS_MAX`] that may be on their way.
+    fn begin(&self, range: RangeId, block: ColdBlock) -> Result<bool, Error> {
         let mut fetches = self.fetches.borrow_mut();
         if fetches.contains_key(&block) {
             return Ok(false);
         }
-        if fetches.len() >= COLD_BLOCKS_MAX {
-            let reason = "too many reads wait for the disk";
+        let Some(place) = self.places.take(range, 1) else {
+            let reason =
+                "as many reads wait for the disk as may, and those of the range have their share";
             return Err(Error::overloaded(reason, RETRY_AFTER_MS));
-        }
-        fetches.insert(block, Rc::default());
+        };
+        let fetch = Fetch {
+            is_done: Cell::new(false),
+            done: Notify::default(),
+            _place: place,
+        };
+        fetches.insert(block, Rc::new(fetch));
         Ok(true)
     }
 
@@ -123,12 +134,12 @@ impl<E: Env> Store<E> {
         })
     }
 
-    /// Has a block fetched that a read needs, unless it is on its way.
+    /// Has a block fetched that a read of a range needs, unless it is on its way.
     ///
     /// # Errors
-    /// [`Error::Overloaded`].
-    pub fn fetch(&self, block: ColdBlock) -> Result<(), Error> {
-        if self.cold_reads.begin(block)? {
+    /// [`Error::Overloaded`]: too many blocks are on their way, and the range has its share of them.
+    pub fn fetch(&self, range: RangeId, block: ColdBlock) -> Result<(), Error> {
+        if self.cold_reads.begin(range, block)? {
             self.lsm.borrow().fetch(block);
         }
         Ok(())
@@ -159,6 +170,11 @@ impl<E: Env> Store<E> {
         self.lsm.borrow_mut().on_fetched(call);
     }
 
+    /// How many reads were refused because their range has its share of the blocks on their way.
+    pub fn cold_reads_refused(&self) -> u64 {
+        self.cold_reads.places.refused()
+    }
+
     /// Counters of reads that needed the disk.
     pub fn cold_reads(&self) -> ColdReadStats {
         ColdReadStats {
@@ -177,6 +193,8 @@ mod tests {
 
     use super::*;
 
+    const RANGE: RangeId = RangeId(1);
+
     fn block(number: u64) -> ColdBlock {
         ColdBlock {
             table: number / 1000,
@@ -188,7 +206,7 @@ mod tests {
     #[test]
     fn reads_of_one_block_share_its_fetch_and_no_other_read_goes_on_with_them() {
         let reads = ColdReads::default();
-        let begins = [1, 2, 1].map(|number| reads.begin(block(number)));
+        let begins = [1, 2, 1].map(|number| reads.begin(RANGE, block(number)));
         assert_eq!(begins, [Ok(true), Ok(true), Ok(false)]);
         let mut of_one = pin!(async {
             let both = [reads.fetched(block(1)), reads.fetched(block(1))];
@@ -201,7 +219,11 @@ mod tests {
         reads.end(block(1));
         assert!(of_other.as_mut().poll(cx).is_pending());
         assert_eq!(of_one.as_mut().poll(cx), Poll::Ready(vec![true, true]));
-        assert_eq!(reads.begin(block(1)), Ok(true), "it may leave the memory");
+        assert_eq!(
+            reads.begin(RANGE, block(1)),
+            Ok(true),
+            "it may leave the memory"
+        );
         reads.end(block(2));
         assert!(of_other.as_mut().poll(cx).is_ready());
         assert_eq!(reads.reads.get(), 3);
@@ -210,7 +232,7 @@ mod tests {
     #[test]
     fn a_block_that_has_come_before_the_wait_is_not_waited_for() {
         let reads = ColdReads::default();
-        assert_eq!(reads.begin(block(1)), Ok(true));
+        assert_eq!(reads.begin(RANGE, block(1)), Ok(true));
         reads.end(block(1));
         let mut late = pin!(reads.fetched(block(1)));
         let cx = &mut Context::from_waker(Waker::noop());
@@ -218,14 +240,24 @@ mod tests {
     }
 
     #[test]
-    fn no_more_blocks_than_the_limit_are_on_their_way() {
+    fn no_more_blocks_than_the_limit_are_on_their_way_and_one_range_does_not_take_all_places() {
         let reads = ColdReads::default();
-        let most = COLD_BLOCKS_MAX as u64;
-        assert!((0..most).all(|number| reads.begin(block(number)) == Ok(true)));
-        let more = reads.begin(block(most));
-        assert!(matches!(more, Err(Error::Overloaded { .. })), "{more:?}");
-        assert_eq!(reads.begin(block(0)), Ok(false), "others may join");
-        reads.end(block(7));
-        assert_eq!(reads.begin(block(most)), Ok(true));
+        let share = COLD_BLOCKS_MAX as u64 / 2;
+        assert!((0..share).all(|number| reads.begin(RANGE, block(number)) == Ok(true)));
+        let more = reads.begin(RANGE, block(share));
+        assert!(
+            matches!(more, Err(Error::Overloaded { retry_after_ms, .. }) if retry_after_ms > 0),
+            "{more:?}"
+        );
+        assert_eq!(reads.begin(RANGE, block(0)), Ok(false), "others may join");
+        // Other ranges have places, until there are none.
+        let other = RangeId(2);
+        assert!((share..share * 3 / 2).all(|number| reads.begin(other, block(number)) == Ok(true)));
+        assert!(reads.begin(other, block(share * 2)).is_err());
+        assert_eq!(reads.begin(RangeId(3), block(share * 2)), Ok(true));
+        assert_eq!(reads.places.refused(), 2);
+        // A range that gets blocks may have more.
+        (0..share).for_each(|number| reads.end(block(number)));
+        assert_eq!(reads.begin(RANGE, block(share * 3)), Ok(true));
     }
 }

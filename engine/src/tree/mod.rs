@@ -8,6 +8,7 @@
 pub mod budget;
 pub mod cold_reads;
 pub mod departures;
+mod flush_turns;
 mod mark;
 mod sizes;
 
@@ -32,6 +33,7 @@ use crate::notify::Notify;
 use crate::tree::budget::WriteBudget;
 use crate::tree::cold_reads::ColdReads;
 use crate::tree::departures::Departures;
+use crate::tree::flush_turns::FlushTurns;
 use crate::types::{DataId, ReplicaId, Timestamp};
 use crate::wal::{Position, Wal};
 pub use mark::TreeMark;
@@ -95,6 +97,7 @@ pub struct Store<E: Env> {
     wal: Wal<E>,
     replicas: RefCell<BTreeMap<ReplicaId, Weak<dyn Participant>>>,
     frozen: RefCell<VecDeque<Frozen>>,
+    flush_turns: FlushTurns,
     /// The log's position when the newest installed memtable froze: a start replays from here.
     replay_from: Cell<Position>,
     /// What the tree records of its log; `flushes` as of the last freeze.
@@ -125,6 +128,7 @@ impl<E: Env> Store<E> {
             wal,
             replicas: RefCell::default(),
             frozen: RefCell::default(),
+            flush_turns: FlushTurns::default(),
             replay_from: Cell::new(replay_from),
             mark: Cell::default(),
             changed: Notify::default(),
@@ -403,12 +407,16 @@ impl<E: Env> Store<E> {
     /// # Errors
     /// A state row cannot be encoded, or the tree has failed.
     pub async fn flush(&self) -> Result<(), Fatal> {
+        let Some(turn) = self.flush_turns.next().await else {
+            return Ok(());
+        };
         let id = self.freeze()?;
         while !self.is_installed(id) {
             if !self.poll()? {
                 let _ = E::Runtime::timeout(ROOM_POLL_INTERVAL, self.changed.next()).await;
             }
         }
+        turn.done();
         Ok(())
     }
 

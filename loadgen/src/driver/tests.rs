@@ -9,7 +9,7 @@ use crate::workload::Workload;
 const RECORDS: u64 = 500;
 
 fn plan(workload: Workload) -> Arc<Plan> {
-    let layout = KeyLayout::new(16, RECORDS).unwrap();
+    let layout = KeyLayout::new(16, RECORDS, false).unwrap();
     let distribution = Distribution::new(workload.usual_distribution(), RECORDS);
     Arc::new(Plan::new(workload, distribution, layout, (32, RECORDS, 1)))
 }

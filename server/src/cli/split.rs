@@ -2,7 +2,8 @@
 //!
 //! The keys of a file that are in one range may be too many for one order. Then a few of them that lie
 //! evenly among the others come first, and the keys between them follow in orders to the ranges that are
-//! there now. A key at which a range begins already needs nothing, so a command that has ended early is
+//! there now, several at a time. The cluster spreads the parts of the first order over nodes and shards, so
+//! those that follow are carried out all over the cluster. A key at which a range begins already needs nothing, so a command that has ended early is
 //! repeated.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -10,9 +11,11 @@ use std::io::Write;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use rangedb_client::Client;
 use rangedb_client::admin::{Admin, Range, SplitFailure, SplitPart};
-use rangedb_protocol::admin;
+use rangedb_protocol::admin::Split;
 use rangedb_protocol::limits::{ADMIN_COMMAND_LEN_MAX, KEY_LEN_MAX, check_key};
 use rangedb_server::admin::json::of_state;
 
@@ -25,6 +28,8 @@ const FILE_KEYS_MAX: usize = 10_000;
 pub(super) const FILE_LEN_MAX: usize = FILE_KEYS_MAX * (2 * KEY_LEN_MAX + 2);
 /// Most keys of one order: it answers while a person still waits.
 const ORDER_KEYS_MAX: usize = 256;
+/// Orders to different ranges that are given at the same time.
+const ORDERS_AT_ONCE: usize = 16;
 /// Most bytes of one order's keys, as they are sent.
 const ORDER_LEN_MAX: usize = ADMIN_COMMAND_LEN_MAX - 1024;
 
@@ -107,7 +112,7 @@ pub(super) async fn perform(
                 Ok(()) => None,
             };
             let ranges = bulk.parts.into_values().collect();
-            admin::Split { ranges, failed }
+            Split { ranges, failed }
         }
     };
     let exit = printer.applied(out, of_state(&answer)?, table(&answer.ranges).trim_end())?;
@@ -161,39 +166,75 @@ impl Bulk {
     async fn split_all(&mut self, keys: Vec<Vec<u8>>, until: Instant) -> Result<(), Trouble> {
         let ranges = self.admin.ranges().await?;
         let mut left: VecDeque<KeysOfRange> = by_range(&ranges, keys)?.into();
-        while let Some((range, keys)) = left.pop_front() {
-            if Instant::now() >= until {
-                let keys = keys.len() + left.iter().map(|(_, keys)| keys.len()).sum::<usize>();
-                let exit = Exit::Refused;
-                let message = format!(
-                    "the time is over, and {keys} keys are left; repeat the command, or have --timeout \
-                     wait longer"
-                );
-                return Err(Trouble { exit, message });
+        let (admin, hold) = (self.admin.clone(), self.hold);
+        let mut given = FuturesUnordered::new();
+        // After a failure the orders that were given are waited for, and no more are given.
+        let mut failed = None;
+        loop {
+            if failed.is_none() && Instant::now() >= until && !left.is_empty() {
+                let keys: usize = left.iter().map(|(_, keys)| keys.len()).sum();
+                failed = Some(Trouble {
+                    exit: Exit::Refused,
+                    message: format!(
+                        "the time is over, and {keys} keys or more are left; repeat the command, or have \
+                         --timeout wait longer"
+                    ),
+                });
             }
-            let (now, later) = first_keys(keys);
-            let split = self.admin.split_range(range, &now, Some(self.hold)).await?;
-            let parts = split.ranges.iter();
-            let begins = parts.map(|part| (part.start.clone(), part.clone()));
-            self.parts.extend(begins);
-            if let Some(SplitFailure { reason, unknown }) = split.failed {
-                let exit = match unknown {
-                    true => Exit::FateUnknown,
-                    false => Exit::Refused,
-                };
-                let message = format!("{reason}; repeat the command when that has passed");
-                return Err(Trouble { exit, message });
+            while failed.is_none()
+                && given.len() < ORDERS_AT_ONCE
+                && let Some((range, keys)) = left.pop_front()
+            {
+                let admin = &admin;
+                given.push(async move {
+                    let (now, later) = first_keys(keys);
+                    let split = admin.split_range(range, &now, Some(hold)).await;
+                    (split, later)
+                });
             }
-            let mut later = later.into_iter().peekable();
-            for part in split.ranges {
-                let is_in = |key: &Vec<u8>| part.end.as_ref().is_none_or(|end| key < end);
-                let keys: Vec<_> = std::iter::from_fn(|| later.next_if(is_in)).collect();
-                if !keys.is_empty() {
-                    left.push_back((part.id, keys));
-                }
+            let Some((split, later)) = given.next().await else {
+                return failed.map_or(Ok(()), Err);
+            };
+            match split {
+                Ok(split) => match self.take(split, later) {
+                    Ok(follow) => left.extend(follow),
+                    Err(trouble) => worse(&mut failed, trouble),
+                },
+                Err(error) => worse(&mut failed, error.into()),
             }
         }
-        Ok(())
+    }
+
+    /// Takes the answer to an order; gives the keys of later orders by the ranges that have them now.
+    fn take(&mut self, split: Split, later: Vec<Vec<u8>>) -> Result<Vec<KeysOfRange>, Trouble> {
+        let parts = split.ranges.iter();
+        let begins = parts.map(|part| (part.start.clone(), part.clone()));
+        self.parts.extend(begins);
+        if let Some(SplitFailure { reason, unknown }) = split.failed {
+            let exit = match unknown {
+                true => Exit::FateUnknown,
+                false => Exit::Refused,
+            };
+            let message = format!("{reason}; repeat the command when that has passed");
+            return Err(Trouble { exit, message });
+        }
+        let mut later = later.into_iter().peekable();
+        let mut follow = Vec::new();
+        for part in split.ranges {
+            let is_in = |key: &Vec<u8>| part.end.as_ref().is_none_or(|end| key < end);
+            let keys: Vec<_> = std::iter::from_fn(|| later.next_if(is_in)).collect();
+            if !keys.is_empty() {
+                follow.push((part.id, keys));
+            }
+        }
+        Ok(follow)
+    }
+}
+
+/// Notes a failure. The first one counts, but one whose end is not known before all others.
+fn worse(failed: &mut Option<Trouble>, trouble: Trouble) {
+    if failed.is_none() || trouble.exit == Exit::FateUnknown {
+        *failed = Some(trouble);
     }
 }
 

@@ -67,7 +67,7 @@ pub(super) const METRICS: &[Metric] = &[
     ),
     counter(
         "rangedb_range_overloaded_total",
-        "Requests that were refused because their range fills its shard: writes and scans beyond its fair share.",
+        "Requests that were refused because their range has its fair share of what the ranges of the shard share.",
         Source::Shard(|report| report.overloaded as f64),
     ),
     gauge(
