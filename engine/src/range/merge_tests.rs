@@ -251,7 +251,7 @@ fn a_range_remembers_the_borders_that_it_lost_until_nobody_reads_from_before_the
     let merge = RangeOrder::Merge(merge_of(&right));
     assert!(is_done(&order(&mut left, 100, &merge)));
     let merged = (b"m".to_vec(), left.last_ts);
-    assert_eq!(left.borders.all(), [merged.clone()]);
+    assert_eq!(left.borders.all(), std::slice::from_ref(&merged));
     // The right range had taken over others, too.
     let earlier = (b"t".to_vec(), Timestamp::from_ms(30));
     absorb_borders(&mut left, vec![earlier.clone()]);
