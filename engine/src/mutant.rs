@@ -71,8 +71,13 @@ pub enum Mutant {
     RowOfRemovedReplica,
     /// A multi-get that goes on in a later turn reads what is newest by then.
     MultiGetAtTwoMoments,
-    /// A read that has waited for the disk does not check the lease again.
-    LeaseUncheckedAfterColdRead,
+    /// A read without a lease that meets a block which is not in memory waits for that alone, and for no
+    /// majority.
+    ///
+    /// It stands for a read that does not check the lease again after it has waited for the disk. That is
+    /// harmless: the read had a lease when it began, so everything acknowledged before that is applied here,
+    /// and what is applied only grows. What it finds at its end was true at a moment of the call.
+    ColdReadUnconfirmed,
     /// The manager gives leaderships to a node that drains as to any other.
     DrainedNodeLeads,
     /// A leader goes on serving the keys of a range that is being split off.
@@ -83,9 +88,18 @@ pub enum Mutant {
     ParentGoesFirst,
     /// Requests of sessions stay in the parent's table as well when their keys move to the child.
     SessionRequestCopied,
-    /// The garbage collector does not know of newborn replicas before they run.
-    NewbornUnknownToCollector,
-    /// A merge does not raise the left leader above what the right one has served.
+    /// The garbage collector is told of the parent's new bounds in the turn of a split, and of the newborn
+    /// in a later one, when that knows its leader.
+    ///
+    /// A collector that is told of both in the later turn is harmless: until then it knows the parent with
+    /// its old bounds, which own the rows, and the child's threshold is the parent's.
+    CollectorToldBetweenTurns,
+    /// A merge takes over nothing of the right range's time, and nodes' clocks do not follow what followers
+    /// apply.
+    ///
+    /// To forget the floor alone is harmless, since three checks do the same. What the right range has served
+    /// lies below the timestamp of its freeze; the left leader's own replica of it has applied the freeze
+    /// before the merge is proposed, so the node's clock is above it, and so is the merge's timestamp.
     FloorForgottenAtMerge,
     /// A cancelled merge lets the right range thaw before the left one has applied the cancellation.
     ThawBeforeCancel,
@@ -134,13 +148,13 @@ impl Mutant {
         Mutant::OvertakenReadCached,
         Mutant::RowOfRemovedReplica,
         Mutant::MultiGetAtTwoMoments,
-        Mutant::LeaseUncheckedAfterColdRead,
+        Mutant::ColdReadUnconfirmed,
         Mutant::DrainedNodeLeads,
         Mutant::ReadsDuringSplit,
         Mutant::BirthNotDurable,
         Mutant::ParentGoesFirst,
         Mutant::SessionRequestCopied,
-        Mutant::NewbornUnknownToCollector,
+        Mutant::CollectorToldBetweenTurns,
         Mutant::FloorForgottenAtMerge,
         Mutant::ThawBeforeCancel,
         Mutant::FreezeOfAnotherAttempt,

@@ -2,8 +2,8 @@
 //! same runs wrong without it. Built with the feature `mutants` alone; part of `scripts/soak`.
 //!
 //! A mutant names the runs by which it is found: those of [`run`](rangedb_tests::sim::run) with random
-//! faults, or those of [`install`](rangedb_tests::sim::install) or of [`split`](rangedb_tests::sim::split) in which the
-//! power goes at some point.
+//! faults, or those of [`install`](rangedb_tests::sim::install) in which the power goes at some point, or
+//! those of a scenario, such as [`directed`](rangedb_tests::sim::directed).
 //! `RANGEDB_MUTANT_SEEDS` sets how many seeds a mutant has, `RANGEDB_SEED` the first.
 #![cfg(feature = "mutants")]
 
@@ -12,12 +12,11 @@ use std::ops::RangeInclusive;
 use rangedb_engine::mutant::{self, Mutant};
 use rangedb_tests::sim::catch_up;
 use rangedb_tests::sim::change_of_bounds;
+use rangedb_tests::sim::directed::Scenario;
 use rangedb_tests::sim::install::{Install, LAGGARD};
-use rangedb_tests::sim::merge::Merge;
 use rangedb_tests::sim::put_back;
 use rangedb_tests::sim::run::{Report, faults_of};
 use rangedb_tests::sim::shrink::{caught, failure, run_caught};
-use rangedb_tests::sim::split::Split;
 
 /// A mutant must be found within this many seeds.
 const SEEDS: u64 = 2_000;
@@ -78,35 +77,41 @@ fn install(mutant: Mutant, seed: u64) -> Option<String> {
     })
 }
 
-/// Splits of a range in which the power of a node fails at several points.
-fn split(mutant: Mutant, seed: u64) -> Option<String> {
-    (1..=3).find_map(|machine| {
-        let split = |crash| Split { seed, crash };
-        let whole = caught(|| split(None).run());
-        let points = whole.ok()?.polls.get(&machine).copied()?;
-        (1..=points).find_map(|at| {
-            let what = shows(mutant, || caught(|| split(Some((machine, at))).run()))?;
-            Some(format!(
-                "power of node {machine} gone at {at} of {points}: {what}"
-            ))
-        })
-    })
+/// A scenario that brings about the moment in which the bug shows.
+fn directed(mutant: Mutant, seed: u64, scenario: Scenario) -> Option<String> {
+    shows(mutant, || caught(|| scenario.run(seed)))
 }
 
-/// Merges of two ranges in which the power of a node fails at several points.
-fn merge(mutant: Mutant, seed: u64) -> Option<String> {
-    (1..=3).find_map(|machine| {
-        let merge = |crash| Merge { seed, crash };
-        let whole = caught(|| merge(None).run());
-        let points = whole.ok()?.polls.get(&machine).copied()?;
-        let step = (points / POINTS).max(1);
-        (1..=points).step_by(step as usize).find_map(|at| {
-            let what = shows(mutant, || caught(|| merge(Some((machine, at))).run()))?;
-            Some(format!(
-                "power of node {machine} gone at {at} of {points}: {what}"
-            ))
-        })
-    })
+fn leader_applies_late(mutant: Mutant, seed: u64) -> Option<String> {
+    directed(mutant, seed, Scenario::LeaderAppliesLate)
+}
+
+fn power_at_birth(mutant: Mutant, seed: u64) -> Option<String> {
+    directed(mutant, seed, Scenario::PowerAtBirth)
+}
+
+fn splits_while_flushing(mutant: Mutant, seed: u64) -> Option<String> {
+    directed(mutant, seed, Scenario::SplitsWhileFlushing)
+}
+
+fn parent_moves(mutant: Mutant, seed: u64) -> Option<String> {
+    directed(mutant, seed, Scenario::ParentMoves)
+}
+
+fn deaf_at_merge(mutant: Mutant, seed: u64) -> Option<String> {
+    directed(mutant, seed, Scenario::DeafAtMerge)
+}
+
+fn two_attempts(mutant: Mutant, seed: u64) -> Option<String> {
+    directed(mutant, seed, Scenario::TwoAttempts)
+}
+
+fn clock_ahead(mutant: Mutant, seed: u64) -> Option<String> {
+    directed(mutant, seed, Scenario::ClockAhead)
+}
+
+fn deposed_reader(mutant: Mutant, seed: u64) -> Option<String> {
+    directed(mutant, seed, Scenario::DeposedReader)
 }
 
 /// A fixed scenario that reports what is wrong with a seed.
@@ -192,16 +197,16 @@ mutants! {
     finds_overtaken_read_cached: OvertakenReadCached by seed,
     finds_row_of_removed_replica: RowOfRemovedReplica by seed,
     finds_multi_get_at_two_moments: MultiGetAtTwoMoments by seed,
-    finds_lease_unchecked_after_cold_read: LeaseUncheckedAfterColdRead by seed,
+    finds_cold_read_unconfirmed: ColdReadUnconfirmed by deposed_reader,
     finds_drained_node_leads: DrainedNodeLeads by seed,
-    finds_reads_during_split: ReadsDuringSplit by seed,
-    finds_birth_not_durable: BirthNotDurable by split,
-    finds_parent_goes_first: ParentGoesFirst by seed,
+    finds_reads_during_split: ReadsDuringSplit by leader_applies_late,
+    finds_birth_not_durable: BirthNotDurable by power_at_birth,
+    finds_parent_goes_first: ParentGoesFirst by parent_moves,
     finds_session_request_copied: SessionRequestCopied by seed,
-    finds_newborn_unknown_to_collector: NewbornUnknownToCollector by seed,
-    finds_floor_forgotten_at_merge: FloorForgottenAtMerge by seed,
-    finds_thaw_before_cancel: ThawBeforeCancel by merge,
-    finds_freeze_of_another_attempt: FreezeOfAnotherAttempt by seed,
+    finds_collector_told_between_turns: CollectorToldBetweenTurns by splits_while_flushing,
+    finds_floor_forgotten_at_merge: FloorForgottenAtMerge by clock_ahead,
+    finds_thaw_before_cancel: ThawBeforeCancel by deaf_at_merge,
+    finds_freeze_of_another_attempt: FreezeOfAnotherAttempt by two_attempts,
     finds_frozen_replica_removed: FrozenReplicaRemoved by seed,
     finds_export_of_whole_data_id: ExportOfWholeDataId by seed,
     finds_change_after_lost_report: ChangeAfterLostReport by seed,

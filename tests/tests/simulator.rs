@@ -10,12 +10,14 @@ use rangedb_tests::sim::catch_up;
 use rangedb_tests::sim::change_of_bounds;
 use rangedb_tests::sim::clocks::{Chain, furthest_ahead};
 use rangedb_tests::sim::digests::{Found, damage, spoil};
+use rangedb_tests::sim::directed::Scenario;
 use rangedb_tests::sim::install::{Install, LAGGARD};
 use rangedb_tests::sim::known_faults::{self, KnownFault};
 use rangedb_tests::sim::merge::Merge;
 use rangedb_tests::sim::put_back::{Copy, put_back};
 use rangedb_tests::sim::run::{Report, faults_of, run, run_with};
 use rangedb_tests::sim::runtime::SimRuntime;
+use rangedb_tests::sim::scans::{Between, scan};
 use rangedb_tests::sim::shrink::run_or_explain;
 use rangedb_tests::sim::split::Split;
 
@@ -261,6 +263,37 @@ fn simulator_applies_no_write_after_a_change_of_its_ranges_bounds() {
     for seed in first..first + 100 {
         assert_eq!(change_of_bounds::failure(seed), None, "seed {seed}");
     }
+}
+
+#[test]
+fn simulator_holds_its_invariants_in_the_moments_that_steps_are_there_for() {
+    log();
+    let (first, count) = (number("RANGEDB_SEED", 1), number("RANGEDB_SEEDS", 3));
+    for scenario in Scenario::ALL {
+        for seed in first..first + count {
+            let ended = scenario.run(seed);
+            let report = ended.unwrap_or_else(|what| panic!("{scenario:?}, seed {seed}: {what}"));
+            let violations = &report.violations;
+            assert!(
+                violations.is_empty(),
+                "{scenario:?}, seed {seed}: {violations:#?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn simulator_scans_what_was_acknowledged_before_over_changes_of_bounds() {
+    log();
+    let first = number("RANGEDB_SEED", 1);
+    let mut failed = Vec::new();
+    for between in Between::ALL {
+        for seed in first..first + 5 {
+            let why = scan(seed, between).err();
+            failed.extend(why.map(|why| format!("seed {seed}: {why}")));
+        }
+    }
+    assert!(failed.is_empty(), "{failed:#?}");
 }
 
 #[test]

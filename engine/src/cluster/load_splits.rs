@@ -9,11 +9,11 @@
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
 
-use super::blocked::{BlockReason, FailedSplit, SplitBlocked};
 use super::manager::{KnownRange, Manager};
 use super::message::{LedRange, SplitReason};
 use super::placement::{CAUGHT_UP, Node, Range};
 use super::settings;
+use super::split_watch::{BlockReason, FailedSplit, SplitBlocked};
 use crate::env::Instant;
 use crate::range::Keyspace;
 use crate::types::{Location, NodeId, RangeId, ShardId};

@@ -1,8 +1,8 @@
 //! Which ranges are split because of their size or their load, and where the part goes.
 
 use super::*;
-use crate::cluster::blocked::{BlockReason, SplitBlocked};
 use crate::cluster::load_splits::{TooHot, Way};
+use crate::cluster::split_watch::{BlockReason, SplitBlocked};
 
 fn shard(node: u64, shard: u16) -> Location {
     Location {

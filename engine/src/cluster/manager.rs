@@ -9,7 +9,6 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::blocked::SplitWatch;
 use super::bounds::{Bounds, Rest};
 use super::departure::Departure;
 use super::health::Health;
@@ -23,6 +22,7 @@ use super::planned::Planning;
 use super::record::{
     self, HeldRecord, MembershipRecord, MembershipStatus, NodeRecord, RangeRecord, Row, Setting,
 };
+use super::split_watch::SplitWatch;
 use crate::env::Instant;
 use crate::range::ReplicaPlace;
 use crate::types::{Location, NodeId, RangeId, ReplicaId};

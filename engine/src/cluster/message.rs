@@ -7,12 +7,12 @@
     reason = "what rkyv derives for enums has fields without docs"
 )]
 
-use super::blocked::{BlockReason, SplitBlocked};
 use super::decisions::Decision;
 use super::record::{MembershipStatus, NodeRecord, Setting};
 pub use super::report::{
     BoundsPhase, Follower, HeldReplica, HighestIds, LedRange, Peer, RangeStats, Report, ShardStats,
 };
+use super::split_watch::{BlockReason, SplitBlocked};
 use crate::codec;
 use crate::error::OrderError;
 use crate::range::digest::Digest;

@@ -12,7 +12,6 @@
 
 pub mod backoff;
 mod balance;
-mod blocked;
 mod bounds;
 pub mod decisions;
 mod departure;
@@ -44,13 +43,13 @@ mod scatter;
 pub mod settings;
 mod shard_departures;
 pub mod split;
+mod split_watch;
 mod spread;
 mod stuck;
 #[cfg(test)]
 mod test_reports;
 mod view;
 
-pub use blocked::{BlockReason, SplitBlocked};
 pub use decisions::{Decision, DecisionKind, NewDecision, Outcome};
 pub use message::{
     BoundsPhase, ClusterRequest, ClusterResponse, HighestIds, HotRange, Leaving, NodeHealth,
@@ -58,3 +57,4 @@ pub use message::{
 };
 pub use orders::voter_on;
 pub use record::{MembershipStatus, NodeRecord, Setting};
+pub use split_watch::{BlockReason, SplitBlocked};

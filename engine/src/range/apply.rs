@@ -191,6 +191,7 @@ fn follow(
         ArchivedRangeOrder::SetGcThreshold { threshold } => {
             let threshold = Timestamp(threshold.to_native());
             state.gc_threshold = state.gc_threshold.max(threshold.min(timestamp));
+            state.borders.forget(state.gc_threshold);
         }
         ArchivedRangeOrder::Split(order) => {
             let child = split::apply(state, order, proposed, timestamp)?;

@@ -190,9 +190,12 @@ fn descriptors_and_states() {
     });
     let parts = [(b"m".to_vec(), DataId(3))];
     let frozen = frozen.encode(&parts).expect("bytes");
+    let mut merged = state(Some(first));
+    merged.borders.add(vec![(b"p".to_vec(), Timestamp(88))]);
+    let merged = merged.encode(&parts).expect("bytes");
     fuzz(
         "states",
-        &[plain(None), plain(Some(first)), frozen],
+        &[plain(None), plain(Some(first)), frozen, merged],
         |bytes, meter| {
             let Ok(found) = meter.decode(|| RangeState::decode(bytes)) else {
                 return false;
@@ -202,6 +205,7 @@ fn descriptors_and_states() {
             let (second, other_parts) = RangeState::decode(&again).expect("a state");
             assert_eq!(second.encode(&other_parts).expect("bytes"), again);
             assert_eq!((other_parts, second.frozen), (parts, found.frozen));
+            assert_eq!(second.borders, found.borders);
             assert_eq!(second.descriptor, found.descriptor);
             assert_eq!(
                 (second.applied, second.last_ts),

@@ -14,6 +14,7 @@ use crate::error::Fatal;
 use crate::raft;
 use crate::range::command::{ArchivedAction, ArchivedCommand, ArchivedFreezeOrder};
 use crate::range::command::{ArchivedMergeOrder, ArchivedRangeOrder};
+use crate::range::merged_borders::MergedBorder;
 use crate::range::state::RangeState;
 use crate::types::{ArchivedMergeId, Epoch, MergeId, RangeId, Timestamp};
 
@@ -91,7 +92,17 @@ pub fn merge(
     state.last_ts = state.last_ts.max(timestamp(&order.last_ts));
     state.ceiling = state.ceiling.max(timestamp(&order.ceiling));
     state.gc_threshold = state.gc_threshold.max(timestamp(&order.gc_threshold));
+    absorb_borders(state, vec![(order.border.to_vec(), state.last_ts)]);
     Ok(true)
+}
+
+/// Takes over borders: that of a merge, and those of the range that was taken over.
+pub fn absorb_borders(state: &mut RangeState, borders: Vec<MergedBorder>) {
+    state.borders.add(borders);
+    state.borders.forget(state.gc_threshold);
+    if let Some(refused) = state.borders.drop_oldest() {
+        state.gc_threshold = state.gc_threshold.max(refused);
+    }
 }
 
 /// If the merge is still pending, raises the version: then none of its entries has an effect. Gives

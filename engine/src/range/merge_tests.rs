@@ -242,3 +242,37 @@ fn the_row_of_a_frozen_state_round_trips_and_a_plain_one_is_as_it_was() {
     let (again, found) = RangeState::decode(&plain).expect("decodes");
     assert_eq!((again.frozen, found.as_slice()), (None, &[][..]));
 }
+
+#[test]
+fn a_range_remembers_the_borders_that_it_lost_until_nobody_reads_from_before_the_merge() {
+    let mut right = state(8, "m", None);
+    assert!(is_done(&order(&mut right, 50, &freeze(40))));
+    let mut left = state(7, "c", Some("m"));
+    let merge = RangeOrder::Merge(merge_of(&right));
+    assert!(is_done(&order(&mut left, 100, &merge)));
+    let merged = (b"m".to_vec(), left.last_ts);
+    assert_eq!(left.borders.all(), std::slice::from_ref(&merged));
+    // The right range had taken over others, too.
+    let earlier = (b"t".to_vec(), Timestamp::from_ms(30));
+    absorb_borders(&mut left, vec![earlier.clone()]);
+    assert_eq!(left.borders.all(), [merged.clone(), earlier.clone()]);
+
+    let parts = [(b"p".to_vec(), crate::types::DataId(9))];
+    let row = left.encode(&parts).expect("encodes");
+    let (again, found) = RangeState::decode(&row).expect("decodes");
+    assert_eq!(
+        (&again.borders, found.as_slice()),
+        (&left.borders, &parts[..])
+    );
+    assert_eq!((again.frozen, &again.descriptor), (None, &left.descriptor));
+
+    let collect = |ms: u64| RangeOrder::SetGcThreshold {
+        threshold: Timestamp::from_ms(ms).0,
+    };
+    step(&mut left, 200, Action::Order(&collect(30)));
+    assert_eq!(left.borders.all(), [merged]);
+    step(&mut left, 300, Action::Order(&collect(150)));
+    assert_eq!(left.borders.all(), []);
+    let (again, _) = RangeState::decode(&left.encode(&[]).expect("encodes")).expect("decodes");
+    assert_eq!(again.borders, left.borders);
+}

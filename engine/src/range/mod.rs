@@ -17,6 +17,7 @@ pub mod hot_keys;
 pub mod leadership;
 pub mod machine;
 pub mod merge;
+pub mod merged_borders;
 pub mod nursery;
 pub mod observer;
 pub mod propose;

@@ -39,6 +39,7 @@ pub fn apply(
         gc_threshold: state.gc_threshold,
         sessions: state.sessions.split_off(&order.key),
         frozen: None,
+        borders: state.borders.split_off(&order.key),
         descriptor,
     };
     state.descriptor.keys.end = Some(order.key.to_vec());

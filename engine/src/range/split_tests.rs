@@ -78,7 +78,11 @@ fn split(state: &mut RangeState, order: SplitOrder, proposed: Epoch) -> Option<R
 #[test]
 fn both_sides_have_their_keys_one_version_and_the_promises_that_were_made() {
     let mut left = state();
+    let borders = [b"d", b"p"].map(|key| (key.to_vec(), AT));
+    left.borders.add(borders.to_vec());
     let right = split(&mut left, order("m"), BEFORE).expect("it fits");
+    assert_eq!(left.borders.all(), &borders[..1]);
+    assert_eq!(right.borders.all(), &borders[1..]);
     let version = BEFORE.version + 1;
     assert_eq!(left.descriptor.epoch, Epoch { version, ..BEFORE });
     assert_eq!(right.descriptor.epoch, left.descriptor.epoch);

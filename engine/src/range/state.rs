@@ -4,6 +4,7 @@ use rkyv::rancor;
 
 use crate::raft::{AppliedMembership, AppliedState};
 use crate::range::data_parts::LaterPart;
+use crate::range::merged_borders::{MergedBorder, MergedBorders};
 use crate::range::{Descriptor, sessions::Sessions};
 use crate::types::{MergeId, RangeId, ReplicaId, Timestamp};
 use crate::wal::LogId;
@@ -34,6 +35,8 @@ pub struct RangeState {
     pub sessions: Sessions,
     /// The merge for which the range is frozen, if it is: it applies no write; see [`super::merge`].
     pub frozen: Option<MergeId>,
+    /// The borders between ranges that it has taken over.
+    pub borders: MergedBorders,
 }
 
 /// The state as a row: a flush writes it, and so records how far the range is applied.
@@ -53,6 +56,9 @@ pub struct StateRow {
 /// timestamp, which is lower for hundreds of years.
 const EXTENDED: u8 = 0xff;
 
+/// The last byte of a row that has borders, too.
+const WITH_BORDERS: u8 = 0xfe;
+
 /// The row of a range that is frozen, or whose rows lie under several data ids. Older releases refuse it.
 #[derive(Clone, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 struct ExtendedRow {
@@ -60,6 +66,14 @@ struct ExtendedRow {
     frozen: Option<MergeId>,
     /// See [`super::data_parts::DataParts::others`].
     parts: Vec<LaterPart>,
+}
+
+/// The row of a range that has taken over others not long ago. Older releases refuse it.
+#[derive(Clone, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+struct BordersRow {
+    extended: ExtendedRow,
+    /// See [`MergedBorders::all`].
+    borders: Vec<MergedBorder>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
@@ -106,6 +120,7 @@ impl RangeState {
             gc_threshold: Timestamp::ZERO,
             sessions: Sessions::default(),
             frozen: None,
+            borders: MergedBorders::default(),
         }
     }
 
@@ -138,16 +153,30 @@ impl RangeState {
             gc_threshold: self.gc_threshold,
             session_horizon: self.sessions.horizon(),
         };
-        if self.frozen.is_none() && parts.is_empty() {
+        let has_borders = !self.borders.all().is_empty();
+        if self.frozen.is_none() && parts.is_empty() && !has_borders {
             return rkyv::to_bytes::<rancor::Error>(&state).map(|bytes| bytes.to_vec());
         }
-        let row = ExtendedRow {
+        let extended = ExtendedRow {
             state,
             frozen: self.frozen,
             parts: parts.to_vec(),
         };
-        let mut bytes = rkyv::to_bytes::<rancor::Error>(&row)?.to_vec();
-        bytes.push(EXTENDED);
+        let (mut bytes, last) = match has_borders {
+            false => (
+                rkyv::to_bytes::<rancor::Error>(&extended)?.to_vec(),
+                EXTENDED,
+            ),
+            true => {
+                let borders = self.borders.all().to_vec();
+                let row = BordersRow { extended, borders };
+                (
+                    rkyv::to_bytes::<rancor::Error>(&row)?.to_vec(),
+                    WITH_BORDERS,
+                )
+            }
+        };
+        bytes.push(last);
         Ok(bytes)
     }
 
@@ -156,20 +185,27 @@ impl RangeState {
     /// # Errors
     /// The bytes are not a state row.
     pub fn decode(bytes: &[u8]) -> Result<(RangeState, Vec<LaterPart>), rancor::Error> {
+        let with_borders = match bytes.split_last() {
+            Some((&WITH_BORDERS, row)) => rkyv::from_bytes::<BordersRow, rancor::Error>(row)?,
+            Some((&EXTENDED, row)) => BordersRow {
+                extended: rkyv::from_bytes::<ExtendedRow, rancor::Error>(row)?,
+                borders: Vec::new(),
+            },
+            _ => BordersRow {
+                extended: ExtendedRow {
+                    state: rkyv::from_bytes::<StateRow, rancor::Error>(bytes)?,
+                    frozen: None,
+                    parts: Vec::new(),
+                },
+                borders: Vec::new(),
+            },
+        };
+        let BordersRow { extended, borders } = with_borders;
         let ExtendedRow {
             state: row,
             frozen,
             parts,
-        } = match bytes.split_last() {
-            Some((&EXTENDED, extended)) => {
-                rkyv::from_bytes::<ExtendedRow, rancor::Error>(extended)?
-            }
-            _ => ExtendedRow {
-                state: rkyv::from_bytes::<StateRow, rancor::Error>(bytes)?,
-                frozen: None,
-                parts: Vec::new(),
-            },
-        };
+        } = extended;
         let state = RangeState {
             descriptor: row.descriptor,
             applied: row.applied.map(RowLogId::log_id),
@@ -182,6 +218,7 @@ impl RangeState {
             gc_threshold: row.gc_threshold,
             sessions: Sessions::new(row.session_horizon),
             frozen,
+            borders: MergedBorders::new(borders),
         };
         Ok((state, parts))
     }

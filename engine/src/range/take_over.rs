@@ -13,6 +13,7 @@ use crate::env::Env;
 use crate::error::Error;
 use crate::mutant::{self, Mutant};
 use crate::range::absorbed_replicas::Absorbed;
+use crate::range::merge;
 use crate::range::replica::Replica;
 use crate::types::{KeyRange, MergeId, RangeId};
 use crate::wal::LogId;
@@ -21,6 +22,12 @@ impl<E: Env> Replica<E> {
     /// The merge for which the range is frozen, if it is.
     pub fn frozen(&self) -> Option<MergeId> {
         self.state.borrow().frozen
+    }
+
+    /// Whether the range is frozen for this merge.
+    pub fn is_frozen_for(&self, merge: MergeId) -> bool {
+        let frozen = self.frozen();
+        frozen == Some(merge) || (frozen.is_some() && mutant::is(Mutant::FreezeOfAnotherAttempt))
     }
 
     /// Whether this replica serves and saves nothing any more: another one has taken it over, or it did
@@ -35,9 +42,9 @@ impl<E: Env> Replica<E> {
     /// A member added after the merge can get a snapshot from before it, if the sender has not applied the
     /// merge yet. Then there is no right replica to take over and rows are missing: this replica serves
     /// and saves nothing from now on, and is removed; the cluster's manager replaces it.
-    pub(super) fn absorb(&self, right: RangeId, merge: MergeId, at: LogId) {
+    pub(super) fn absorb(&self, right: RangeId, attempt: MergeId, at: LogId) {
         let found = self.home.absorption.of(right);
-        let is_frozen = |right: &Rc<Replica<E>>| right.frozen() == Some(merge);
+        let is_frozen = |right: &Rc<Replica<E>>| right.is_frozen_for(attempt);
         let Some(right) = found.filter(is_frozen) else {
             tracing::warn!(
                 range = %self.group.range,
@@ -52,14 +59,16 @@ impl<E: Env> Replica<E> {
             self.home.nursery.bounds_changed();
             return;
         };
-        let (served, sessions) = {
+        let (served, sessions, borders) = {
             let mut state = right.state.borrow_mut();
             let served = state.ceiling.max(state.last_ts);
-            (served, std::mem::take(&mut state.sessions))
+            let borders = state.borders.all().to_vec();
+            (served, std::mem::take(&mut state.sessions), borders)
         };
         {
             let mut state = self.state.borrow_mut();
             state.sessions.absorb(sessions);
+            merge::absorb_borders(&mut state, borders);
             self.count_unsaved(&state);
         }
         let border = right.with_state(|state| state.descriptor.keys.start.clone());
@@ -72,8 +81,6 @@ impl<E: Env> Replica<E> {
         let last_write = self.last_write().max(right.last_write());
         self.usage.last_write.set(last_write);
         self.digesting.set(None);
-        let merged_at = self.with_state(|state| state.last_ts);
-        self.timestamps.took_over(merged_at, border);
         tracing::debug!(range = %self.group.range, %right.group.range, "the ranges were merged");
         self.take_over(&right, Some(at));
         self.recheck_waiting();

@@ -12,7 +12,9 @@ use futures_util::task::AtomicWaker;
 use crate::env::{AsyncRuntime, Env, Instant, Now};
 use crate::error::Fatal;
 use crate::lsm::{GcRules, LiveData};
+use crate::mutant::{self, Mutant};
 use crate::range::command::RangeOrder;
+use crate::range::nursery::Child;
 use crate::range::proposer::{Proposal, ProposalKind};
 use crate::range::replica::Replica;
 use crate::range::sink::Once;
@@ -142,6 +144,10 @@ pub(super) fn gc_rules<E: Env>(inner: &Inner<E>) -> GcRules {
     let mut replicas = inner.ranges.replicas();
     let newborns = inner.home.nursery.all();
     replicas.extend(newborns.iter().map(|newborn| newborn.replica.clone()));
+    if mutant::is(Mutant::CollectorToldBetweenTurns) {
+        let has_leader = |replica: &Replica<E>| replica.leadership.leader().is_some();
+        replicas.retain(|replica| replica.is_flushed() || has_leader(replica));
+    }
     // Those that were taken over have no keys any more, but their own rows, until the log forgets them.
     let absorbed = inner.home.absorption.absorbed();
     let absorbed = absorbed.iter().map(|absorbed| LiveData {

@@ -12,7 +12,6 @@ use super::{Inner, Running};
 use crate::cluster::{BoundsPhase, ClusterRequest, ClusterResponse};
 use crate::env::{AsyncRuntime, Env, Instant, Now};
 use crate::error::{Fatal, OrderError};
-use crate::mutant::{self, Mutant};
 use crate::range::Keyspace;
 use crate::range::command::{FreezeOrder, RangeOrder};
 use crate::range::data_parts::PARTS_MAX;
@@ -166,11 +165,8 @@ impl<E: Env> Inner<E> {
         let refused = |why: String| Ok(ClusterResponse::Refused(OrderError::busy(why)));
         let until = Now::<E>::now() + FROZEN_WAIT;
         let frozen = loop {
-            let frozen = self.of_range(range).filter(|found| {
-                let frozen = found.replica.frozen();
-                frozen == Some(merge)
-                    || (frozen.is_some() && mutant::is(Mutant::FreezeOfAnotherAttempt))
-            });
+            let frozen = self.of_range(range);
+            let frozen = frozen.filter(|found| found.replica.is_frozen_for(merge));
             if let Some(frozen) = frozen {
                 break frozen.replica;
             }

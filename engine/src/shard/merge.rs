@@ -262,7 +262,7 @@ impl<E: Env> Inner<E> {
         let gone = || OrderError::busy(format!("shard {} has no range {right}", self.location));
         let beside = self.of_range(right).ok_or_else(gone)?.replica;
         let conf = replica.with_state(|state| state.descriptor.epoch.conf);
-        let order = beside.with_state(|state| MergeOrder {
+        let mut order = beside.with_state(|state| MergeOrder {
             merge,
             conf,
             right,
@@ -273,6 +273,9 @@ impl<E: Env> Inner<E> {
             ceiling: state.ceiling,
             gc_threshold: state.gc_threshold,
         });
+        if mutant::is(Mutant::FloorForgottenAtMerge) {
+            (order.last_ts, order.ceiling) = Default::default();
+        }
         replica.timestamps.observe(order.last_ts);
         raft.stay_awake();
         self.propose_order(replica, merge.version, RangeOrder::Merge(order))

@@ -46,6 +46,12 @@ impl<E: Env> Shard<E> {
             Ok::<_, Error>((running.replica.clone(), running.raft.has_lease()))
         })??;
         if !has_lease {
+            if mutant::is(Mutant::ColdReadUnconfirmed) {
+                let found = self.look(&replica, key, Timestamp::MAX, |_| ())?;
+                if let Read::Wait(block) = found {
+                    return Ok(Read::Wait(block));
+                }
+            }
             return Ok(Read::Wait(Wait::Confirmation));
         }
         // Nothing else runs on this thread between the check of the lease and the read. The first
@@ -67,7 +73,7 @@ impl<E: Env> Shard<E> {
         match waited {
             // It led a moment ago, and nothing else has run on this thread since.
             Wait::Confirmation => self.get_confirmed(key, target, look),
-            Wait::Block(_) if mutant::is(Mutant::LeaseUncheckedAfterColdRead) => {
+            Wait::Block(_) if mutant::is(Mutant::ColdReadUnconfirmed) => {
                 self.get_confirmed(key, target, look)
             }
             // Its lease may have run out while the disk was read.

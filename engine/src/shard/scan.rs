@@ -12,6 +12,10 @@
 //! after an entry above it was applied, which also raises the ceiling. Then what was served stays
 //! true whichever replica leads next.
 //!
+//! Its timestamp is that of one range. So a scan goes on at it only in keys that were in that range then: what a
+//! range has taken over later begins at one of its [borders](crate::range::merged_borders), where the page
+//! ends, and the next one has a timestamp of its own.
+//!
 //! After each turn the scan looks again at what it reads: versions that it needs may have been
 //! collected, the replica may be gone, and the range may have other bounds. In a range that has become
 //! smaller the page ends where the range does now, and the next one goes on there at the same timestamp.
@@ -234,20 +238,20 @@ struct Reach {
 
 impl Reach {
     /// What the scan reads in a range whose leader may have closed keys: those of a range that is being
-    /// split off may have been written there already.
+    /// split off may have been written there already. They were in this range at the scan's timestamp, so it
+    /// goes on there at that, unless it ends before them.
     fn of<E: Env>(scan: &ScanRequest, replica: &Replica<E>, at: Timestamp) -> Reach {
         let mut open = replica.with_state(|state| state.descriptor.clone());
-        let is_closed = replica.is_splitting();
+        let closed_from = replica.is_splitting().then(|| replica.open_keys().end);
         open.keys = replica.open_keys();
         let from = match scan.reverse {
             true => scan.end.as_deref(),
             false => scan.start.as_deref(),
         };
         let from = from.unwrap_or_default();
-        let timestamps = &replica.timestamps;
-        timestamps.cut_to_one_range(&mut open.keys, at, from, scan.reverse);
+        replica.with_state(|state| state.borders.cut(&mut open.keys, at, from, scan.reverse));
         Reach {
-            has_shrunk: is_closed,
+            has_shrunk: !scan.reverse && closed_from == Some(open.keys.end.clone()),
             ..Reach::new(scan, &open)
         }
     }
@@ -295,10 +299,11 @@ fn bounds_at<E: Env>(
     border: &[u8],
     reverse: bool,
 ) -> Descriptor {
-    let mut bounds = replica.with_state(|state| state.descriptor.clone());
-    let timestamps = &replica.timestamps;
-    timestamps.cut_to_one_range(&mut bounds.keys, at, border, reverse);
-    bounds
+    replica.with_state(|state| {
+        let mut bounds = state.descriptor.clone();
+        state.borders.cut(&mut bounds.keys, at, border, reverse);
+        bounds
+    })
 }
 
 /// The part of a scan's interval that lies in a range, and the range's border if the scan goes on

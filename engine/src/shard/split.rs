@@ -26,7 +26,6 @@ use super::{Inner, Running, SplitReason, background, merge};
 use crate::cluster::ClusterResponse;
 use crate::env::{AsyncRuntime, Env, Instant, Now};
 use crate::error::{Fatal, OrderError};
-use crate::mutant::{self, Mutant};
 use crate::raft::{Role, StartMode};
 use crate::range::command::{RangeOrder, SplitOrder};
 use crate::range::nursery::{Hooks, Newborn};
@@ -67,9 +66,7 @@ pub(super) fn start<E: Env>(inner: &Rc<Inner<E>>) {
                 return;
             };
             inner.take_out_absorbed();
-            if !mutant::is(Mutant::NewbornUnknownToCollector) {
-                inner.store.set_gc(background::gc_rules(&inner));
-            }
+            inner.store.set_gc(background::gc_rules(&inner));
             inner.ranges.version().add(1);
         })),
     });
@@ -273,9 +270,6 @@ impl<E: Env> Inner<E> {
         // In one turn: the list of ranges takes over from the list of newborns.
         self.ranges.insert(running)?;
         self.home.nursery.remove(&replica);
-        if mutant::is(Mutant::NewbornUnknownToCollector) {
-            self.store.set_gc(background::gc_rules(self));
-        }
         self.ranges.version().add(1);
         if leads {
             drop(E::Runtime::spawn(async move {

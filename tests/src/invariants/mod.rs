@@ -27,6 +27,7 @@ pub mod replication;
 mod row_cache;
 pub mod rows;
 pub mod session_requests;
+mod snapshot_rows;
 pub mod snapshots;
 pub mod state_machine;
 pub mod steadiness;
@@ -61,6 +62,7 @@ struct Entries {
     voters: voters::Voters,
     forwarding: forwarding::Forwarding,
     targets: targets::Targets,
+    snapshots: snapshot_rows::Sent,
     /// How often a machine was paused.
     pauses: u64,
     violations: Vec<String>,
@@ -101,15 +103,21 @@ pub fn answered(request: Bytes, response: &Bytes) -> bool {
     let Some(response) = raft::decode_response(response) else {
         return false;
     };
-    if matches!(
-        response,
-        RaftResponse::Refused | RaftResponse::Done | RaftResponse::Conflict
-    ) {
+    if matches!(response, RaftResponse::Refused | RaftResponse::Conflict) {
         return false;
     }
     let Some(Message::Request(envelope, request)) = raft::decode(&request) else {
         return false;
     };
+    if let RaftRequest::Snapshot(part) = &request {
+        ENTRIES.with_borrow_mut(|entries| {
+            let checked = entries.snapshots.check(envelope, part);
+            entries.violations.extend(checked.err());
+        });
+    }
+    if response == RaftResponse::Done {
+        return false;
+    }
     ENTRIES.with_borrow_mut(|entries| {
         entries.promises.answered(envelope, &request, response);
     });

@@ -14,6 +14,8 @@ use super::runtime::SimRuntime;
 
 /// The unit of writes: a crash may tear a write between two sectors.
 const SECTOR_LEN: usize = 512;
+/// How often an operation that hangs looks whether it still does.
+const HANG_POLL_INTERVAL: Duration = Duration::from_millis(1);
 
 type Content = Rc<RefCell<Vec<u8>>>;
 
@@ -32,6 +34,8 @@ pub struct Platter {
     next_write: Cell<u64>,
     /// The longest time of an operation, in microseconds.
     pub latency_max_us: Cell<u64>,
+    /// Whether operations hang until this is taken back.
+    pub hangs: Cell<bool>,
     /// The additional time of a read, in microseconds.
     pub slow_reads_us: Cell<u64>,
     /// After this many more reads, one read returns fewer bytes than requested.
@@ -57,6 +61,7 @@ impl Platter {
             in_flight: RefCell::default(),
             next_write: Cell::new(0),
             latency_max_us: Cell::new(300),
+            hangs: Cell::new(false),
             slow_reads_us: Cell::new(0),
             reads_until_short: Cell::new(None),
             reads_until_failure: Cell::new(None),
@@ -145,6 +150,9 @@ impl Platter {
     async fn delay(&self) {
         let micros = self.random.between(20, self.latency_max_us.get());
         SimRuntime::sleep(Duration::from_micros(micros)).await;
+        while self.hangs.get() {
+            SimRuntime::sleep(HANG_POLL_INTERVAL).await;
+        }
     }
 
     fn find(&self, name: &str) -> io::Result<Content> {

@@ -62,6 +62,7 @@ impl Story {
     async fn heal_node(&self, node: &Rc<SimNode>) {
         for platter in node.platters() {
             platter.latency_max_us.set(300);
+            platter.hangs.set(false);
             platter.writes_until_failure.set(None);
             platter.reads_until_failure.set(None);
         }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use rangedb_engine::types::SYSTEM_RANGE;
 
+use super::directed::Scenario;
 use super::random::Random;
 
 /// The largest drift of a machine's clock, in millionths: less than the margin of the leases
@@ -87,6 +88,8 @@ pub enum Fault {
     Split { crash: Option<(u16, u64)> },
     /// See [`merge`](super::merge): as [`Fault::Install`].
     Merge { crash: Option<(u16, u64)> },
+    /// See [`directed`](super::directed).
+    Directed(Scenario),
     /// A person gives the cluster's manager an order, through a node.
     Order { by: u16, order: Order },
 }

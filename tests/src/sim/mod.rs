@@ -14,7 +14,8 @@
 //! A [`run`] draws its [`faults`] before it begins. The [`crate::invariants`] check it, many of
 //! them at its [`ending`]. The same seed always gives the same trace; for a failing seed,
 //! [`shrink`] finds a few faults that suffice. [`catch_up`], [`change_of_bounds`], [`clocks`],
-//! [`digests`], [`install`], [`known_faults`], [`merge`], [`put_back`] and [`split`] are fixed scenarios.
+//! [`digests`], [`directed`], [`install`], [`known_faults`], [`merge`], [`put_back`], [`scans`] and [`split`] are
+//! fixed scenarios.
 
 pub mod catch_up;
 pub mod change_of_bounds;
@@ -24,6 +25,7 @@ pub mod clocks;
 pub mod cluster;
 pub mod cold_blocks;
 pub mod digests;
+pub mod directed;
 pub mod disk;
 pub mod ending;
 pub mod executor;
@@ -38,6 +40,7 @@ pub mod put_back;
 pub mod random;
 pub mod run;
 pub mod runtime;
+pub mod scans;
 pub mod seen;
 pub mod shrink;
 pub mod split;

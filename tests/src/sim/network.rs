@@ -19,8 +19,9 @@ use bytes::Bytes;
 use rangedb_engine::env::{MessageClass, Transport};
 use rangedb_engine::frame;
 use rangedb_engine::gateway::Gateway;
+use rangedb_engine::raft::{self, Message};
 use rangedb_engine::shard::Shard;
-use rangedb_engine::types::{Location, NodeId};
+use rangedb_engine::types::{Location, NodeId, RangeId};
 use rangedb_engine::wal::Group;
 use tokio::sync::oneshot;
 
@@ -63,6 +64,8 @@ pub struct Network {
     machines: RefCell<BTreeMap<NodeId, u16>>,
     /// Pairs of machines; the first cannot reach the second.
     cut: RefCell<BTreeSet<(u16, u16)>>,
+    /// Ranges whose replicas on a machine are cut off, while all others there are not.
+    withheld: RefCell<BTreeSet<(RangeId, u16)>>,
     /// The longest delay from the first machine to the second, in microseconds.
     slow: RefCell<BTreeMap<(u16, u16), u64>>,
     /// Machines that must stop right after their next answer of a kind, and where to report its
@@ -88,6 +91,7 @@ impl Network {
             attached: RefCell::default(),
             machines: RefCell::default(),
             cut: RefCell::default(),
+            withheld: RefCell::default(),
             slow: RefCell::default(),
             at_answer: RefCell::default(),
             under_way: RefCell::default(),
@@ -134,6 +138,30 @@ impl Network {
         self.cut.borrow_mut().insert((from, to));
     }
 
+    /// Loses all messages to and from the replica of a range on a machine, or loses them no more.
+    pub fn withhold(&self, range: RangeId, machine: u16, is_withheld: bool) {
+        let mut withheld = self.withheld.borrow_mut();
+        match is_withheld {
+            true => withheld.insert((range, machine)),
+            false => withheld.remove(&(range, machine)),
+        };
+    }
+
+    /// Whether a message is to or from a replica whose messages are withheld.
+    fn is_withheld(&self, from: Location, to: Location, message: &Bytes) -> bool {
+        let withheld = self.withheld.borrow();
+        if withheld.is_empty() {
+            return false;
+        }
+        let (from, to) = self.machines(from, to);
+        let Some(Message::Request(envelope, _)) = raft::decode(message) else {
+            return false;
+        };
+        [from, to]
+            .iter()
+            .any(|machine| withheld.contains(&(envelope.range, *machine)))
+    }
+
     /// Sets the longest delay of messages from `from` to `to`.
     pub fn slow_down(&self, from: u16, to: u16, delay_max_us: u64) {
         self.slow.borrow_mut().insert((from, to), delay_max_us);
@@ -161,6 +189,7 @@ impl Network {
     pub fn heal(&self) {
         self.mend();
         self.forget_stops();
+        self.withheld.borrow_mut().clear();
         self.slow.borrow_mut().clear();
         self.loss_one_in.set(0);
         self.duplicates.set(false);
@@ -230,7 +259,9 @@ impl Network {
             let least = executor::current().now() + Duration::from_micros(1);
             executor::sleep_until(sent.arrives.max(least)).await;
             self.await_running(to).await;
-            if let Some(request) = self.arrives(from, to, sent.request) {
+            let is_withheld = self.is_withheld(from, to, &sent.request);
+            let arrived = self.arrives(from, to, sent.request);
+            if let Some(request) = arrived.filter(|_| !is_withheld) {
                 if self.duplicates.get()
                     && class != MessageClass::Clients
                     && self.random.once_in(10)

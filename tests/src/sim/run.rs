@@ -332,6 +332,7 @@ impl Story {
             Fault::Install { crash } => self.install(*crash).await,
             Fault::Split { crash } => self.split(*crash).await,
             Fault::Merge { crash } => self.merge(*crash).await,
+            Fault::Directed(scenario) => self.direct(*scenario).await,
             Fault::Order { by, order } => {
                 let (story, by, order) = (self.clone(), *by, *order);
                 executor::current().spawn_on(OUTSIDE, async move {

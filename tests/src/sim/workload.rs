@@ -538,7 +538,7 @@ fn answered(action: Action, existed: bool, swapped: bool) -> Action {
     }
 }
 
-fn number(value: &[u8]) -> u64 {
+pub(super) fn number(value: &[u8]) -> u64 {
     let text = String::from_utf8_lossy(value);
     let digits = text.split(':').next().unwrap_or_default();
     digits.parse().unwrap_or(u64::MAX)
