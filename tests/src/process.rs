@@ -9,6 +9,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
@@ -69,16 +70,33 @@ const PORTS_OF_PROCESS: u32 = 100;
 /// The number of blocks.
 const BLOCKS: u32 = 220;
 
-/// A loopback port that was free a moment ago, and that few other test processes use. Ports are
+/// The first port of this process's block. It is listened on for as long as the process lives, so that no two
+/// processes use the same block.
+fn block() -> u32 {
+    static BLOCK: OnceLock<(u32, TcpListener)> = OnceLock::new();
+    let (first, _) = BLOCK.get_or_init(|| {
+        let taken = (0..BLOCKS).find_map(|number| {
+            let number = (std::process::id() + number) % BLOCKS;
+            let first = PORTS_FROM + number * PORTS_OF_PROCESS;
+            let listener = TcpListener::bind(("127.0.0.1", first as u16));
+            Some((first, listener.ok()?))
+        });
+        taken.expect("a free block of ports")
+    });
+    *first
+}
+
+/// A loopback port that was free a moment ago, and that no other test process uses. Ports are
 /// reused after all others of the block were given.
 ///
 /// # Panics
 /// No port of the block is free.
 pub fn free_port() -> u16 {
     static GIVEN: AtomicU32 = AtomicU32::new(0);
-    let first = PORTS_FROM + std::process::id() % BLOCKS * PORTS_OF_PROCESS;
-    for _ in 0..PORTS_OF_PROCESS {
-        let given = GIVEN.fetch_add(1, Ordering::Relaxed) % PORTS_OF_PROCESS;
+    let first = block() + 1;
+    let ports = PORTS_OF_PROCESS - 1;
+    for _ in 0..ports {
+        let given = GIVEN.fetch_add(1, Ordering::Relaxed) % ports;
         let port = (first + given) as u16;
         if TcpListener::bind(("127.0.0.1", port)).is_ok() {
             return port;

@@ -180,9 +180,12 @@ fn a_wiped_node_comes_back_as_a_new_one_and_a_dead_one_is_replaced() {
     // The cluster gives up the old node at once, because another node has its address.
     wait_for_replicas(&homes[0], 4, true);
     wait_until_alike(&homes);
-    let known = nodes(&homes[0]).expect("it answers");
-    let alive = known.values().filter(|(state, _)| state == "alive");
-    assert_eq!((known.len(), alive.count()), (4, 3), "{known:?}");
+    // It is silent a few seconds after it was killed.
+    let known = wait_for("the silence of the old node", || {
+        let known = nodes(&homes[0])?;
+        let alive = known.values().filter(|(state, _)| state == "alive");
+        ((known.len(), alive.count()) == (4, 3)).then_some(known)
+    });
 
     // A node that is silent for longer than `dead-after`.
     succeeded(&homes[0].cli(&["config", "set", "dead-after", "5s"]));

@@ -59,6 +59,19 @@ impl<T: Instant> Manager<T> {
         })
     }
 
+    /// Has balance leave two ranges alone while they are merged.
+    pub fn begin_merge(&mut self, ranges: [RangeId; 2]) {
+        self.planning.merging.push(ranges);
+    }
+
+    /// Ends what [`Manager::begin_merge`] began.
+    pub fn end_merge(&mut self, ranges: [RangeId; 2]) {
+        let merging = &mut self.planning.merging;
+        if let Some(found) = merging.iter().position(|merging| *merging == ranges) {
+            merging.swap_remove(found);
+        }
+    }
+
     /// What must be done next to merge a range with its right neighbour. The range gets no other order
     /// meanwhile.
     ///

@@ -94,6 +94,9 @@ pub struct Planning<T: Instant> {
     pub(super) moved: BTreeMap<RangeId, T>,
     /// The ranges that balance leaves alone for a while, or did a short while ago.
     pub(super) paused: BTreeMap<RangeId, Backoff<T>>,
+    /// Ranges that are being merged, with their right neighbours: their replicas are being brought onto the
+    /// same shards.
+    pub(super) merging: Vec<[RangeId; 2]>,
     /// When balance gave its last orders that were not cheap.
     pub(super) given: VecDeque<T>,
 }
@@ -108,6 +111,7 @@ impl<T: Instant> Planning<T> {
             under_way: BTreeMap::new(),
             moved: BTreeMap::new(),
             paused: BTreeMap::new(),
+            merging: Vec::new(),
             given: VecDeque::new(),
         }
     }
@@ -128,7 +132,16 @@ impl<T: Instant> Planning<T> {
         leads
     }
 
+    /// Whether balance leaves a range alone now.
     pub(super) fn is_paused(&self, range: RangeId, now: T) -> bool {
+        if self
+            .merging
+            .iter()
+            .flatten()
+            .any(|merging| *merging == range)
+        {
+            return true;
+        }
         let paused = self.paused.get(&range);
         paused.is_some_and(|pause| pause.lasts(now))
     }

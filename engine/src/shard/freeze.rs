@@ -20,13 +20,14 @@ use crate::types::{Epoch, Location, MergeId, RangeId};
 
 /// How long a shard waits for its replica to be frozen before it says no: the keys are not served
 /// meanwhile.
-const FROZEN_WAIT: Duration = Duration::from_millis(1500);
+const FROZEN_WAIT: Duration = Duration::from_secs(1);
 /// The right range is not frozen while a replica lacks more entries than this.
 const LAG_MAX: u64 = 100;
-/// How long a range stays frozen before its leader asks what has become of the merge.
-const FROZEN_PATIENCE: Duration = Duration::from_secs(10);
+/// How long a range stays frozen before its leader asks what has become of the merge. The question cancels no
+/// merge that goes on: its leader refuses it. So this is no longer than a merge usually takes.
+const FROZEN_PATIENCE: Duration = Duration::from_secs(1);
 /// How often leaders of frozen ranges are looked for.
-const WATCH_INTERVAL: Duration = Duration::from_secs(1);
+const WATCH_INTERVAL: Duration = Duration::from_millis(250);
 
 /// Starts the task that looks after ranges which stay frozen.
 pub(super) fn start<E: Env>(inner: &Rc<Inner<E>>) {

@@ -36,12 +36,13 @@ use crate::range::sink::Once;
 use crate::range::{Descriptor, Keyspace};
 use crate::types::{Epoch, Location, MergeId, RangeId};
 
-/// How long the right leader may take to freeze its range.
-const FREEZE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long the right leader may take to freeze its range, whose keys are not served from then on.
+const FREEZE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long the shards may take to flush before the freeze.
 const PREPARE_TIMEOUT: Duration = Duration::from_secs(5);
-/// Time limit of the question whether a replica is frozen; a shard may have to flush before it answers.
-const FROZEN_TIMEOUT: Duration = Duration::from_secs(4);
+/// Time limit of the question whether a replica is frozen; a shard may have to flush before it answers, but
+/// little: it has flushed right before the freeze.
+const FROZEN_TIMEOUT: Duration = Duration::from_secs(2);
 /// How often a replica is looked at.
 pub(super) const POLL_INTERVAL: Duration = Duration::from_millis(5);
 /// Time limit of a request that ends a merge.

@@ -88,7 +88,10 @@ impl<E: Env> Inner<E> {
         };
         let mut decision = None;
         let begins = || decision = self.note_merge(range, right, reason);
+        // Balance would take apart what is being brought together.
+        self.of_manager(|manager| manager.begin_merge([range, right]));
         let response = self.merge_neighbours(range, right, begins).await;
+        self.of_manager(|manager| manager.end_merge([range, right]));
         self.note_end(decision, &response);
         response
     }
