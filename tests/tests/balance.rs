@@ -145,7 +145,7 @@ fn ranges_of_an_interval_are_scattered_over_shards_and_bad_orders_are_refused() 
     // From the right, a few keys at a time: many at once would be scattered by the split.
     let id = range.to_string();
     let borders: Vec<&str> = BORDERS.split(',').collect();
-    for keys in borders.rchunks(3) {
+    for keys in borders.rchunks(2) {
         let at = keys.iter().flat_map(|key| ["--at", *key]);
         let order: Vec<&str> = ["range", "split", &id].into_iter().chain(at).collect();
         let split = home.cli(&order);

@@ -38,6 +38,10 @@ pub fn missing(view: &View, nodes: &[NodeId], looks: &[Look]) -> Option<String> 
             .iter()
             .filter(|node| membership(**node) == MembershipStatus::Active);
         let possible: BTreeSet<&NodeId> = takers.chain(&on).collect();
+        if possible.len() < ENOUGH.min(holders.len()) {
+            // The only node that could replace a lost replica drains, so the lost one stays listed.
+            continue;
+        }
         let (voters_wanted, all_wanted) = placement::wanted(possible.len(), ENOUGH);
         let leader = range.leader.map(|at| membership(at.node));
         let is_whole = range.voters.len() == voters_wanted
