@@ -520,42 +520,6 @@ fn leaderships_are_handed_over_before_replicas_move() {
 }
 
 #[test]
-fn ranges_that_are_merged_are_left_where_they_are_until_that_ends() {
-    let mut model = Model::new(5, 1);
-    // Node 3 has more replicas than nodes 4 and 5.
-    for _ in 0..3 {
-        model.range(&[(1, 0), (2, 0), (3, 0)], 0.0);
-    }
-    let merging = [RangeId(2), RangeId(3)];
-    model.manager.begin_merge(merging);
-    model.pass(120);
-    let moved: Vec<u64> = model.given.iter().map(|given| given.range).collect();
-    assert!(!moved.is_empty(), "the third range moves");
-    assert!(moved.iter().all(|range| *range == 4), "{moved:?}");
-    model.manager.end_merge(merging);
-    model.pass(120);
-    let moved = model.given.iter().filter(|given| given.range != 4);
-    assert!(moved.count() > 0);
-    assert_eq!(model.orders_in(1800), 0, "it is balanced");
-}
-
-#[test]
-fn after_a_restart_a_node_that_leads_everything_gives_it_away_without_a_storm() {
-    let mut model = Model::new(3, 2);
-    for number in 0..60 {
-        let shard = number % 2;
-        model.range(&[(1, shard), (2, shard), (3, shard)], 12.0);
-    }
-    model.pass(60);
-    for node in 1..=3 {
-        assert!((18..=22).contains(&model.leaders(node)));
-    }
-    model.pass(120);
-    assert!(model.given.len() <= 44, "{}", model.given.len());
-    assert_eq!(model.orders_in(1800), 0, "it is balanced");
-}
-
-#[test]
 fn load_that_changes_sides_gives_few_orders() {
     for nodes in [2, 3] {
         let mut model = Model::new(nodes, 2);

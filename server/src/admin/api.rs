@@ -21,16 +21,20 @@ use rangedb_protocol::admin::{
 use rangedb_protocol::limits::{
     ADMIN_COMMAND_LEN_MAX, BATCH_LEN_MAX, MULTI_GET_KEYS_LEN_MAX, VALUE_LEN_MAX,
 };
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::sync::Mutex;
 
-use super::batch::{self, from_hex};
+use super::batch;
 use super::body::{NoBody, Text, json_response, percent_decoded, read};
 use super::failure::Failure;
 use super::history;
 use super::json::{self, of_state};
 use super::multi_get;
+use super::orders::{
+    DecommissionNode, MoveReplica, NoFields, ScatterRanges, SplitRange, TransferLeader, fields,
+    fields_or_none,
+};
 use super::scan::{Scan, parameters};
 use crate::config::Tls;
 use crate::history::History;
@@ -407,84 +411,6 @@ impl Api {
     }
 }
 
-/// The fields of the body of an order for another leader.
-#[derive(Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct TransferLeader {
-    to: Option<u64>,
-}
-
-/// The fields of the body of an order to move a replica.
-#[derive(Debug, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct MoveReplica {
-    from: u64,
-    to_node: u64,
-    to_shard: Option<u16>,
-}
-
-/// The fields of the body of an order to split a range.
-#[derive(Debug, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct SplitRange {
-    #[serde(default)]
-    at: Vec<String>,
-    /// Keys as hexadecimal digits.
-    #[serde(default)]
-    at_hex: Vec<String>,
-    /// How many parts of about the same size, instead of keys.
-    into: Option<u32>,
-    hold_ms: Option<u64>,
-}
-
-impl SplitRange {
-    fn keys(&self) -> Result<Vec<Vec<u8>>, Failure> {
-        let hex = self.at_hex.iter().map(|digits| from_hex(digits));
-        let texts = self.at.iter().map(|key| Ok(key.as_bytes().to_vec()));
-        let keys: Result<Vec<Vec<u8>>, String> = texts.chain(hex).collect();
-        keys.map_err(Failure::invalid)
-    }
-}
-
-/// The fields of the body of an order to scatter ranges.
-#[derive(Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct ScatterRanges {
-    start: Option<String>,
-    end: Option<String>,
-    /// Keys as hexadecimal digits.
-    start_hex: Option<String>,
-    end_hex: Option<String>,
-}
-
-impl ScatterRanges {
-    fn interval(self) -> Result<(Vec<u8>, Option<Vec<u8>>), Failure> {
-        let key = |text: Option<String>, hex: Option<String>, name| match (text, hex) {
-            (Some(_), Some(_)) => Err(Failure::invalid(format!(
-                "give {name} or {name}_hex, not both"
-            ))),
-            (text, None) => Ok(text.map(String::into_bytes)),
-            (None, Some(hex)) => from_hex(&hex).map(Some).map_err(Failure::invalid),
-        };
-        let start = key(self.start, self.start_hex, "start")?;
-        let end = key(self.end, self.end_hex, "end")?;
-        Ok((start.unwrap_or_default(), end))
-    }
-}
-
-/// The fields of the body of an order to decommission a node.
-#[derive(Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct DecommissionNode {
-    #[serde(default)]
-    dry_run: bool,
-}
-
-/// The body of an order that has no fields.
-#[derive(Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct NoFields {}
-
 /// The part of the cluster's state that a resource is.
 async fn show(admin: &Admin, resource: Resource) -> Result<Value, Failure> {
     let shown = match resource {
@@ -579,29 +505,6 @@ fn answer(facts: impl Serialize) -> Result<Response<Text>, Failure> {
     Ok(json_response(StatusCode::OK, of_state(facts)?.to_string()))
 }
 
-/// The fields of the body of an order that may have none.
-fn fields_or_none<'a, T: Default + Deserialize<'a>>(body: &'a [u8]) -> Result<T, Failure> {
-    match body {
-        b"" => Ok(T::default()),
-        body => fields(body),
-    }
-}
-
-/// The fields of the body of an order.
-fn fields<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Failure> {
-    // serde reads structs from lists, too.
-    let is_object = body.trim_ascii_start().starts_with(b"{");
-    let fields = match is_object {
-        true => serde_json::from_slice(body).map_err(|error| error.to_string()),
-        false => Err("it begins with no brace".to_owned()),
-    };
-    fields.map_err(|why| {
-        Failure::invalid(format!(
-            "the body is not the JSON object of this order: {why}"
-        ))
-    })
-}
-
 async fn whole_body(body: Incoming, len_max: usize) -> Result<Vec<u8>, Failure> {
     read(body, len_max).await.map_err(|no_body| match no_body {
         NoBody::TooLong => Failure::too_long(len_max),
@@ -673,69 +576,6 @@ mod tests {
             "kv/%zz",
         ] {
             assert_eq!(resource(bad), None, "{bad}");
-        }
-    }
-
-    #[test]
-    fn an_order_takes_its_range_from_the_path_alone() {
-        let order = |body: &str| fields::<TransferLeader>(body.as_bytes()).ok();
-        assert_eq!(order(r#"{"to":2}"#), Some(TransferLeader { to: Some(2) }));
-        assert_eq!(order(" {}"), Some(TransferLeader { to: None }));
-        for bad in [
-            "[]",
-            "[2]",
-            "7",
-            "{",
-            "",
-            r#"{"range":8}"#,
-            r#"{"command":"nodes"}"#,
-        ] {
-            assert_eq!(order(bad), None, "{bad}");
-        }
-        assert!(fields::<MoveReplica>(br#"{"from":1,"to_node":2}"#).is_ok());
-        assert!(fields::<MoveReplica>(br#"{"from":1}"#).is_err());
-    }
-
-    #[test]
-    fn keys_at_which_a_range_is_split_are_text_or_hexadecimal_digits() {
-        let keys = |body: &str| {
-            let split = fields::<SplitRange>(body.as_bytes()).ok()?;
-            split.keys().ok()
-        };
-        let body = r#"{"at":["m","é"],"at_hex":["00ff"],"hold_ms":0}"#;
-        let wanted = vec![b"m".to_vec(), "é".into(), vec![0, 0xff]];
-        assert_eq!(keys(body), Some(wanted));
-        assert_eq!(keys(r#"{"at":["m"]}"#), Some(vec![b"m".to_vec()]));
-        let into = fields::<SplitRange>(br#"{"into":4}"#).ok();
-        assert_eq!(into.and_then(|split| split.into), Some(4));
-        for bad in [
-            r#"{"at":"m"}"#,
-            r#"{"at_hex":["m"]}"#,
-            r#"{"at":[],"hold":1}"#,
-            r#"{"into":-1}"#,
-            "",
-        ] {
-            assert_eq!(keys(bad), None, "{bad}");
-        }
-    }
-
-    #[test]
-    fn an_interval_to_scatter_is_text_or_hexadecimal_digits_and_may_be_open() {
-        let interval = |body: &str| {
-            let scatter = fields_or_none::<ScatterRanges>(body.as_bytes()).ok()?;
-            scatter.interval().ok()
-        };
-        assert_eq!(interval(""), Some((vec![], None)));
-        assert_eq!(interval(r#"{"start":"a"}"#), Some((b"a".to_vec(), None)));
-        let both = interval(r#"{"start_hex":"00ff","end":"m"}"#);
-        assert_eq!(both, Some((vec![0, 0xff], Some(b"m".to_vec()))));
-        for bad in [
-            r#"{"start":"a","start_hex":"61"}"#,
-            r#"{"end_hex":"m"}"#,
-            r#"{"begin":"a"}"#,
-            "[]",
-        ] {
-            assert_eq!(interval(bad), None, "{bad}");
         }
     }
 

@@ -20,6 +20,7 @@ mod history;
 pub mod json;
 mod metrics;
 mod multi_get;
+mod orders;
 mod origin;
 mod page;
 mod readiness;
