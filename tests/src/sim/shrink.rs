@@ -24,7 +24,7 @@ pub fn run_caught(seed: u64, faults: &Faults) -> Result<Report, String> {
 ///
 /// # Errors
 /// The run's error, or the panic's message.
-pub fn caught(run: impl FnOnce() -> Result<Report, String>) -> Result<Report, String> {
+pub fn caught<T>(run: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
     let ran = catch_unwind(AssertUnwindSafe(run));
     ran.unwrap_or_else(|panic| {
         executor::abandon();
