@@ -9,7 +9,7 @@ use crate::env::Instant;
 use crate::range::ReplicaPlace;
 
 impl<T: Instant> Manager<T> {
-    /// Why a step of [`placement::plan`] is necessary.
+    /// Why a step of [`super::placement::plan`] is necessary.
     pub(super) fn why_necessary(&self, step: &Step, now: T) -> Why {
         let (reason, expected) = match step {
             Step::Change {
