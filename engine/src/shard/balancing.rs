@@ -86,23 +86,13 @@ impl<E: Env> Inner<E> {
         keys: usize,
         reason: SplitReason,
     ) -> Option<u64> {
-        let mut manager = self.management.manager.borrow_mut();
-        let manager = manager.as_mut()?;
-        let now = Now::<E>::now();
-        let new = NewDecision {
-            range,
-            kind: DecisionKind::Split,
-            reason: match reason {
-                SplitReason::Manual => "an operator ordered it",
-                SplitReason::Size => "it is larger than `range-size-max`",
-                SplitReason::Load => "it has more load than the others",
-            }
-            .to_owned(),
-            from: manager.leader_of(range, now),
-            to: None,
-            expected: format!("the range becomes {}", keys + 1),
+        let reason = match reason {
+            SplitReason::Manual => "an operator ordered it",
+            SplitReason::Size => "it is larger than `range-size-max`",
+            SplitReason::Load => "it has more load than the others",
         };
-        Some(manager.planning.decisions.note(new, now))
+        let expected = format!("the range becomes {}", keys + 1);
+        self.note_change(range, DecisionKind::Split, reason, expected)
     }
 
     /// Notes the decision that a range takes over its right neighbour; gives its id.
@@ -112,20 +102,32 @@ impl<E: Env> Inner<E> {
         right: RangeId,
         reason: MergeReason,
     ) -> Option<u64> {
+        let reason = match reason {
+            MergeReason::Manual => "an operator ordered it",
+            MergeReason::Cold => "it and its right neighbour are small and have little load",
+        };
+        let expected = format!("it has the keys of range {right}, too, which is no more");
+        self.note_change(range, DecisionKind::Merge, reason, expected)
+    }
+
+    /// Notes the decision to change a range's bounds; gives its id.
+    fn note_change(
+        &self,
+        range: RangeId,
+        kind: DecisionKind,
+        reason: &str,
+        expected: String,
+    ) -> Option<u64> {
         let mut manager = self.management.manager.borrow_mut();
         let manager = manager.as_mut()?;
         let now = Now::<E>::now();
         let new = NewDecision {
             range,
-            kind: DecisionKind::Merge,
-            reason: match reason {
-                MergeReason::Manual => "an operator ordered it",
-                MergeReason::Cold => "it and its right neighbour are small and have little load",
-            }
-            .to_owned(),
+            kind,
+            reason: reason.to_owned(),
             from: manager.leader_of(range, now),
             to: None,
-            expected: format!("it has the keys of range {right}, too, which is no more"),
+            expected,
         };
         Some(manager.planning.decisions.note(new, now))
     }
