@@ -37,7 +37,7 @@ use crate::handler::refusal::Refusal;
 use crate::handler::reply::Head;
 use crate::handler::{self, PendingRequest, Times, reply};
 use crate::net::buffers::Output;
-use crate::net::input::{Added, Input, Taken};
+use crate::net::input::{Added, Input, OwnBuffer, Taken};
 use crate::net::tls::{Received, Stream};
 use crate::shard::context::{AnsweredBy, Context};
 
@@ -295,7 +295,7 @@ impl Connection {
         let mut bytes = input.skip(received.get(..len).unwrap_or_default());
         // Whole frames are handled where they lie in the shard's buffer; only the rest is copied.
         if input.is_empty() {
-            let taken = self.take_frames(bytes, input.received);
+            let taken = self.take_frames(bytes, None, input.received);
             input.more = taken.more;
             bytes = bytes.get(taken.len..).unwrap_or_default();
         }
@@ -315,9 +315,10 @@ impl Connection {
 
     /// Handles frames among the kept bytes.
     fn take_kept(self: &Rc<Self>, input: &mut Input) {
-        let bytes = input.take();
-        let taken = self.take_frames(&bytes, input.received);
-        input.put_back(&self.context.buffers, taken, bytes);
+        let received = input.received;
+        input.handle(&self.context.buffers, |bytes, own| {
+            self.take_frames(bytes, own, received)
+        });
         self.follow(input);
     }
 
@@ -361,8 +362,14 @@ impl Connection {
         }
     }
 
-    /// Handles the whole frames at the start of `bytes`.
-    fn take_frames(self: &Rc<Self>, bytes: &[u8], received: Now) -> Taken {
+    /// Handles the whole frames at the start of `bytes`, which lie in the shard's buffer or in the
+    /// connection's `own`.
+    fn take_frames(
+        self: &Rc<Self>,
+        bytes: &[u8],
+        own: Option<OwnBuffer<'_>>,
+        received: Now,
+    ) -> Taken {
         let times = Times {
             received,
             now: Now::now(),
@@ -386,7 +393,7 @@ impl Connection {
                 }
                 Ok(Some(found)) => {
                     rest = rest.get(found.len..).unwrap_or_default();
-                    if handler::handle(&self.context, self, found, times).is_err() {
+                    if handler::handle(&self.context, self, (found, own), times).is_err() {
                         self.refuse(Some(found.id), Refusal::malformed());
                     }
                 }
