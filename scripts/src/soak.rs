@@ -1,19 +1,21 @@
 //! `soak SECONDS SEED`: runs the long tests for a given time: the simulator, kills of the real
-//! binary, faults of nodes and of the network between them, and the stress of a stolen core. Then
-//! it runs the mutants, each until the simulator finds it, however long that takes. The tests take
-//! their length and first seed from the environment; without these variables they run as in `test`.
+//! binary, faults of nodes and of the network between them, a thousand splits and merges, and the
+//! stress of a stolen core. Then it runs the mutants, each until the simulator finds it, however long
+//! that takes. The tests take their length and first seed from the environment; without these
+//! variables they run as in `test`.
 
 use crate::Outcome;
 use crate::process::command;
 
 /// The long tests: name, share of the time, and the number of tests in the file, which run one
 /// after the other and divide the share.
-const PARTS: [(&str, f64, f64); 7] = [
-    ("simulator", 0.3, 1.0),
+const PARTS: [(&str, f64, f64); 8] = [
+    ("simulator", 0.25, 1.0),
     ("kills", 0.1, 1.0),
     ("cluster", 0.1, 1.0),
     ("failover", 0.1, 2.0),
     ("bounds", 0.1, 2.0),
+    ("many_splits", 0.05, 1.0),
     ("networks", 0.2, 3.0),
     ("stalls", 0.1, 1.0),
 ];

@@ -5,6 +5,7 @@ pub mod console;
 pub mod http;
 pub mod invariants;
 pub mod load;
+pub mod model;
 pub mod net;
 pub mod operator;
 pub mod process;

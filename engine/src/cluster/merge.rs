@@ -2,7 +2,11 @@
 //! I/O here.
 //!
 //! A range takes over its right neighbour when the replicas of both are on the same shards: if they are
-//! not, replicas of the right one are moved first. The manager merges ranges that are small *and* cold,
+//! not, replicas of the right one are moved first. A replica that has moved has its rows under one data id,
+//! and the one that takes it over has theirs besides. Where these would become too many
+//! ([`PARTS_MAX`]), the left replica moves to another shard of its node, which writes its rows under one,
+//! and the right one follows. On a node of one shard that cannot be, and such ranges stay.
+//! The manager merges ranges that are small *and* cold,
 //! and only long after a change of their bounds, so that nothing is split and merged to and fro: together
 //! they have less than a quarter of `range-size-max` and less than an eighth of the load for which a range
 //! is split. A border that a person has made stays as long as the range right of it is held
@@ -16,7 +20,8 @@ use super::message::ClusterRequest;
 use super::record::{self, FIRST_NEW_RANGE, Row};
 use crate::env::Instant;
 use crate::error::OrderError;
-use crate::types::{Location, NodeId, RangeId};
+use crate::range::data_parts::PARTS_MAX;
+use crate::types::{Location, NodeId, RangeId, ShardId};
 
 /// A fraction of `range-size-max`: ranges are merged if they are smaller than that together.
 const SMALL_PART: u64 = 4;
@@ -26,7 +31,7 @@ pub const MERGES_MAX: usize = 8;
 /// What must be done next to merge a range with its right neighbour.
 #[derive(Debug, PartialEq, Eq)]
 pub enum MergeStep {
-    /// A replica of the right range, which is this one, must move.
+    /// A replica of this range, the right one or the left one, must move.
     Move {
         /// The range.
         range: RangeId,
@@ -88,6 +93,12 @@ impl<T: Instant> Manager<T> {
         };
         let (wanted, found) = (places(left), places(neighbour));
         if wanted == found {
+            let full = wanted.iter().copied();
+            let mut full = full.filter(|at| self.would_have_too_many_parts([range, right], *at));
+            if let Some((from, to)) = full.find_map(|at| Some((at, self.other_shard(at, now)?))) {
+                let from = from.node;
+                return Ok(MergeStep::Move { range, from, to });
+            }
             let request = ClusterRequest::Merge {
                 range,
                 version: left.descriptor.epoch.version,
@@ -131,6 +142,30 @@ impl<T: Instant> Manager<T> {
             from: from.node,
             to,
         })
+    }
+
+    /// Whether the replicas of two ranges on a shard have their rows under too many data ids to be merged.
+    fn would_have_too_many_parts(&self, ranges: [RangeId; 2], at: Location) -> bool {
+        let parts = |range: RangeId| {
+            let descriptor = &self.ranges.get(&range)?.record.descriptor;
+            let mut replicas = descriptor.replicas.iter();
+            let place = replicas.find(|place| place.location == at)?;
+            self.shards.known.get(&at)?.parts(range, place.replica)
+        };
+        let sum: usize = ranges.into_iter().filter_map(parts).map(usize::from).sum();
+        sum > PARTS_MAX
+    }
+
+    /// Another shard of the same node to which replicas may go: the next one.
+    fn other_shard(&self, at: Location, now: T) -> Option<Location> {
+        let shards = self.nodes.get(&at.node)?.record.staying_shards();
+        let avoided = self.health.avoided(now);
+        let next = |step: u16| Location {
+            node: at.node,
+            shard: ShardId((at.shard.0 % shards + step) % shards),
+        };
+        let mut others = (1..shards).map(next).filter(|other| *other != at);
+        others.find(|other| !avoided.contains(other))
     }
 
     /// The ranges that are to be merged now, each with its right neighbour: beside the pairs that are `merging`

@@ -3,6 +3,7 @@
 use super::*;
 use crate::cluster::merge::{MERGES_MAX, MergeStep};
 use crate::cluster::record::FIRST_NEW_RANGE;
+use crate::range::data_parts::PARTS_MAX;
 
 const LONG: u32 = 11 * 60;
 
@@ -106,6 +107,42 @@ fn replicas_of_the_right_range_move_first() {
         to: at(2),
     };
     assert_eq!(step, wanted);
+}
+
+#[test]
+fn a_replica_whose_rows_would_lie_under_too_many_data_ids_moves_first() {
+    for shards in [1, 2] {
+        let mut case = Case::new();
+        case.shards = shards;
+        let ranges = case.split_at(&["m"]);
+        let parts = [PARTS_MAX as u16 - 3, 3];
+        case.parts.extend(ranges.iter().copied().zip(parts));
+        case.pass(1);
+        let step = case.merge(ranges[0]).expect("a step");
+        assert!(
+            matches!(step, MergeStep::Merge(..)),
+            "just as many as may be: {step:?}"
+        );
+        case.parts.insert(ranges[1], 4);
+        case.pass(30);
+        let step = case.merge(ranges[0]).expect("a step");
+        let elsewhere = Location {
+            node: NodeId(1),
+            shard: ShardId(1),
+        };
+        let wanted = MergeStep::Move {
+            range: ranges[0],
+            from: NodeId(1),
+            to: elsewhere,
+        };
+        match shards {
+            1 => assert!(
+                matches!(step, MergeStep::Merge(..)),
+                "the shard refuses it: {step:?}"
+            ),
+            _ => assert_eq!(step, wanted),
+        }
+    }
 }
 
 #[test]

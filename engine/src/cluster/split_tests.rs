@@ -46,6 +46,8 @@ struct Case {
     cpu_of_range: BTreeMap<RangeId, u32>,
     /// The CPU time of shards that use some, in thousandths of a core.
     cpu: BTreeMap<Location, u32>,
+    /// Under how many data ids the rows of ranges lie that have more than one.
+    parts: BTreeMap<RangeId, u16>,
     /// How many shards each node has; replicas are on the first one.
     shards: u16,
     /// Replicas that lack many entries.
@@ -89,6 +91,7 @@ impl Case {
             bytes: BTreeMap::new(),
             cpu_of_range: BTreeMap::new(),
             cpu: BTreeMap::new(),
+            parts: BTreeMap::new(),
             shards: 1,
             lagging: BTreeSet::new(),
             used: BTreeSet::new(),
@@ -145,7 +148,7 @@ impl Case {
             leader,
             term: 3,
             applied: 9,
-            parts: 1,
+            parts: self.parts_of(descriptor),
         }
     }
 
@@ -165,7 +168,7 @@ impl Case {
                     left: false,
                     is_empty: false,
                     frozen: None,
-                    parts: 1,
+                    parts: self.parts_of(descriptor),
                 });
             }
         }
@@ -189,6 +192,10 @@ impl Case {
             in_flight: 0,
             slow_disk: false,
         }
+    }
+
+    fn parts_of(&self, descriptor: &Descriptor) -> u16 {
+        self.parts.get(&descriptor.range).copied().unwrap_or(1)
     }
 
     fn report(&mut self, node: u64) {

@@ -82,12 +82,11 @@ impl<E: Env> Inner<E> {
         let (sender, receiver) = <E::Runtime as AsyncRuntime>::Oneshot::channel();
         let inner = self.clone();
         drop(E::Runtime::spawn(async move {
-            let begun = Now::<E>::now();
             let merged = inner.merge(&running, version, right).await;
             let changes = &inner.management.bounds_changes;
             match &merged {
-                Ok(()) => {
-                    changes.merge_done(begun.elapsed());
+                Ok(not_served) => {
+                    changes.merge_done(*not_served);
                     let right = right.0;
                     tracing::info!(
                         event = "range_merged",
@@ -99,7 +98,7 @@ impl<E: Env> Inner<E> {
                     tracing::warn!(%range, right = %right.0, %why, "the ranges were not merged");
                 }
             }
-            drop(sender.send(merged));
+            drop(sender.send(merged.map(drop)));
             inner.report_soon();
             // An entry whose end is not known must be decided before the members may change.
             inner.decided(&running, version).await;
@@ -109,12 +108,13 @@ impl<E: Env> Inner<E> {
         self.end_of_change(receiver.await.ok())
     }
 
+    /// Carries out the steps of a merge; gives how long the keys of the right range were not served, at most.
     async fn merge(
         self: &Rc<Self>,
         running: &Running<E>,
         version: u32,
         (right, right_version): (RangeId, u32),
-    ) -> Result<(), OrderError> {
+    ) -> Result<Duration, OrderError> {
         let Running { replica, raft } = running;
         let range = replica.group.range;
         check_members(running).await?;
@@ -125,6 +125,7 @@ impl<E: Env> Inner<E> {
         };
         let prepare = ClusterRequest::PrepareMerge { left: range, right };
         self.ask_all(replica, &prepare, PREPARE_TIMEOUT).await?;
+        let served_until = Now::<E>::now();
         if let Err(why) = self.freeze_neighbour(right, right_version, merge).await {
             // The right range may be frozen all the same, or become so.
             if matches!(why, OrderError::Unknown(_)) {
@@ -142,13 +143,14 @@ impl<E: Env> Inner<E> {
         };
         match merged {
             Ok(()) => {
+                let not_served = served_until.elapsed();
                 // The followers apply it at once, not with the next heartbeat.
                 raft.wake().await.ok();
-                Ok(())
+                Ok(not_served)
             }
             Err(why) if self.cancel(running, merge, right).await => Err(why),
             Err(_) => match self.has_merged(replica, right) {
-                true => Ok(()),
+                true => Ok(served_until.elapsed()),
                 false => Err(OrderError::Unknown(format!(
                     "whether range {range} takes over range {right} is not known yet"
                 ))),

@@ -1,6 +1,6 @@
 //! Orders to merge ranges, of operators and of the manager itself, as the manager carries them out: it
-//! moves replicas of the right range to the shards of the left one, and then has the left leader merge
-//! ([`super::merge`]). Runs on the shard that hosts the manager.
+//! moves replicas until those of the right range are on the shards of the left one, and then has the left
+//! leader merge ([`super::merge`]). Runs on the shard that hosts the manager.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -119,15 +119,14 @@ impl<E: Env> Inner<E> {
                 begins();
             }
             let done = match step {
-                Ok(MergeStep::Move { from, to, .. }) => {
+                Ok(MergeStep::Move {
+                    range: moved,
+                    from,
+                    to,
+                }) => {
                     let to = (to.node, Some(to.shard));
-                    let why = Why::necessary(
-                        format!("range {range} is to take it over, and has a replica there"),
-                        format!(
-                            "the replicas of ranges {range} and {right} are on the same shards"
-                        ),
-                    );
-                    match self.move_replica(right, from, to, why).await {
+                    let why = why_moved(moved, range, right);
+                    match self.move_replica(moved, from, to, why).await {
                         ClusterResponse::Done => {
                             last_progress = Now::<E>::now();
                             Err(OrderError::busy("a replica moves"))
@@ -224,4 +223,16 @@ impl<E: Env> Inner<E> {
             _ => drop(paused.remove(&range)),
         }
     }
+}
+
+/// Why a replica of a range moves before two are merged.
+fn why_moved(moved: RangeId, range: RangeId, right: RangeId) -> Why {
+    let reason = match moved == right {
+        true => format!("range {range} is to take it over, and has a replica there"),
+        false => format!(
+            "it is to take over range {right}, and its rows would lie under too many data ids"
+        ),
+    };
+    let expected = format!("the replicas of ranges {range} and {right} are on the same shards");
+    Why::necessary(reason, expected)
 }
