@@ -159,10 +159,10 @@ fn a_get_that_the_tables_answer_allocates_nothing() {
     assert_eq!((allocations, hits), (0, 0));
 }
 
-/// The list of its mutations as the frame has them, the buffer for its key and value, and the count of
-/// those who share that buffer.
+/// The buffer for its key and value, the count of those who share that buffer, and what answers the put.
+/// What the requests that are sent together need besides is less than one for each put.
 #[test]
 fn a_put_allocates_three_times_before_it_is_queued() {
     let (allocations, _) = measure(0, Ask::Put);
-    assert_eq!(allocations, 3 * ROWS as u64);
+    assert_eq!(allocations / ROWS as u64, 3, "{allocations}");
 }
