@@ -110,6 +110,10 @@ fn clock_ahead(mutant: Mutant, seed: u64) -> Option<String> {
     directed(mutant, seed, Scenario::ClockAhead)
 }
 
+fn unreadable_blocks(mutant: Mutant, seed: u64) -> Option<String> {
+    directed(mutant, seed, Scenario::UnreadableBlocks)
+}
+
 fn deposed_reader(mutant: Mutant, seed: u64) -> Option<String> {
     directed(mutant, seed, Scenario::DeposedReader)
 }
@@ -211,4 +215,5 @@ mutants! {
     finds_frozen_replica_removed: FrozenReplicaRemoved by seed,
     finds_export_of_whole_data_id: ExportOfWholeDataId by seed,
     finds_change_after_lost_report: ChangeAfterLostReport by seed,
+    finds_unreadable_is_absent: UnreadableIsAbsent by unreadable_blocks,
 }
