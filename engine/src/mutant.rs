@@ -111,11 +111,13 @@ pub enum Mutant {
     ExportOfWholeDataId,
     /// The manager takes a change of a report although it has not taken all that comes before it.
     ChangeAfterLostReport,
+    /// A read whose block cannot be read finds nothing there.
+    UnreadableIsAbsent,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Mutant; 45] = [
+    pub const ALL: [Mutant; 46] = [
         Mutant::AcknowledgeBeforeDurable,
         Mutant::LeaseWithoutMargin,
         Mutant::VoteAfterRestart,
@@ -161,6 +163,7 @@ impl Mutant {
         Mutant::FrozenReplicaRemoved,
         Mutant::ExportOfWholeDataId,
         Mutant::ChangeAfterLostReport,
+        Mutant::UnreadableIsAbsent,
     ];
 }
 

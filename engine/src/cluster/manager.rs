@@ -374,8 +374,11 @@ impl<T: Instant> Manager<T> {
                 && node.is_some_and(|node| self.node_health(node, now) == NodeHealth::Alive)
         };
         let well = voters.iter().filter(is_well).count();
+        // One that cannot read all its rows goes by itself once it may; then it is missing.
+        let stays = |trouble: Trouble| trouble == Trouble::Unreadable;
         let worst = troubles
             .iter()
+            .filter(|(_, trouble)| !stays(*trouble))
             .min_by_key(|(_, trouble)| *trouble == Trouble::Behind);
         worst.copied().filter(|_| well * 2 > voters.len())
     }

@@ -109,12 +109,17 @@ impl<M: Machine> RaftStateMachine<TypeConfig<M>> for StateMachine<M> {
         while let Some(item) = entries.next().await {
             let (entry, responder) = item?;
             let entry = convert::entry(entry)?;
-            let room = self.machine.make_room(&entry).await;
-            room.map_err(|fatal| self.fatal(fatal))?;
-            let results = self
-                .machine
-                .apply(&entry)
-                .map_err(|fatal| self.fatal(fatal))?;
+            let results = loop {
+                let room = self.machine.make_room(&entry).await;
+                room.map_err(|fatal| self.fatal(fatal))?;
+                let applied = self.machine.apply(&entry);
+                if let Some(results) = applied.map_err(|fatal| self.fatal(fatal))? {
+                    break results;
+                }
+                if !self.machine.until_retry().await {
+                    return Err(io::Error::other("the group has stopped"));
+                }
+            };
             if let Some(responder) = responder {
                 responder.send(results);
             }

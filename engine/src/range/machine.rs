@@ -64,8 +64,12 @@ impl<E: Env> Machine for Replica<E> {
         self.store.make_room(rows, bytes).await
     }
 
-    fn apply(&self, entry: &LogEntry) -> Result<Vec<Applied>, Fatal> {
+    fn apply(&self, entry: &LogEntry) -> Result<Option<Vec<Applied>>, Fatal> {
         Replica::apply(self, entry)
+    }
+
+    async fn until_retry(&self) -> bool {
+        Replica::until_retry(self).await
     }
 
     async fn save_ahead(&self) -> Result<(), Fatal> {

@@ -10,6 +10,7 @@ pub mod data_parts;
 mod descriptor;
 pub mod digest;
 mod digesting;
+mod faults;
 pub mod format;
 #[cfg(test)]
 mod fuzz;

@@ -44,6 +44,7 @@ mod split_orders;
 mod status;
 mod steering;
 mod system_places;
+mod unreadable;
 
 use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
@@ -348,6 +349,9 @@ impl<E: Env> Shard<E> {
         if !all_in_range(&replica, &write) {
             return self.refuse_several_ranges(&replica, &request, sink.as_ref(), token);
         }
+        if let Err(error) = self.look_ahead(&replica, &write) {
+            return sink.complete(token, Err(error));
+        }
         let write = match mutant::is(Mutant::CasBeforeLog) {
             true => self.decide_now(&replica, write),
             false => write,
@@ -367,6 +371,16 @@ impl<E: Env> Shard<E> {
             );
         }
         replica.usage.has_written(keys, bytes, began);
+    }
+
+    /// Refuses a write that depends on a row which cannot be read: once it is in the log it must be applied,
+    /// and whatever comes after it would have to wait.
+    fn look_ahead(&self, replica: &Replica<E>, write: &Batch) -> Result<(), Error> {
+        for key in write.keys_read() {
+            let read = (self.inner.store).newest(replica.data_id_of(key), key, |_| ());
+            read.map_err(|error| self.inner.unreadable(replica, error))?;
+        }
+        Ok(())
     }
 
     /// The batch without its conditions if they hold now.

@@ -33,6 +33,10 @@ const BESIDE: [u8; 3] = *b"d00";
 const FURTHER: [u8; 3] = *b"x00";
 /// How long anything that is waited for may take.
 const PATIENCE: Duration = Duration::from_secs(8);
+/// How many of them it may take to replace a replica: the manager must have missed it in several reports.
+const PATIENCES_OF_REPLACEMENT: usize = 4;
+/// How many leaders get unreadable blocks, one after the other.
+const LEADERS_DAMAGED: usize = 2;
 /// How often the state is looked at when the moment counts.
 const MOMENT: Duration = Duration::from_micros(100);
 /// How far a clock is ahead: more than any change of bounds takes.
@@ -68,11 +72,13 @@ pub enum Scenario {
     /// A leader is cut off and stands still until another one leads. Then it is read from, with blocks that
     /// are not in memory.
     DeposedReader,
+    /// Blocks of a leader's tables cannot be read, one leader after the other.
+    UnreadableBlocks,
 }
 
 impl Scenario {
     /// All of them.
-    pub const ALL: [Scenario; 9] = [
+    pub const ALL: [Scenario; 10] = [
         Scenario::LeaderAppliesLate,
         Scenario::PowerAtBirth,
         Scenario::PowerOverSlowDisk,
@@ -82,6 +88,7 @@ impl Scenario {
         Scenario::TwoAttempts,
         Scenario::ClockAhead,
         Scenario::DeposedReader,
+        Scenario::UnreadableBlocks,
     ];
 
     fn sizes(self) -> Sizes {
@@ -97,7 +104,7 @@ impl Scenario {
                 segment_bytes: 1 << 21,
                 ..SIZES
             },
-            Scenario::DeposedReader => Sizes {
+            Scenario::DeposedReader | Scenario::UnreadableBlocks => Sizes {
                 memtable_bytes: 1 << 12,
                 row_cache_bytes: 0,
                 ..SIZES
@@ -155,6 +162,7 @@ impl Story {
             Scenario::TwoAttempts => self.two_attempts().await,
             Scenario::ClockAhead => self.clock_ahead().await,
             Scenario::DeposedReader => self.deposed_reader().await,
+            Scenario::UnreadableBlocks => self.unreadable_blocks().await,
         }
     }
 
@@ -468,6 +476,43 @@ impl Story {
         }
         network.mend();
         SimRuntime::sleep(Duration::from_millis(500)).await;
+    }
+
+    async fn unreadable_blocks(self: &Rc<Story>) {
+        for _ in 0..LEADERS_DAMAGED {
+            // Rows are flushed meanwhile.
+            SimRuntime::sleep(Duration::from_millis(300)).await;
+            let Some((leader, range)) = self.leader_of(&KEY).await else {
+                return;
+            };
+            let Some(node) = self.cluster.on(leader) else {
+                return;
+            };
+            let replica = |looks: &[Look]| {
+                let here =
+                    |look: &&Look| machine(look) == leader && look.status.route.range == range;
+                looks.iter().find(here).map(|look| look.status.replica)
+            };
+            let before = replica(&self.cluster.looks());
+            let is_replaced = |looks: &[Look]| {
+                let now = replica(looks);
+                now.is_some() && now != before
+            };
+            node.table_disks().for_each(|disk| disk.damage(|| u8::MAX));
+            let mut is_done = false;
+            for _ in 0..PATIENCES_OF_REPLACEMENT {
+                is_done = is_done || self.until(POLL_INTERVAL, is_replaced).await;
+            }
+            node.table_disks().for_each(|disk| disk.mend());
+            if !is_done || node.fatal().is_some() {
+                let what = format!(
+                    "machine {leader} cannot read its blocks: replica {before:?} of range {range} is not \
+                     replaced, {:?}",
+                    node.fatal()
+                );
+                self.seen.violation(what);
+            }
+        }
     }
 
     /// Reads a row at the first shard of a machine, if that serves it within a moment.

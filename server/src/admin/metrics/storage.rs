@@ -198,6 +198,11 @@ pub(super) const TABLES: &[Metric] = &[
         "Compactions that changed something.",
         Source::Shard(|report| report.status.lsm.tables.compactions as f64),
     ),
+    counter(
+        "rangedb_compactions_failed_total",
+        "Compactions that have failed and are tried again.",
+        Source::Shard(|report| report.status.lsm.tables.compactions_failed as f64),
+    ),
 ];
 
 /// The budgets of memory that are caches.
