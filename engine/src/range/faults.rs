@@ -1,36 +1,24 @@
 //! What keeps a replica from serving: its rows differ from those of the others and no one knows which are
-//! right, or a block of a table with its rows cannot be read or is damaged.
-//!
-//! A replica that differs serves nothing. One with an unreadable block serves what does not need the block,
-//! until the shard has given it up ([`crate::shard`]): its leadership first, then all of it. An entry of the
-//! log that needs such a block is not applied; it is tried again until the replica ends, or the block can be
-//! read. Lives on the shard's thread.
+//! right, or a block of a table with its rows cannot be read or is damaged. What that means for the replica
+//! is the matter of [`super::fitness`]. Lives on the shard's thread.
 
 use std::cell::Cell;
-use std::time::Duration;
 
-use crate::env::{AsyncRuntime, Env};
-use crate::error::Error;
-use crate::lsm::LsmError;
 use crate::notify::Notify;
-use crate::range::replica::Replica;
-
-/// Pause before an entry that needs an unreadable block is tried again.
-const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What keeps a replica from serving.
 #[derive(Default)]
 pub(super) struct Faults {
     /// Whether its rows differ from other replicas', and no one knows which are right.
-    halted: Cell<bool>,
+    pub(super) halted: Cell<bool>,
     /// Whether a block of a table with its rows cannot be read or is damaged.
-    unreadable: Cell<bool>,
+    pub(super) unreadable: Cell<bool>,
     /// Whether the shard takes a step to give it up now.
-    is_leaving: Cell<bool>,
+    pub(super) is_leaving: Cell<bool>,
     /// Whether its group has stopped.
-    has_ended: Cell<bool>,
+    pub(super) has_ended: Cell<bool>,
     /// Notified when its group has stopped.
-    ended: Notify,
+    pub(super) ended: Notify,
 }
 
 impl Faults {
@@ -38,73 +26,5 @@ impl Faults {
     pub(super) fn clear(&self) {
         self.halted.set(false);
         self.unreadable.set(false);
-    }
-}
-
-impl<E: Env> Replica<E> {
-    /// Serves nothing from now on, until the process ends or a snapshot is installed: the replicas
-    /// differ, and no majority of them holds the same.
-    pub fn halt(&self) {
-        self.faults.halted.set(true);
-        self.proposer.refuse_all(&Error::Diverged(self.group.range));
-    }
-
-    /// Whether it serves nothing because the replicas differ.
-    pub fn is_halted(&self) -> bool {
-        self.faults.halted.get()
-    }
-
-    /// Notes that a read of its rows has met a block that cannot be read or is damaged; logs the first.
-    pub fn found_unreadable(&self, error: &LsmError) {
-        self.store.count_unreadable();
-        if self.faults.unreadable.replace(true) {
-            return;
-        }
-        let (range, shard) = (self.group.range, self.home.location);
-        match self.with_state(|state| state.descriptor.replicas.len() > 1) {
-            true => tracing::error!(
-                event = "block_unreadable",
-                %range,
-                replica = %self.group.replica,
-                "shard {shard}: {error}. It has rows of range {range}: the replica here is given up, and made \
-                 anew from the others. Check the disk of this node (dmesg, smartctl)"
-            ),
-            false => tracing::error!(
-                event = "block_unreadable",
-                %range,
-                replica = %self.group.replica,
-                "shard {shard}: {error}. It has rows of range {range}, of which there is no other replica: \
-                 reads and conditional writes that need the block are refused as unreadable, others go on. \
-                 Check the disk (dmesg, smartctl). If the file stays unreadable, write the lost rows anew, or \
-                 start from a copy of the whole folder that was made while the node was stopped"
-            ),
-        }
-    }
-
-    /// Whether a block with its rows cannot be read or is damaged, as far as reads have met it.
-    pub fn is_unreadable(&self) -> bool {
-        self.faults.unreadable.get()
-    }
-
-    /// Begins a step of giving this replica up. `false`: it is not to be given up, or a step is under way.
-    pub(crate) fn begin_leaving(&self) -> bool {
-        self.is_unreadable() && !self.faults.is_leaving.replace(true)
-    }
-
-    /// Ends that step.
-    pub(crate) fn end_leaving(&self) {
-        self.faults.is_leaving.set(false);
-    }
-
-    /// Notes that its group has stopped: what waits for blocks to become readable waits no more.
-    pub(crate) fn has_stopped(&self) {
-        self.faults.has_ended.set(true);
-        self.faults.ended.notify();
-    }
-
-    /// Waits until blocks that cannot be read are tried again. `false`: the group has stopped.
-    pub(super) async fn until_retry(&self) -> bool {
-        let ended = self.faults.ended.until(|| self.faults.has_ended.get());
-        E::Runtime::timeout(RETRY_INTERVAL, ended).await.is_err()
     }
 }

@@ -11,6 +11,7 @@ mod descriptor;
 pub mod digest;
 mod digesting;
 mod faults;
+mod fitness;
 pub mod format;
 #[cfg(test)]
 mod fuzz;
