@@ -232,6 +232,8 @@ pub struct LsmStats {
     pub memtable_bytes: usize,
     /// Memtables that wait to be flushed.
     pub frozen: usize,
+    /// Whether nothing may be applied that needs a new memtable, because compactions fail.
+    pub stuck: bool,
     /// What is known of the files.
     pub tables: TableStats,
     /// Rows that the row cache has evicted.
@@ -523,6 +525,7 @@ impl<T: TableStore> Lsm<T> {
         LsmStats {
             memtable_bytes: self.active.size(),
             frozen: self.frozen.len(),
+            stuck: self.pressure().stuck,
             tables: self.store.stats(),
             row_evictions: self.row_cache.borrow().evictions(),
         }

@@ -80,8 +80,6 @@ pub struct ShardStatus {
     pub pressure: f32,
     /// Whether writes are refused because the disk is full.
     pub disk_full: bool,
-    /// Whether writes are refused because compactions fail and level 0 of the tables is full.
-    pub stuck: bool,
     /// Whether files wait because the process lacks descriptors or memory.
     pub starved: bool,
     /// What the shard does because its disk is slow.
@@ -224,7 +222,6 @@ pub(super) fn of<E: Env>(inner: &Inner<E>) -> ShardStatus {
         pinned_bytes: inner.pinned_bytes(),
         pressure: inner.store.pressure(),
         disk_full: inner.store.disk_full(),
-        stuck: inner.store.is_stuck(),
         starved: inner.store.is_starved(),
         slow_disk: inner.liveness.slow_disk.status(Now::<E>::now()),
         wal,

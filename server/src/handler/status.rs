@@ -79,7 +79,7 @@ pub fn shard_state(context: &Context, shard: ShardId) -> ShardState {
     state.replay_bytes = status.replay_bytes;
     state.pressure = status.pressure;
     state.disk_full = status.disk_full;
-    state.stuck = status.stuck;
+    state.stuck = status.lsm.stuck;
     state.log_writes = status.wal.writes;
     state.log_bytes = status.wal.bytes;
     state.table_bytes = status.lsm.tables.bytes;

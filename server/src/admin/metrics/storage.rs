@@ -88,7 +88,7 @@ pub(super) const LOG: &[Metric] = &[
     gauge(
         "rangedb_tables_stuck",
         "1 while writes are refused because compactions fail and level 0 of the tables is full.",
-        Source::Shard(|report| f64::from(u8::from(report.status.stuck))),
+        Source::Shard(|report| f64::from(u8::from(report.status.lsm.stuck))),
     ),
     gauge(
         "rangedb_files_starved",

@@ -152,7 +152,6 @@ fn report(shard: u16) -> ShardReport {
         pinned_bytes: 0,
         pressure: 0.0,
         disk_full: false,
-        stuck: false,
         starved: false,
         slow_disk: SlowDiskStatus::default(),
         leaves: false,

@@ -250,7 +250,7 @@ fn tree(now: &ShardReport, before: &ShardReport) -> Tree {
         cold_reads: (status.cold_reads.reads).saturating_sub(before.status.cold_reads.reads),
         pressure: status.pressure,
         disk_full: status.disk_full,
-        stuck: status.stuck,
+        stuck: status.lsm.stuck,
         starved: status.starved,
     }
 }

@@ -25,7 +25,7 @@ const WRITES_REFUSED: usize = 5;
 fn is_stuck(node: &SimNode) -> bool {
     let shards = node.shards();
     let mut shards = shards.iter().flat_map(|shards| shards.iter());
-    shards.any(|shard| executor::current().on_host(node.host(), || shard.status().stuck))
+    shards.any(|shard| executor::current().on_host(node.host(), || shard.status().lsm.stuck))
 }
 
 impl Story {
