@@ -14,9 +14,12 @@ use crate::sim::node::SimNode;
 use crate::sim::run::{POLL_INTERVAL, Story};
 use crate::sim::runtime::SimRuntime;
 
-/// How many times [`PATIENCE`](super::PATIENCE) it may take to replace a replica: the manager must have missed it
-/// in several reports.
-const PATIENCES_OF_REPLACEMENT: usize = 4;
+/// How many times [`PATIENCE`](super::PATIENCE) it may take until a replica is given up: others may have to be
+/// replaced before.
+const PATIENCES_OF_GIVING_UP: usize = 4;
+/// How many it may take until there is a fresh one: the node may keep away from new ones for a minute, since its
+/// compactions failed.
+const PATIENCES_OF_REPLACEMENT: usize = 10;
 /// How many leaders get unreadable blocks, one after the other.
 const LEADERS_DAMAGED: usize = 2;
 /// How many writes to a single node are tried while its tables take none.
@@ -29,6 +32,16 @@ fn is_stuck(node: &SimNode) -> bool {
 }
 
 impl Story {
+    /// Looks for several times [`PATIENCE`](super::PATIENCE) until something is so.
+    async fn until_in(&self, patiences: usize, is_so: impl Fn(&[Look]) -> bool) -> bool {
+        for _ in 0..patiences {
+            if self.until(POLL_INTERVAL, &is_so).await {
+                return true;
+            }
+        }
+        false
+    }
+
     pub(super) async fn unreadable_blocks(self: &Rc<Story>) {
         for _ in 0..LEADERS_DAMAGED {
             // Rows are flushed meanwhile.
@@ -45,20 +58,19 @@ impl Story {
                 looks.iter().find(here).map(|look| look.status.replica)
             };
             let before = replica(&self.cluster.looks());
+            let is_given_up = |looks: &[Look]| replica(looks) != before;
             let is_replaced = |looks: &[Look]| {
                 let now = replica(looks);
                 now.is_some() && now != before
             };
             node.table_disks().for_each(|disk| disk.damage(|| u8::MAX));
-            let mut is_done = false;
-            for _ in 0..PATIENCES_OF_REPLACEMENT {
-                is_done = is_done || self.until(POLL_INTERVAL, is_replaced).await;
-            }
+            let given_up = self.until_in(PATIENCES_OF_GIVING_UP, is_given_up).await;
             node.table_disks().for_each(|disk| disk.mend());
-            if !is_done || node.fatal().is_some() {
+            let replaced = self.until_in(PATIENCES_OF_REPLACEMENT, is_replaced).await;
+            if !given_up || !replaced || node.fatal().is_some() {
                 let what = format!(
-                    "machine {leader} cannot read its blocks: replica {before:?} of range {range} is not \
-                     replaced, {:?}",
+                    "machine {leader} cannot read its blocks: replica {before:?} of range {range} is given up: \
+                     {given_up}, replaced: {replaced}, {:?}",
                     node.fatal()
                 );
                 self.seen.violation(what);
