@@ -440,8 +440,8 @@ impl Story {
                 down_ms,
                 ..
             } => self.while_busy(node, move |story, node| async move {
+                SimRuntime::sleep(Duration::from_millis(down_ms)).await;
                 if story.can_spare_a_disk().await {
-                    SimRuntime::sleep(Duration::from_millis(down_ms)).await;
                     story.lose_part(&node, shard, part).await;
                 }
             }),
