@@ -95,6 +95,7 @@ pub(crate) fn passes(code: ErrorCode) -> bool {
             | ErrorCode::Unreachable
             | ErrorCode::NoQuorum
             | ErrorCode::ClockOutOfBounds
+            | ErrorCode::Unreadable
     )
 }
 
@@ -216,6 +217,7 @@ mod tests {
             (ErrorCode::SeveralRanges, Fate::NotApplied, false),
             (ErrorCode::DiskFull, Fate::NotApplied, false),
             (ErrorCode::Diverged, Fate::NotApplied, false),
+            (ErrorCode::Unreadable, Fate::NotApplied, true),
         ] {
             let error = error(code, fate);
             assert_eq!(error.is_retryable(), is_retryable, "{error}");

@@ -115,6 +115,14 @@ pub enum Error {
     /// The disk has no room for more writes; deletes are taken as long as log and memtables have room.
     #[error("the disk is full")]
     DiskFull,
+    /// A block of a table that the answer needs cannot be read, or is damaged. Where the range has other
+    /// replicas, one of them leads and answers in a moment.
+    #[error(
+        "a block of a table with rows of range {0} cannot be read from this node's disk, or is damaged: \
+         the node's log names the file; other replicas of the range take over, and without any the rows \
+         stay unreadable until the node has another disk"
+    )]
+    Unreadable(RangeId),
 }
 
 impl From<BrokenLimit> for Error {
@@ -155,7 +163,8 @@ impl Error {
             | Error::ShuttingDown
             | Error::Recovering
             | Error::Diverged(_)
-            | Error::DiskFull => Fate::NotApplied,
+            | Error::DiskFull
+            | Error::Unreadable(_) => Fate::NotApplied,
         }
     }
 }
@@ -167,7 +176,7 @@ pub enum Fatal {
     #[error(transparent)]
     Wal(#[from] WalError),
     /// The tables are damaged or cannot be read.
-    #[error(transparent)]
+    #[error("{0}{advice}", advice = .0.advice())]
     Lsm(#[from] LsmError),
     /// Consensus gave up.
     #[error("raft of range {range}: {message}")]

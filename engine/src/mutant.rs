@@ -115,11 +115,13 @@ pub enum Mutant {
     ExportOfWholeDataId,
     /// The manager takes a change of a report although it has not taken all that comes before it.
     ChangeAfterLostReport,
+    /// A read whose block cannot be read finds nothing there.
+    UnreadableIsAbsent,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Mutant; 47] = [
+    pub const ALL: [Mutant; 48] = [
         Mutant::AcknowledgeBeforeDurable,
         Mutant::LeaseWithoutMargin,
         Mutant::VoteAfterRestart,
@@ -167,6 +169,7 @@ impl Mutant {
         Mutant::FrozenReplicaRemoved,
         Mutant::ExportOfWholeDataId,
         Mutant::ChangeAfterLostReport,
+        Mutant::UnreadableIsAbsent,
     ];
 }
 

@@ -203,6 +203,24 @@ impl Batch {
         conditions.chain(self.mutations.iter().map(|mutation| &mutation.key))
     }
 
+    /// The keys whose present values decide what it does: those of its conditions and of its increments, and
+    /// that of a delete which is alone.
+    pub fn keys_read(&self) -> impl Iterator<Item = &Blob> {
+        let is_one = self.mutations.len() == 1;
+        let conditions = self.conditions.iter().map(|condition| &condition.key);
+        let reads = move |mutation: &&Mutation| match mutation.change {
+            Change::Put { .. } => false,
+            Change::Delete => is_one,
+            Change::Add { .. } => true,
+        };
+        conditions.chain(
+            self.mutations
+                .iter()
+                .filter(reads)
+                .map(|mutation| &mutation.key),
+        )
+    }
+
     /// Conditions and mutations.
     pub fn operations(&self) -> usize {
         self.conditions.len() + self.mutations.len()

@@ -505,6 +505,8 @@ pub enum ReplicaState {
     Missing,
     /// It takes no entries.
     Behind,
+    /// A block of a table with its rows cannot be read or is damaged.
+    Unreadable,
     /// Its node is [silent](Liveness::Silent).
     Silent,
     /// Its node is [dead](Liveness::Dead).

@@ -113,6 +113,9 @@ codes! {
     /// The range's replicas were found to hold different rows, and no majority of them holds the
     /// same: the range serves nothing until a person has decided.
     Diverged = 63 "diverged",
+    /// A block of a table that the answer needs cannot be read from the disk, or is damaged. Nothing was
+    /// done. Where the range has other replicas, one of them leads soon and answers.
+    Unreadable = 64 "unreadable",
 }
 
 impl std::fmt::Display for ErrorCode {

@@ -14,7 +14,7 @@ use rangedb_engine::env::{Clock, Instant, World};
 use rangedb_engine::gateway::Gateway;
 use rangedb_engine::hlc::Hlc;
 use rangedb_engine::limits::SMALL_APPEND_LEN_MAX;
-use rangedb_engine::lsm::{LsmTables, TableOptions};
+use rangedb_engine::lsm::{LsmTables, TableOptions, no_read_fault};
 use rangedb_engine::range::Keyspace;
 use rangedb_engine::range::observer::ApplyObservers;
 use rangedb_engine::shard::{DigestOptions, FolderMark, InitialRange, Opened, Shard, ShardOptions};
@@ -268,6 +268,7 @@ fn engine(
         cache_bytes: 8 << 20,
         on_start: Arc::new(|_| {}),
         push_out: |_| (),
+        read_fault: no_read_fault,
     });
     let disk = RingDisk::new(folder.join("wal"));
     let world = World {

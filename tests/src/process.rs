@@ -147,8 +147,8 @@ impl Home {
         self.folder.with_extension("disk")
     }
 
-    /// Makes each write of the node's log take longer by a time such as `200ms`, not end (`hang`), or
-    /// fail (`fail`); nothing mends the disk. See `server/src/env/test_disk.rs`.
+    /// Makes writes of the node's log and reads of its tables late, or fail; nothing mends the disk. The
+    /// words are in `server/src/env/test_disk.rs`.
     ///
     /// # Panics
     /// The file for it cannot be written.

@@ -31,7 +31,7 @@ use openraft::{RaftLogReader, StorageError, StorageHelper};
 use rangedb_engine::env::{AsyncRuntime, Env};
 use rangedb_engine::error::Fatal;
 use rangedb_engine::hlc::Hlc;
-use rangedb_engine::lsm::{Lsm, LsmTables, MemoryTables, TableOptions};
+use rangedb_engine::lsm::{Lsm, LsmTables, MemoryTables, TableOptions, no_read_fault};
 use rangedb_engine::raft::{LogStore, StateMachine, TypeConfig};
 use rangedb_engine::range::command;
 use rangedb_engine::range::data_parts::DataParts;
@@ -90,7 +90,7 @@ impl<E: Env> Bench<E> {
         let (replica, log) = self.bare_replica().await;
         (
             LogStore::new(log.clone()),
-            StateMachine::new(replica, log, Rc::default()),
+            StateMachine::new(replica, log, Rc::default(), Rc::default()),
         )
     }
 
@@ -293,6 +293,7 @@ async fn on_real_disk(folder: &Path) {
         cache_bytes: 1 << 20,
         on_start: Arc::new(|_| ()),
         push_out: |_| (),
+        read_fault: no_read_fault,
     };
     let tables = LsmTables::open(tables).expect("tables open");
     let again = folder.join("again");

@@ -16,7 +16,7 @@ use rangedb_engine::gateway::request::{Call, Caller};
 use rangedb_engine::gateway::responder::{Responder, Response, Scanning};
 use rangedb_engine::hlc::Hlc;
 use rangedb_engine::limits::{LEADER_WAIT_LEN_MAX, SEGMENT_LEN, SMALL_APPEND_LEN_MAX};
-use rangedb_engine::lsm::{LsmTables, TableOptions};
+use rangedb_engine::lsm::{LsmTables, TableOptions, no_read_fault};
 use rangedb_engine::range::Keyspace;
 use rangedb_engine::range::sink::Once;
 use rangedb_engine::request::{Batch, Outcome, Read, RequestId, ScanRequest, Target};
@@ -48,6 +48,7 @@ async fn open_with(folder: &Path, borders: &[&str], others: &[ReplicaPlace]) -> 
         cache_bytes: 1 << 20,
         on_start: Arc::new(|_| ()),
         push_out: |_| (),
+        read_fault: no_read_fault,
     };
     let wal = folder.join("wal");
     std::fs::create_dir_all(&wal).expect("a folder");

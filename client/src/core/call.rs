@@ -381,7 +381,8 @@ impl<'a> Call<'a> {
             | ErrorCode::Busy
             | ErrorCode::Recovering
             | ErrorCode::TooManyInFlight
-            | ErrorCode::ShuttingDown => Next::Later(error),
+            | ErrorCode::ShuttingDown
+            | ErrorCode::Unreadable => Next::Later(error),
             _ => Next::GiveUp(error),
         };
         if let Next::Heal(error) | Next::Later(error) = &next {

@@ -164,6 +164,7 @@ fn questions_and_answers() {
         peers: Vec::new(),
         in_flight: 2,
         slow_disk: true,
+        unreadable: vec![ReplicaId(9)],
         stats: ShardStats::default(),
     };
     let leaving = Leaving {

@@ -102,6 +102,7 @@ impl<T: Instant> Manager<T> {
         (shard.incarnation, shard.number, shard.heard) = (incarnation, report.number, now);
         shard.in_flight = report.in_flight;
         shard.slow_disk = report.slow_disk;
+        shard.unreadable.clone_from(&report.unreadable);
         shard.stats = report.stats;
         let named: BTreeSet<RangeId> = due.iter().map(|led| led.descriptor.range).collect();
         let restless = shard.restless.difference(&named);

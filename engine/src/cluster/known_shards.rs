@@ -27,6 +27,8 @@ pub(super) struct KnownShard<T> {
     pub(super) in_flight: u64,
     /// Whether it accepts no leadership because of its disk.
     pub(super) slow_disk: bool,
+    /// Its replicas of which a block cannot be read or is damaged.
+    pub(super) unreadable: Vec<ReplicaId>,
     pub(super) stats: ShardStats,
 }
 
@@ -70,6 +72,7 @@ impl<T: Instant> KnownShard<T> {
             membership: None,
             in_flight: 0,
             slow_disk: false,
+            unreadable: Vec::new(),
             stats: ShardStats::default(),
         }
     }

@@ -359,14 +359,17 @@ impl<T: Instant> Manager<T> {
     }
 
     /// The member of a range that must be replaced although its node is alive. Only one at a time,
-    /// only while most voters are well, and never the leader.
+    /// only while most voters are well, and never the leader. One that cannot read all its rows votes and
+    /// appends, so it stands in no other's way. It goes by itself once it may; then it is missing.
     fn given_up(&self, known: &KnownRange<T>, now: T) -> Option<(ReplicaId, Trouble)> {
         let RangeRecord {
             descriptor, voters, ..
         } = &known.record;
         let leader = self.fresh(known, now).map(|report| report.leader);
         let mut troubles = self.troubles(known, now);
-        troubles.retain(|(replica, _)| Some(*replica) != leader);
+        troubles.retain(|(replica, trouble)| {
+            Some(*replica) != leader && *trouble != Trouble::Unreadable
+        });
         let is_well = |voter: &&ReplicaId| {
             let place = descriptor.location(**voter);
             let node = place.and_then(|place| self.nodes.get(&place.node));

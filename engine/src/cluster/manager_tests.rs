@@ -36,6 +36,8 @@ struct Case {
     missing: Vec<u64>,
     /// Replicas that have lost entries.
     lost: Vec<u64>,
+    /// Replicas of which a block cannot be read.
+    unreadable: Vec<u64>,
     /// Nodes that still have a replica though they are no members.
     left_over: Vec<u64>,
     /// Nodes that the others do not reach.
@@ -66,6 +68,7 @@ impl Case {
             members: vec![1, 2, 3],
             missing: Vec::new(),
             lost: Vec::new(),
+            unreadable: Vec::new(),
             left_over: Vec::new(),
             unreached: Vec::new(),
             unmet: Vec::new(),
@@ -152,6 +155,10 @@ impl Case {
             peers: others.map(peer).collect(),
             in_flight: 0,
             slow_disk: false,
+            unreadable: {
+                let here = self.unreadable.iter().filter(|id| **id == node);
+                here.copied().map(ReplicaId).collect()
+            },
             stats: ShardStats {
                 cpu: 100,
                 bytes: self.stats.bytes,
@@ -263,6 +270,35 @@ fn a_replica_that_its_shard_does_not_report_is_missing_and_replaced() {
     assert_eq!(case.range().troubles, [(ReplicaId(2), Trouble::Missing)]);
     assert!(case.range().under_replicated);
     assert_eq!(case.planned(), Some((vec![2], vec![1, 3])));
+}
+
+#[test]
+fn a_replica_that_cannot_read_all_its_rows_is_told_and_replaced_once_it_is_gone() {
+    let mut case = Case::new(&[1, 2, 3, 4]);
+    case.pass(5);
+    case.unreadable = vec![2];
+    case.pass(5);
+    assert_eq!(case.range().troubles, [(ReplicaId(2), Trouble::Unreadable)]);
+    assert!(case.range().under_replicated);
+    assert_eq!(case.planned(), None, "it goes by itself");
+    // It votes: another one that is missing is replaced meanwhile.
+    case.missing = vec![3];
+    case.pass(5);
+    let both = [
+        (ReplicaId(2), Trouble::Unreadable),
+        (ReplicaId(3), Trouble::Missing),
+    ];
+    assert_eq!(case.range().troubles, both);
+    assert_eq!(case.planned(), Some((vec![4], vec![1, 2])));
+    // Not if it has lost entries besides.
+    case.lost = vec![2];
+    case.pass(1);
+    assert_eq!(case.planned(), None);
+    case.lost = Vec::new();
+    (case.unreadable, case.missing) = (Vec::new(), vec![2]);
+    case.pass(5);
+    assert_eq!(case.range().troubles, [(ReplicaId(2), Trouble::Missing)]);
+    assert_eq!(case.planned(), Some((vec![4], vec![1, 3])));
 }
 
 #[test]

@@ -21,7 +21,7 @@ use crate::range::{Descriptor, ReplicaPlace};
 use crate::types::{Epoch, KeyRange, Location, MergeId, NodeId, RangeId, ReplicaId, ShardId};
 
 /// The version of all messages.
-const VERSION: u8 = 7;
+const VERSION: u8 = 8;
 
 /// The bytes of a request.
 pub fn encode_request(request: &ClusterRequest) -> Vec<u8> {
@@ -123,6 +123,8 @@ pub enum ClusterRequest {
     },
     /// To a shard: asks whether its replica would accept the leadership now.
     MayLead { range: RangeId, replica: ReplicaId },
+    /// To a shard: asks whether its replica does its part and can read all its rows, as far as it knows.
+    IsWell { range: RangeId, replica: ReplicaId },
     /// To the manager: a shard did not take a replica that it was ordered to make.
     TargetFailed { at: Location },
     /// To any shard: forwards a report to the manager, which the reporter cannot find. The response
@@ -406,6 +408,9 @@ pub enum Trouble {
     Missing,
     /// It has not answered its leader, or accepted no entry, for as long as a node may be silent.
     Behind,
+    /// A block of a table with its rows cannot be read or is damaged. It removes itself once the range can do
+    /// without it.
+    Unreadable,
 }
 
 impl Trouble {
@@ -415,6 +420,7 @@ impl Trouble {
             Trouble::Lost => "lost",
             Trouble::Missing => "missing",
             Trouble::Behind => "behind",
+            Trouble::Unreadable => "unreadable",
         }
     }
 }

@@ -231,6 +231,7 @@ impl Model {
             peers: Vec::new(),
             in_flight: 0,
             slow_disk: false,
+            unreadable: Vec::new(),
             stats: ShardStats {
                 cpu: self.measured[&from].round() as u32,
                 bytes: 0,

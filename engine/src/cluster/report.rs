@@ -39,6 +39,8 @@ pub struct Report {
     pub in_flight: u64,
     /// Whether it accepts no leadership, because its disk was slow a moment ago.
     pub slow_disk: bool,
+    /// Its replicas of which a block cannot be read or is damaged.
+    pub unreadable: Vec<ReplicaId>,
     /// Its load and its size.
     pub stats: ShardStats,
 }

@@ -107,6 +107,7 @@ fn report(node: u64, known: u64, led: Vec<LedRange>, held: Vec<HeldReplica>) -> 
             .collect(),
         in_flight: 0,
         slow_disk: false,
+        unreadable: Vec::new(),
         stats: ShardStats::default(),
     }
 }

@@ -112,6 +112,7 @@ impl Case {
             peers: Vec::new(),
             in_flight: 0,
             slow_disk: false,
+            unreadable: Vec::new(),
             stats: ShardStats::default(),
         };
         let (manager, now) = (&mut self.manager, self.now);

@@ -191,6 +191,7 @@ impl Case {
             peers: Vec::new(),
             in_flight: 0,
             slow_disk: false,
+            unreadable: Vec::new(),
         }
     }
 

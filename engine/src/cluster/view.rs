@@ -12,7 +12,7 @@ use super::message::{NodeHealth, NodeView, RangeStats, RangeView, ShardStats, Tr
 use super::placement;
 use super::record::{MembershipStatus, NodeRecord, Setting};
 use crate::env::Instant;
-use crate::range::Descriptor;
+use crate::range::{Descriptor, ReplicaPlace};
 use crate::types::{Location, NodeId, ReplicaId, SYSTEM_RANGE, ShardId};
 
 impl<T: Instant> Manager<T> {
@@ -40,14 +40,16 @@ impl<T: Instant> Manager<T> {
     /// What is wrong with members of a range, for those with which something is.
     pub(super) fn troubles(&self, known: &KnownRange<T>, now: T) -> Vec<(ReplicaId, Trouble)> {
         let (descriptor, dead_after) = (&known.record.descriptor, self.dead_after());
-        let members = descriptor.replicas.iter().map(|place| place.replica);
-        let trouble = |replica| {
+        let trouble = |place: &ReplicaPlace| {
+            let (replica, shard) = (place.replica, self.shards.known.get(&place.location));
             let trouble = self
                 .health
                 .trouble(descriptor.range, replica, dead_after, now);
+            let is_unreadable = shard.is_some_and(|shard| shard.unreadable.contains(&replica));
+            let trouble = trouble.or(is_unreadable.then_some(Trouble::Unreadable));
             trouble.map(|trouble| (replica, trouble))
         };
-        members.filter_map(trouble).collect()
+        descriptor.replicas.iter().filter_map(trouble).collect()
     }
 
     /// The state of the cluster as of now.
@@ -178,6 +180,10 @@ impl<T: Instant> Manager<T> {
                 let node = at.and_then(|at| self.nodes.get(&at.node));
                 let address = node.map_or("", |known| &known.record.address);
                 let at = at.unwrap_or_default();
+                if *trouble == Trouble::Unreadable {
+                    tracing::warn!(range = %range_id, %replica, %at, address, "a replica cannot read all its rows");
+                    continue;
+                }
                 tracing::warn!(range = %range_id, %replica, %at, address, trouble = trouble.name(), "a replica is a member by name only");
             }
         }

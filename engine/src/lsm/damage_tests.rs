@@ -25,6 +25,7 @@ fn open(folder: &Path) -> Result<Lsm<LsmTables>, LsmError> {
         cache_bytes: 1 << 20,
         on_start: Arc::new(|_| ()),
         push_out: |_| (),
+        read_fault: no_read_fault,
     };
     Ok(Lsm::new(LsmTables::open(options)?, 0))
 }
@@ -133,7 +134,7 @@ fn a_flipped_bit_in_any_file_is_an_error_or_harmless() {
                     assert!(found == expected, "{} at {at}: other rows", path.display());
                     harmless += 1;
                 }
-                Err(LsmError::Failed { .. } | LsmError::UnknownRow) => errors += 1,
+                Err(_) => errors += 1,
             }
             assert!(
                 path.exists(),
@@ -181,20 +182,27 @@ fn a_compaction_that_meets_a_flipped_bit_changes_nothing() {
             fs::write(&file, &bad).expect("written");
             lsm.collect_garbage();
             let since = Instant::now();
-            let told = loop {
-                let told = lsm.poll();
-                if told.is_err() || lsm.stats().tables.compactions > 0 {
-                    break told;
+            let has_failed = loop {
+                // It changes nothing, and does not end the process.
+                lsm.poll().expect("nothing is told");
+                let stats = lsm.stats().tables;
+                if stats.compactions + stats.compactions_failed > 0 {
+                    break stats.compactions_failed > 0;
                 }
                 assert!(since.elapsed() < Duration::from_secs(20), "no compaction");
                 std::thread::sleep(Duration::from_millis(1));
             };
-            drop(lsm);
-            if let Err(error) = told {
-                assert!(error.to_string().contains("damaged"), "{error}");
+            if has_failed {
                 refused += 1;
                 fs::write(&file, &good).expect("written");
             }
+            // With the first of them, a compaction that has failed is seen to be tried again.
+            while refused == 1 && lsm.stats().tables.compactions == 0 {
+                lsm.poll().expect("nothing is told");
+                assert!(since.elapsed() < Duration::from_secs(20), "not tried again");
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            drop(lsm);
             let found = read(&open(copy.path()).expect("opens")).expect("readable");
             assert!(found == expected, "{} at {at}", path.display());
         }

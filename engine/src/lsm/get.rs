@@ -72,7 +72,7 @@ impl<T: TableStore> Lsm<T> {
         at: Timestamp,
         look: impl FnOnce(Option<Row<'_>>) -> R,
     ) -> Tried<R, ColdBlock> {
-        let in_tables = |hash| Ok(self.store.try_get(key, hash, Timestamp::MAX)?.found());
+        let in_tables = |hash| self.try_tables(key, hash, Timestamp::MAX);
         let newest = self.newest_by(key, in_tables, |newest| match newest {
             Some(row) if row.version > at => Err(look),
             newest => Ok(look(newest)),
@@ -82,9 +82,24 @@ impl<T: TableStore> Lsm<T> {
             Ok(Err(look)) => look,
             Err(block) => return Ok(Err(block)),
         };
-        let in_tables = |hash| Ok(self.store.try_get(key, hash, at)?.found());
+        let in_tables = |hash| self.try_tables(key, hash, at);
         let found = self.get_by(key, at, in_tables)?;
         Ok(found.map(|found| look(found.as_ref().map(Found::row))))
+    }
+
+    /// The newest version of a row in the tables at or below `at`.
+    fn try_tables(
+        &self,
+        key: &[u8],
+        hash: u64,
+        at: Timestamp,
+    ) -> Tried<Option<T::Slice>, ColdBlock> {
+        match self.store.try_get(key, hash, at) {
+            Err(LsmError::Unreadable { .. }) if mutant::is(Mutant::UnreadableIsAbsent) => {
+                Ok(Ok(None))
+            }
+            tried => Ok(tried?.found()),
+        }
     }
 
     /// The newest version of a row at or below `at`. May wait for the disk.

@@ -10,8 +10,13 @@
 //! With a [`SlowDisk`], reads of clients meet blocks that are not in memory. A block is a part of a
 //! run's rows, chosen by the hash of the key. It is cold until it was fetched; then it stays at least
 //! until a read has used it, so that a reader who asks again and again comes to an end.
+//!
+//! Blocks of a [`MemoryDisk`] may be bad: reads of their rows fail, half of the blocks at once and the others
+//! when they are fetched, and so do compactions, until the disk is mended.
 
-use std::cell::{Cell, RefCell};
+mod disk;
+
+use std::cell::RefCell;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, VecDeque, btree_map};
 use std::ops::Bound;
@@ -24,11 +29,13 @@ use crate::lsm::memtable::{Memtable, MemtableId};
 use crate::lsm::row::Row;
 use crate::lsm::version_gc::{GcRules, VersionFilter};
 use crate::lsm::{
-    Bounds, Direction, Found, Interval, Lookup, LsmError, Samples, Size, TableRow, TableStats,
-    TableStore, row,
+    Bounds, Direction, Fetched, Found, Interval, Lookup, LsmError, Samples, Size, TableRow,
+    TableStats, TableStore, keys, row,
 };
 use crate::memory::MemoryUse;
 use crate::types::{ColdBlock, Timestamp};
+pub use disk::MemoryDisk;
+use disk::{RunKey, Stored};
 
 /// With this many runs, a compaction merges them into one.
 const RUNS_BEFORE_COMPACTION: usize = 4;
@@ -53,15 +60,24 @@ pub trait SlowDisk {
     fn read(&self, done: Box<dyn FnOnce()>);
 }
 
-type RunKey = (Bytes, Reverse<Timestamp>);
-type Rows = Arc<BTreeMap<RunKey, Bytes>>;
+/// The number of the block of a row, by the hash of its key.
+fn block_of(hash: u64) -> u64 {
+    (hash >> 32) % BLOCKS_OF_RUN
+}
+
+fn unreadable() -> LsmError {
+    LsmError::Unreadable {
+        file: "memory".to_owned(),
+        message: "input/output error".to_owned(),
+    }
+}
 
 /// A run of tables, which counts as one table.
 #[derive(Clone)]
 struct Run {
     /// Its number in this store.
     number: u64,
-    rows: Rows,
+    stored: Stored,
     /// One in [`ROWS_OF_SAMPLE`] keys, and the size of the rows before it.
     sizes: Rc<[(Bytes, Size)]>,
     /// Of all rows.
@@ -69,10 +85,10 @@ struct Run {
 }
 
 impl Run {
-    fn new(number: u64, rows: Rows) -> Run {
+    fn new(number: u64, stored: Stored) -> Run {
         let (mut sizes, mut size) = (Vec::new(), Size::default());
         let mut last: Option<&Bytes> = None;
-        for (at, ((key, _), row)) in rows.iter().enumerate() {
+        for (at, ((key, _), row)) in stored.rows.iter().enumerate() {
             if at.is_multiple_of(ROWS_OF_SAMPLE) {
                 sizes.push((key.clone(), size));
             }
@@ -86,7 +102,7 @@ impl Run {
             number,
             sizes: sizes.into(),
             size,
-            rows,
+            stored,
         }
     }
 
@@ -114,8 +130,14 @@ impl Run {
         }
     }
 
+    /// Whether the filter lets a key pass of which this was found. It has to do with the key alone, not with
+    /// the version.
+    fn passes(&self, hash: u64, found: Option<&Bytes>) -> bool {
+        found.is_some() || hash.is_multiple_of(FALSE_POSITIVE_ONE_IN)
+    }
+
     fn get(&self, key: &[u8], from: &RunKey) -> Option<&Bytes> {
-        let (found, row) = self.rows.range(from..).next()?;
+        let (found, row) = self.stored.rows.range(from..).next()?;
         (found.0 == key).then_some(row)
     }
 }
@@ -136,49 +158,6 @@ impl Blocks {
             in_memory.remove(&block);
         }
         is_there
-    }
-}
-
-/// The content of a simulated disk, and its faults.
-#[derive(Default)]
-pub struct MemoryDisk {
-    /// The rows of the installed runs, newest first.
-    runs: RefCell<Vec<Rows>>,
-    /// The disk is full: flushes and compactions wait.
-    pub full: Cell<bool>,
-    /// Writes fail with an error.
-    pub failing: Cell<bool>,
-    /// A write has failed because of `failing`.
-    pub has_failed: Cell<bool>,
-    /// Flushes and compactions do nothing.
-    pub stuck: Cell<bool>,
-}
-
-impl MemoryDisk {
-    /// Copies the tables to another disk. The simulated machine must be switched off.
-    pub fn copy(&self) -> MemoryDisk {
-        MemoryDisk {
-            runs: self.runs.clone(),
-            ..MemoryDisk::default()
-        }
-    }
-
-    /// Replaces the tables with those of another disk. No store may be open on this one.
-    pub fn put_back(&self, other: &MemoryDisk) {
-        self.runs.replace(other.runs.borrow().clone());
-    }
-
-    /// Corrupts rows, as a bad disk does: `change` gets the key and the bytes of each row, and may
-    /// change the bytes. No store may be open on this disk.
-    pub fn spoil(&self, mut change: impl FnMut(&[u8], &mut Vec<u8>)) {
-        for run in self.runs.borrow_mut().iter_mut() {
-            let rows = run.iter().map(|(key, row)| {
-                let mut row = row.to_vec();
-                change(&key.0, &mut row);
-                (key.clone(), Bytes::from(row))
-            });
-            *run = Arc::new(rows.collect());
-        }
     }
 }
 
@@ -204,7 +183,7 @@ pub struct MemoryTables {
 impl MemoryTables {
     /// Opens the tables on a disk.
     pub fn open(disk: Rc<MemoryDisk>, memtable_bytes: usize) -> MemoryTables {
-        let rows = disk.runs.borrow().clone();
+        let stored = disk.runs.borrow().clone();
         let mut tables = MemoryTables {
             runs: Vec::new(),
             numbered: 0,
@@ -219,7 +198,7 @@ impl MemoryTables {
             cache_observer: None,
             stats: TableStats::default(),
         };
-        tables.runs = rows.into_iter().map(|rows| tables.number(rows)).collect();
+        tables.runs = stored.into_iter().map(|run| tables.number(run)).collect();
         tables
     }
 
@@ -232,9 +211,9 @@ impl MemoryTables {
         });
     }
 
-    fn number(&mut self, rows: Rows) -> Run {
+    fn number(&mut self, stored: Stored) -> Run {
         self.numbered += 1;
-        Run::new(self.numbered, rows)
+        Run::new(self.numbered, stored)
     }
 
     /// Has the answers of the row cache compared with the tree by an observer.
@@ -264,7 +243,7 @@ impl MemoryTables {
     }
 
     fn install(&mut self, runs: Vec<Run>) {
-        *self.disk.runs.borrow_mut() = runs.iter().map(|run| run.rows.clone()).collect();
+        *self.disk.runs.borrow_mut() = runs.iter().map(|run| run.stored.clone()).collect();
         if let Some(blocks) = &self.blocks {
             let is_live = |block: &ColdBlock| runs.iter().any(|run| run.number == block.table);
             blocks.in_memory.borrow_mut().retain(is_live);
@@ -279,13 +258,18 @@ impl MemoryTables {
         let mut filter = VersionFilter::new(self.rules.as_ref());
         let mut all = BTreeMap::new();
         for run in &self.runs {
-            all.extend(run.rows.iter().map(|(key, row)| (key.clone(), row.clone())));
+            all.extend(
+                run.stored
+                    .rows
+                    .iter()
+                    .map(|(key, row)| (key.clone(), row.clone())),
+            );
         }
         all.retain(|(key, Reverse(version)), bytes| {
             let is_value = row::decode(bytes).is_none_or(|row| row.value.is_some());
             filter.keeps(key, *version, is_value, true)
         });
-        let merged = self.number(Arc::new(all));
+        let merged = self.number(Stored::new(Arc::new(all)));
         self.install(vec![merged]);
         self.stats.compactions += 1;
     }
@@ -293,7 +277,7 @@ impl MemoryTables {
 
 /// An iterator over an interval of one run. It holds the bounds of what it has not yielded yet.
 pub struct RunIter {
-    rows: Rows,
+    stored: Stored,
     direction: Direction,
     front: Bound<RunKey>,
     back: Bound<RunKey>,
@@ -311,7 +295,11 @@ impl RunIter {
                 Bound::Included(back) | Bound::Excluded(back),
             ) => front >= back,
         };
-        (!is_empty).then(|| self.rows.range((self.front.as_ref(), self.back.as_ref())))
+        (!is_empty).then(|| {
+            self.stored
+                .rows
+                .range((self.front.as_ref(), self.back.as_ref()))
+        })
     }
 }
 
@@ -324,18 +312,23 @@ fn table_row((key, row): (&RunKey, &Bytes)) -> TableRow<Bytes> {
 }
 
 impl RunIter {
-    fn next(&mut self) -> Option<TableRow<Bytes>> {
-        let mut rows = self.left()?;
-        let row = table_row(match self.direction {
-            Direction::Forward => rows.next()?,
-            Direction::Reverse => rows.next_back()?,
+    fn next(&mut self) -> Result<Option<TableRow<Bytes>>, LsmError> {
+        let row = self.left().and_then(|mut rows| match self.direction {
+            Direction::Forward => rows.next(),
+            Direction::Reverse => rows.next_back(),
         });
+        let Some(row) = row.map(table_row) else {
+            return Ok(None);
+        };
+        if self.stored.has_bad() && self.stored.is_bad(block_of(keys::row_hash(&row.key))) {
+            return Err(unreadable());
+        }
         let taken = Bound::Excluded((row.key.clone(), Reverse(row.version)));
         match self.direction {
             Direction::Forward => self.front = taken,
             Direction::Reverse => self.back = taken,
         }
-        Some(row)
+        Ok(Some(row))
     }
 }
 
@@ -343,23 +336,37 @@ impl TableStore for MemoryTables {
     type Slice = Bytes;
     type Iter = RunIter;
 
-    fn get(&self, key: &[u8], _: u64, at: Timestamp) -> Result<Option<Bytes>, LsmError> {
+    fn get(&self, key: &[u8], hash: u64, at: Timestamp) -> Result<Option<Bytes>, LsmError> {
         let from = (Bytes::copy_from_slice(key), Reverse(at));
-        let found = self.runs.iter().find_map(|run| run.get(key, &from));
-        Ok(found.cloned())
+        for run in &self.runs {
+            let found = run.get(key, &from);
+            if run.passes(hash, found) && run.stored.is_bad(block_of(hash)) {
+                return Err(unreadable());
+            }
+            if found.is_some() {
+                return Ok(found.cloned());
+            }
+        }
+        Ok(None)
     }
 
     fn try_get(&self, key: &[u8], hash: u64, at: Timestamp) -> Result<Lookup<Bytes>, LsmError> {
         let from = (Bytes::copy_from_slice(key), Reverse(at));
         for run in &self.runs {
             let found = run.get(key, &from);
-            // The filter has to do with the key alone, not with the version.
-            let passes = found.is_some() || hash.is_multiple_of(FALSE_POSITIVE_ONE_IN);
+            let passes = run.passes(hash, found);
+            let number = block_of(hash);
             let block = ColdBlock {
                 table: run.number,
-                offset: (hash >> 32) % BLOCKS_OF_RUN * u64::from(BLOCK_LEN),
+                offset: number * u64::from(BLOCK_LEN),
                 len: BLOCK_LEN,
             };
+            if passes && run.stored.is_bad(number) {
+                return match self.blocks.is_some() && number.is_multiple_of(2) {
+                    true => Ok(Lookup::Cold(block)),
+                    false => Err(unreadable()),
+                };
+            }
             if passes
                 && self
                     .blocks
@@ -386,13 +393,19 @@ impl TableStore for MemoryTables {
         }));
     }
 
-    fn fetched(&mut self) -> Result<Vec<ColdBlock>, LsmError> {
+    fn fetched(&mut self) -> Vec<Fetched> {
         let Some(blocks) = &self.blocks else {
-            return Ok(Vec::new());
+            return Vec::new();
         };
-        let fetched = blocks.fetched.take();
-        blocks.in_memory.borrow_mut().extend(&fetched);
-        Ok(fetched)
+        let read = |block: ColdBlock| {
+            let mut runs = self.runs.iter().filter(|run| run.number == block.table);
+            if runs.any(|run| run.stored.is_bad(block.offset / u64::from(BLOCK_LEN))) {
+                return (block, Err(unreadable()));
+            }
+            blocks.in_memory.borrow_mut().insert(block);
+            (block, Ok(()))
+        };
+        blocks.fetched.take().into_iter().map(read).collect()
     }
 
     fn on_fetched(&mut self, call: Arc<dyn Fn() + Send + Sync>) {
@@ -414,7 +427,7 @@ impl TableStore for MemoryTables {
             Bound::Excluded(end) => Bound::Excluded(newest(end)),
         };
         let runs = self.runs.iter().map(|run| RunIter {
-            rows: run.rows.clone(),
+            stored: run.stored.clone(),
             direction,
             front: front.clone(),
             back: back.clone(),
@@ -426,7 +439,7 @@ impl TableStore for MemoryTables {
         run: &mut RunIter,
         _: Option<&MemoryTables>,
     ) -> Result<Option<TableRow<Bytes>>, LsmError> {
-        Ok(run.next())
+        run.next()
     }
 
     fn size_of(&self, (low, high): Interval<'_>) -> Size {
@@ -454,6 +467,12 @@ impl TableStore for MemoryTables {
         }
         // Flushes go first. A compaction runs when no memtable waits.
         let Some(memtable) = self.jobs.pop_front() else {
+            let has_bad = self.runs.iter().any(|run| run.stored.has_bad());
+            self.stats.compaction_fails = has_bad || self.disk.compactions_fail.get();
+            if self.stats.compaction_fails {
+                self.stats.compactions_failed += 1;
+                return Ok(None);
+            }
             self.collect = false;
             self.compact();
             return Ok(None);
@@ -462,7 +481,7 @@ impl TableStore for MemoryTables {
             let key = (Bytes::copy_from_slice(entry.key), Reverse(entry.version));
             (key, Bytes::from(row::encode(entry.version, entry.value)))
         });
-        let mut runs = vec![self.number(Arc::new(rows.collect()))];
+        let mut runs = vec![self.number(Stored::new(Arc::new(rows.collect())))];
         runs.extend(self.runs.iter().cloned());
         self.install(runs);
         self.stats.flushes += 1;

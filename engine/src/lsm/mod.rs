@@ -61,7 +61,7 @@ use row::Row;
 use row_cache::RowCache;
 pub use scan::{Direction, Scan, ScanRow, Step};
 pub use size::{Interval, Samples, Size};
-pub use tables::{LsmTables, TABLE_FORMAT, TableOptions};
+pub use tables::{LsmTables, ReadFault, TABLE_FORMAT, TableOptions, no_read_fault};
 pub use version_gc::{GcRules, LiveData, VersionFilter};
 pub use write_back::PushOut;
 
@@ -97,6 +97,9 @@ pub struct TableRow<S> {
     pub row: S,
 }
 
+/// A block that was read beside the shard's thread: [`LsmError::Unreadable`] if it cannot be.
+pub type Fetched = (ColdBlock, Result<(), LsmError>);
+
 /// The tables of a shard, the flushes to them and their compactions.
 pub trait TableStore: Sized + 'static {
     /// Bytes read from a table. They are not copied but share the memory of their block.
@@ -127,10 +130,7 @@ pub trait TableStore: Sized + 'static {
     fn fetch(&self, block: ColdBlock);
     /// Takes in the blocks that have been read, and never waits for others. A block of a table that is
     /// gone is given, too: the next read looks in the tables that have replaced it.
-    ///
-    /// # Errors
-    /// A file cannot be read or is damaged.
-    fn fetched(&mut self) -> Result<Vec<ColdBlock>, LsmError>;
+    fn fetched(&mut self) -> Vec<Fetched>;
     /// Sets a callback for when [`TableStore::fetched`] has something to give. Any thread may call it.
     fn on_fetched(&mut self, call: Arc<dyn Fn() + Send + Sync>);
     /// One iterator for each run that may have keys in the interval.
@@ -202,6 +202,10 @@ pub struct TableStats {
     pub flushes: u64,
     /// Compactions done by this process.
     pub compactions: u64,
+    /// Compactions that have failed and are tried again.
+    pub compactions_failed: u64,
+    /// The compactions that keep level 0 small have failed, and wait until they are tried again.
+    pub compaction_fails: bool,
     /// The last write failed because the disk is full.
     pub disk_full: bool,
     /// The last write failed because the process could not get a file descriptor or memory.
@@ -215,6 +219,8 @@ pub struct Pressure {
     pub level: f32,
     /// Nothing may be applied that needs a new memtable.
     pub stopped: bool,
+    /// That does not pass by itself, because compactions fail.
+    pub stuck: bool,
     /// The disk is full.
     pub disk_full: bool,
 }
@@ -226,6 +232,8 @@ pub struct LsmStats {
     pub memtable_bytes: usize,
     /// Memtables that wait to be flushed.
     pub frozen: usize,
+    /// Whether nothing may be applied that needs a new memtable, because compactions fail.
+    pub stuck: bool,
     /// What is known of the files.
     pub tables: TableStats,
     /// Rows that the row cache has evicted.
@@ -239,10 +247,19 @@ fn advice(damaged: bool) -> String {
     }
 }
 
-/// An error in the tree. Every one ends the process.
+/// An error in the tree.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LsmError {
-    /// A file cannot be read or written, or is damaged.
+    /// A block of a table cannot be read, or is damaged. Only reads that need the block meet it: it
+    /// concerns the replicas that have rows there ([`crate::shard`] gives them up), and not the process.
+    #[error("a block of the table file {file} cannot be read or is damaged: {message}")]
+    Unreadable {
+        /// The table's file.
+        file: String,
+        /// The cause.
+        message: String,
+    },
+    /// A file cannot be opened or written, or is damaged. It ends the process.
     #[error("tables in {folder}: {action} failed: {message}{}", advice(*.damaged))]
     Failed {
         /// The tables' folder.
@@ -254,12 +271,23 @@ pub enum LsmError {
         /// Whether the file is damaged.
         damaged: bool,
     },
-    /// A row has a header that this version of RangeDB does not know.
+    /// A row has a header that this version of RangeDB does not know. It ends the process.
     #[error(
         "a row in the tables has a header unknown to this version of rangedb; \
          start the version that wrote it"
     )]
     UnknownRow,
+}
+
+impl LsmError {
+    /// What helps a process that cannot do without what it has tried to read; empty if the error says so
+    /// itself.
+    pub(crate) fn advice(&self) -> String {
+        match self {
+            LsmError::Unreadable { .. } => format!("; {}", crate::disk_fault::DAMAGED_ADVICE),
+            LsmError::Failed { .. } | LsmError::UnknownRow => String::new(),
+        }
+    }
 }
 
 /// A version of a row, borrowed from the memtable or the table that holds it.
@@ -453,10 +481,7 @@ impl<T: TableStore> Lsm<T> {
     }
 
     /// Takes in the blocks that have been read; see [`TableStore::fetched`].
-    ///
-    /// # Errors
-    /// A file cannot be read or is damaged.
-    pub fn fetched(&mut self) -> Result<Vec<ColdBlock>, LsmError> {
+    pub fn fetched(&mut self) -> Vec<Fetched> {
         self.store.fetched()
     }
 
@@ -500,6 +525,7 @@ impl<T: TableStore> Lsm<T> {
         LsmStats {
             memtable_bytes: self.active.size(),
             frozen: self.frozen.len(),
+            stuck: self.pressure().stuck,
             tables: self.store.stats(),
             row_evictions: self.row_cache.borrow().evictions(),
         }
@@ -513,9 +539,11 @@ fn pressure(frozen: usize, tables: TableStats) -> Pressure {
     };
     let level =
         part(frozen, FROZEN_SLOW, FROZEN_MAX).max(part(tables.level0_runs, RUNS_SLOW, RUNS_MAX));
+    let is_full = tables.level0_runs >= RUNS_MAX;
     Pressure {
         level,
-        stopped: frozen >= FROZEN_MAX || tables.level0_runs >= RUNS_MAX,
+        stopped: frozen >= FROZEN_MAX || is_full,
+        stuck: is_full && tables.compaction_fails,
         disk_full: tables.disk_full,
     }
 }

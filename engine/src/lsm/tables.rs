@@ -38,7 +38,7 @@ mod table_reader;
 #[cfg(test)]
 mod test_fixture;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, mpsc};
 use std::thread::JoinHandle;
@@ -55,16 +55,21 @@ use crate::lsm::memtable::{Memtable, MemtableId};
 use crate::lsm::size::{Interval, Samples, Size};
 use crate::lsm::version_gc::GcRules;
 use crate::lsm::write_back::{PushOut, WriteBack};
-use crate::lsm::{Bounds, Direction, Lookup, LsmError, TableRow, TableStats, TableStore, verify};
+use crate::lsm::{
+    Bounds, Direction, Fetched, Lookup, LsmError, TableRow, TableStats, TableStore, verify,
+};
 use crate::memory::MemoryUse;
 use crate::types::{ColdBlock, Timestamp};
-use background::{BlockFetcher, Compaction, Job};
+use background::{BlockFetcher, Job};
 use failure::failed;
 use gc::GcFactory;
 use list::Tables;
 use reader::{Mode, Reader};
+use retry::Compaction;
 pub use run_iter::RunIter;
+use table::DataBlock;
 use table::block::BlockType;
+pub use table_reader::{ReadFault, no_read_fault};
 
 /// The format of the files that `lsm-tree` writes and reads.
 pub const TABLE_FORMAT: u8 = FormatVersion::V3 as u8;
@@ -85,6 +90,9 @@ pub struct TableOptions {
     pub on_start: Arc<dyn Fn(&str) + Send + Sync>,
     /// Called on table files while they are written, to spread the disk's work over time.
     pub push_out: PushOut,
+    /// Called before blocks of a table are read, for tests that let reads fail or take long;
+    /// [`no_read_fault`] otherwise.
+    pub read_fault: ReadFault,
 }
 
 /// The news of the background threads for the shard.
@@ -96,6 +104,14 @@ struct Published {
     failed: Option<LsmError>,
 }
 
+/// What the background threads have done.
+#[derive(Default)]
+struct Counts {
+    flushes: AtomicU64,
+    compactions: AtomicU64,
+    compactions_failed: AtomicU64,
+}
+
 struct Shared {
     tree: AnyTree,
     counter: SequenceNumberCounter,
@@ -105,8 +121,8 @@ struct Shared {
     stop: AtomicBool,
     disk_full: AtomicBool,
     starved: AtomicBool,
-    flushes: AtomicU64,
-    compactions: AtomicU64,
+    compaction_fails: AtomicBool,
+    counts: Counts,
     spare: Mutex<Vec<Memtable>>,
     rules: Arc<Mutex<Option<GcRules>>>,
     write_back: WriteBack,
@@ -142,7 +158,8 @@ impl Shared {
         // While this is locked, no file of the tree is removed.
         let _writing = self.writing.read().unwrap_or_else(PoisonError::into_inner);
         let mut slot = lock(&self.slot);
-        let tables = Arc::new(Tables::of(&self.tree, &slot.tables)?);
+        let tables = Tables::of(&self.tree, &slot.tables, self.options.read_fault)?;
+        let tables = Arc::new(tables);
         let before = std::mem::replace(&mut slot.tables, tables);
         slot.flushed = slot.flushed.max(flushed.unwrap_or_default());
         drop(slot);
@@ -181,7 +198,6 @@ impl Shared {
 /// The tables of one shard on disk.
 pub struct LsmTables {
     reader: Reader,
-    folder: Arc<Path>,
     /// The cache of `lsm-tree`.
     cache: Arc<Cache>,
     shared: Arc<Shared>,
@@ -215,7 +231,10 @@ impl LsmTables {
         // `lsm-tree` does not compare the checksum of its list of tables when it opens a folder.
         let checked = verify::verify(&options.folder).map_err(TreeError::Io);
         let tree = checked.and_then(|()| form::set(config).open());
-        let opened = tree.and_then(|tree| Ok((Tables::of(&tree, &Tables::default())?, tree)));
+        let opened = tree.and_then(|tree| {
+            let tables = Tables::of(&tree, &Tables::default(), options.read_fault)?;
+            Ok((tables, tree))
+        });
         let (tables, tree) = opened.map_err(|e| failed(&options.folder, "open", &e))?;
         let tables = Arc::new(tables);
         let published = Published {
@@ -232,8 +251,8 @@ impl LsmTables {
             stop: AtomicBool::new(false),
             disk_full: AtomicBool::new(false),
             starved: AtomicBool::new(false),
-            flushes: AtomicU64::new(0),
-            compactions: AtomicU64::new(0),
+            compaction_fails: AtomicBool::new(false),
+            counts: Counts::default(),
             spare: Mutex::default(),
             rules,
             write_back,
@@ -241,14 +260,12 @@ impl LsmTables {
             writing: RwLock::default(),
             options,
         });
-        let folder: Arc<Path> = shared.options.folder.as_path().into();
         let started = background::start(&shared, job_queue, kick.clone(), kicks)
             .and_then(|threads| Ok((threads, background::start_fetcher(&shared.options)?)));
         let (threads, fetcher) =
-            started.map_err(|e| failed(&folder, "start a thread", &e.into()))?;
+            started.map_err(|e| failed(&shared.options.folder, "start a thread", &e.into()))?;
         Ok(LsmTables {
             reader: Reader::new(tables, cache_bytes),
-            folder,
             cache,
             shared,
             jobs: Some(jobs),
@@ -263,17 +280,6 @@ impl LsmTables {
             // Sending cannot fail: the flusher runs until this sender is dropped.
             let _ = jobs.send(job);
         }
-    }
-
-    fn lookup(
-        &self,
-        key: &[u8],
-        hash: u64,
-        at: Timestamp,
-        mode: Mode,
-    ) -> Result<Lookup<Slice>, LsmError> {
-        let found = self.reader.get(key, hash, at, mode);
-        found.map_err(|error| failed(&self.folder, "read", &error))
     }
 }
 
@@ -296,29 +302,30 @@ impl TableStore for LsmTables {
     type Iter = RunIter;
 
     fn get(&self, key: &[u8], hash: u64, at: Timestamp) -> Result<Option<Slice>, LsmError> {
-        match self.lookup(key, hash, at, Mode::Wait)? {
+        match self.reader.get(key, hash, at, Mode::Wait)? {
             Lookup::Found(found) => Ok(found),
             Lookup::Cold(_) => unreachable!("this mode waits"),
         }
     }
 
     fn try_get(&self, key: &[u8], hash: u64, at: Timestamp) -> Result<Lookup<Slice>, LsmError> {
-        self.lookup(key, hash, at, Mode::NoWait)
+        self.reader.get(key, hash, at, Mode::NoWait)
     }
 
     fn fetch(&self, block: ColdBlock) {
         self.fetcher.fetch(self.reader.table_of(block), block);
     }
 
-    fn fetched(&mut self) -> Result<Vec<ColdBlock>, LsmError> {
-        let mut blocks = Vec::new();
-        for fetched in self.fetcher.fetched() {
-            if let Some(content) = fetched.content? {
-                self.reader.insert(fetched.block, content);
-            }
-            blocks.push(fetched.block);
-        }
-        Ok(blocks)
+    fn fetched(&mut self) -> Vec<Fetched> {
+        let take = |fetched: fetcher::Fetched<Option<DataBlock>>| {
+            let content = fetched.content.map(|content| {
+                if let Some(content) = content {
+                    self.reader.insert(fetched.block, content);
+                }
+            });
+            (fetched.block, content)
+        };
+        self.fetcher.fetched().map(take).collect()
     }
 
     fn on_fetched(&mut self, call: Arc<dyn Fn() + Send + Sync>) {
@@ -326,15 +333,14 @@ impl TableStore for LsmTables {
     }
 
     fn runs(&self, bounds: Bounds<'_>, direction: Direction) -> Vec<RunIter> {
-        run_iter::runs(&self.reader.tables, &self.folder, bounds, direction)
+        run_iter::runs(&self.reader.tables, bounds, direction)
     }
 
     fn next(
         run: &mut RunIter,
         shard: Option<&LsmTables>,
     ) -> Result<Option<TableRow<Slice>>, LsmError> {
-        let row = run.next(shard.map(|shard| &shard.reader));
-        let row = row.map_err(|error| failed(&run.folder, "scan", &error))?;
+        let row = run.next(shard.map(|shard| &shard.reader))?;
         Ok(row.map(|row| TableRow {
             version: Timestamp(row.key.seqno),
             key: row.key.user_key,
@@ -410,8 +416,14 @@ impl TableStore for LsmTables {
             level0_runs: tables.level0_runs,
             bytes: tables.bytes,
             compaction_pending_bytes: tables.compaction_pending_bytes,
-            flushes: self.shared.flushes.load(Ordering::Relaxed),
-            compactions: self.shared.compactions.load(Ordering::Relaxed),
+            flushes: self.shared.counts.flushes.load(Ordering::Relaxed),
+            compactions: self.shared.counts.compactions.load(Ordering::Relaxed),
+            compactions_failed: self
+                .shared
+                .counts
+                .compactions_failed
+                .load(Ordering::Relaxed),
+            compaction_fails: self.shared.compaction_fails.load(Ordering::SeqCst),
             disk_full: self.shared.disk_full.load(Ordering::SeqCst),
             starved: self.shared.starved.load(Ordering::SeqCst),
         }

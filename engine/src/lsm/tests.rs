@@ -176,7 +176,7 @@ impl<T: TableStore> Run<T> {
                 Ok(seen) => return seen,
                 Err(block) => {
                     self.lsm.fetch(block);
-                    while !self.lsm.fetched().expect("readable").contains(&block) {
+                    while !self.lsm.fetched().contains(&(block, Ok(()))) {
                         std::thread::yield_now();
                     }
                 }
@@ -404,6 +404,7 @@ pub(super) fn table_options(folder: &std::path::Path) -> TableOptions {
         cache_bytes: 1 << 20,
         on_start: Arc::new(|_| ()),
         push_out: |_| (),
+        read_fault: no_read_fault,
     }
 }
 
@@ -593,6 +594,30 @@ fn a_full_disk_keeps_rows_readable_and_heals() {
 }
 
 #[test]
+fn tables_are_stuck_while_level_0_is_full_and_compactions_fail() {
+    let disk = Rc::new(MemoryDisk::default());
+    let of_store = disk.clone();
+    let mut run = Run::new(5, move || {
+        MemoryTables::open(of_store.clone(), MEMTABLE_BYTES)
+    });
+    disk.compactions_fail.set(true);
+    for _ in 0..RUNS_MAX {
+        assert!(!run.lsm.pressure().stuck, "there is room yet");
+        run.insert();
+        run.freeze();
+        // A flush, and a compaction.
+        (0..2).for_each(|_| run.poll());
+    }
+    let full = run.lsm.pressure();
+    assert!(full.stuck && full.stopped, "{full:?}");
+    (0..200).for_each(|_| run.check_get());
+    disk.compactions_fail.set(false);
+    run.poll();
+    assert_eq!(run.lsm.pressure(), Pressure::default());
+    assert!(!run.lsm.stats().tables.compaction_fails);
+}
+
+#[test]
 fn a_failed_write_is_told() {
     let disk = Rc::new(MemoryDisk::default());
     let of_store = disk.clone();
@@ -631,12 +656,12 @@ fn a_read_that_a_write_overtakes_while_it_waits_for_a_block_sees_the_write() {
     };
     let block = newest_at(&lsm, Timestamp::MAX).expect_err("not in memory");
     lsm.fetch(block);
-    assert_eq!(lsm.fetched(), Ok(Vec::new()));
+    assert_eq!(lsm.fetched(), []);
     assert_eq!(newest_at(&lsm, Timestamp::MAX), Err(block));
     lsm.insert(&key, Timestamp(2), Some(b"two"));
     disk.finish();
     assert_eq!(told.load(std::sync::atomic::Ordering::Relaxed), 1);
-    assert_eq!(lsm.fetched(), Ok(vec![block]));
+    assert_eq!(lsm.fetched(), [(block, Ok(()))]);
     let (one, two) = (
         Some((1, Some(b"one".to_vec()))),
         Some((2, Some(b"two".to_vec()))),
@@ -691,4 +716,65 @@ fn a_row_that_was_read_from_tables_is_cached_and_follows_writes() {
     lsm.insert(&key, Timestamp(4), Some(&too_long));
     assert_eq!(newest(&lsm), Some((4, Some(too_long))));
     assert_eq!(counts(&lsm), (3, 5));
+}
+
+#[test]
+fn a_bad_block_is_an_error_of_every_read_until_the_disk_is_mended() {
+    const ROWS: u8 = 40;
+    let (medium, disk) = (Rc::<MemoryDisk>::default(), Held::default());
+    let mut tables = MemoryTables::open(medium.clone(), MEMTABLE_BYTES);
+    tables.read_from(Box::new(disk.clone()));
+    let mut lsm = Lsm::new(tables, 0);
+    let key = |number: u8| {
+        let mut key = Vec::new();
+        keys::user_key(DATA_ID, &[b'k', number], &mut key);
+        key
+    };
+    for number in 0..ROWS {
+        lsm.insert(&key(number), Timestamp(1), Some(b"value"));
+    }
+    lsm.freeze();
+    lsm.poll().expect("nothing fails");
+    medium.damage(|| u8::MAX);
+    let (mut at_once, mut fetched) = (0, 0);
+    for number in 0..ROWS {
+        let key = key(number);
+        match lsm.try_newest(&key, Timestamp::MAX, |found| found.is_some()) {
+            Ok(Ok(found)) => panic!("row {number} was read, or is absent: {found}"),
+            Ok(Err(block)) => {
+                lsm.fetch(block);
+                disk.finish();
+                let ended = lsm.fetched();
+                assert!(matches!(
+                    ended.as_slice(),
+                    [(_, Err(LsmError::Unreadable { .. }))]
+                ));
+                fetched += 1;
+            }
+            Err(LsmError::Unreadable { .. }) => at_once += 1,
+            Err(error) => panic!("{error}"),
+        }
+        let read = lsm.get(&key, Timestamp::MAX);
+        assert!(matches!(read, Err(LsmError::Unreadable { .. })));
+    }
+    assert!(at_once > 0 && fetched > 0, "{at_once}, {fetched}");
+    let bounds = (Bound::Unbounded, Bound::Unbounded);
+    assert!(lsm.scan(bounds, Timestamp::MAX).is_err());
+    // A newer version in a memtable needs no block.
+    lsm.insert(&key(0), Timestamp(2), Some(b"newer"));
+    let newest = lsm.try_newest(&key(0), Timestamp::MAX, |found| {
+        found.map(|row| row.version)
+    });
+    assert_eq!(newest, Ok(Ok(Some(Timestamp(2)))));
+    // Compactions change nothing.
+    lsm.collect_garbage();
+    lsm.poll().expect("nothing fails");
+    let stats = lsm.stats().tables;
+    assert_eq!((stats.compactions, stats.compactions_failed), (0, 1));
+
+    medium.mend();
+    lsm.poll().expect("nothing fails");
+    assert_eq!(lsm.stats().tables.compactions, 1);
+    let read = lsm.get(&key(1), Timestamp::MAX).expect("readable");
+    assert!(read.is_some_and(|found| found.value() == Some(b"value")));
 }

@@ -22,6 +22,8 @@ pub struct RaftStats {
     pub snapshot_bytes_sent: u64,
     /// Snapshots that replicas here have installed.
     pub snapshots_installed: u64,
+    /// Replicas here that were given up because of a block that cannot be read or is damaged.
+    pub given_up: u64,
 }
 
 /// The counters of one shard's groups.

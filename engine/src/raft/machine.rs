@@ -79,11 +79,12 @@ pub trait Machine: Sized + 'static {
     /// What the machine writes to has failed, and the process must end.
     fn make_room(&self, entry: &LogEntry) -> impl Future<Output = Result<(), Fatal>>;
 
-    /// Applies the entry after the last one. Deterministic.
+    /// Applies the entry after the last one. Deterministic. `None`: what it needs cannot be read now, and
+    /// nothing has changed; it is tried again, for as long as the group runs.
     ///
     /// # Errors
     /// The entry or the machine is damaged, and the process must end.
-    fn apply(&self, entry: &LogEntry) -> Result<Self::Results, Fatal>;
+    fn apply(&self, entry: &LogEntry) -> Result<Option<Self::Results>, Fatal>;
 
     /// Does what can be done now of the work that the next flush would have to do. Called after each
     /// entry, when its proposer has been answered.

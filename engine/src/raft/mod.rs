@@ -20,6 +20,7 @@ mod acknowledged;
 mod append_stream;
 mod convert;
 mod counters;
+mod ending;
 mod followers;
 #[cfg(test)]
 mod fuzz;

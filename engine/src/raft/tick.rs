@@ -30,7 +30,7 @@ impl<M: Machine> Group<M> {
     /// # Errors
     /// The group has stopped.
     pub async fn tick(&self, tick: &Tick<'_, M::Env>, machine: &M) -> Result<(), Fatal> {
-        if self.retired.get() {
+        if self.is_retired() {
             return Ok(());
         }
         if self.standing.alone.get()

@@ -6,8 +6,10 @@
 //! Deterministic: reads the rows, the state and the entry, and nothing else — no clock, no
 //! randomness, no configuration. Conditional commands are decided here, in log order, so nothing
 //! needs latches. Synchronous: between its first and its last row nobody sees the entry, and an
-//! entry never spans memtables, so after a crash it is there whole or not at all. An error is
-//! never the client's: it means that the tree or the log is damaged, and ends the process.
+//! entry never spans memtables, so after a crash it is there whole or not at all. So the rows that the
+//! commands of an entry need are looked at before its first one is applied: if a block of a table with one
+//! of them cannot be read, nothing is done. Any other error means that the tree or the log is damaged, and
+//! ends the process; it is never the client's.
 
 use std::borrow::Cow;
 
@@ -75,6 +77,8 @@ pub struct Step {
     pub effects: Vec<Effect>,
     /// The state of the range that it has split off.
     pub child: Option<Box<RangeState>>,
+    /// Why a row that its commands need cannot be read. Then nothing was done.
+    pub unread: Option<LsmError>,
 }
 
 /// Applies one entry.
@@ -107,6 +111,9 @@ pub fn apply(
         Payload::Commands(bytes) => {
             let current = format::current(bytes)?;
             step = apply_commands(state, rows, command::access(&current)?)?;
+            if step.unread.is_some() {
+                return Ok(step);
+            }
         }
     }
     state.applied = Some(entry.id);
@@ -119,6 +126,15 @@ fn apply_commands(
     rows: &mut impl Rows,
     entry: &ArchivedEntry<'_>,
 ) -> Result<Step, Fatal> {
+    if let Err(error) = look_ahead(state, rows, entry) {
+        return match error {
+            LsmError::Unreadable { .. } => Ok(Step {
+                unread: Some(error),
+                ..Step::default()
+            }),
+            error => Err(error.into()),
+        };
+    }
     let mut step = Step {
         results: Vec::with_capacity(entry.commands.len()),
         ..Step::default()
@@ -160,6 +176,35 @@ fn apply_commands(
         state.ceiling = state.ceiling.max(Timestamp(entry.ceiling.to_native()));
     }
     Ok(step)
+}
+
+/// Looks at the rows that the commands of an entry need, so that none fails when others are applied.
+fn look_ahead(
+    state: &RangeState,
+    rows: &impl Rows,
+    entry: &ArchivedEntry<'_>,
+) -> Result<(), LsmError> {
+    for command in entry.commands.iter() {
+        let ArchivedAction::Write { batch, .. } = &command.action else {
+            continue;
+        };
+        let is_one = batch.mutations.len() == 1;
+        let changed = batch
+            .mutations
+            .iter()
+            .filter(|mutation| match mutation.change {
+                ArchivedChange::Put { .. } => false,
+                ArchivedChange::Delete => is_one,
+                ArchivedChange::Add { .. } => true,
+            });
+        let compared = batch.conditions.iter().map(|condition| &*condition.key);
+        for key in compared.chain(changed.map(|mutation| &*mutation.key)) {
+            if state.descriptor.keys.contains(key) {
+                rows.newest(key, |_| ())?;
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Whether a write was proposed under other bounds of its range. Only older releases write a `conf`. Their

@@ -1,24 +1,11 @@
-//! A replica's digest on its way: asked for, made or given up, and what follows if replicas differ.
+//! A replica's digest on its way: asked for, made or given up.
 
 use crate::env::Env;
-use crate::error::Error;
 use crate::range::digest::{Digest, Digesting};
 use crate::range::replica::Replica;
 use crate::types::Timestamp;
 
 impl<E: Env> Replica<E> {
-    /// Serves nothing from now on, until the process ends or a snapshot is installed: the replicas
-    /// differ, and no majority of them holds the same.
-    pub fn halt(&self) {
-        self.halted.set(true);
-        self.proposer.refuse_all(&Error::Diverged(self.group.range));
-    }
-
-    /// Whether it serves nothing because the replicas differ.
-    pub fn is_halted(&self) -> bool {
-        self.halted.get()
-    }
-
     /// A digest that was asked for and whose rows nobody reads yet. The caller must read them now.
     pub fn begin_digest(&self) -> Option<Digesting> {
         let mut digesting = self.digesting.get()?;

@@ -64,7 +64,7 @@ impl<E: Env> Machine for Replica<E> {
         self.store.make_room(rows, bytes).await
     }
 
-    fn apply(&self, entry: &LogEntry) -> Result<Vec<Applied>, Fatal> {
+    fn apply(&self, entry: &LogEntry) -> Result<Option<Vec<Applied>>, Fatal> {
         Replica::apply(self, entry)
     }
 

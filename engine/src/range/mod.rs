@@ -10,6 +10,8 @@ pub mod data_parts;
 mod descriptor;
 pub mod digest;
 mod digesting;
+mod faults;
+mod fitness;
 pub mod format;
 #[cfg(test)]
 mod fuzz;

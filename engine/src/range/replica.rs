@@ -16,6 +16,7 @@ use crate::range::absorbed_replicas::Absorption;
 use crate::range::apply::{self, Applied, Effect, Rows};
 use crate::range::data_parts::DataParts;
 use crate::range::digest::Digesting;
+use crate::range::faults::Faults;
 use crate::range::leadership::{Leadership, Leading};
 use crate::range::nursery::Nursery;
 use crate::range::observer::ApplyObservers;
@@ -120,8 +121,8 @@ pub struct Replica<E: Env> {
     pub(super) digesting: Cell<Option<Digesting>>,
     /// The split that is under way.
     pub(super) splitting: Splitting<E>,
-    /// Whether its rows differ from other replicas', and no one knows which are right.
-    pub(super) halted: Cell<bool>,
+    /// What keeps it from serving.
+    pub(super) faults: Faults,
 }
 
 impl<E: Env> Replica<E> {
@@ -151,7 +152,7 @@ impl<E: Env> Replica<E> {
             exported: RefCell::default(),
             digesting: Cell::new(None),
             splitting: Splitting::default(),
-            halted: Cell::new(false),
+            faults: Faults::default(),
         };
         // A start may have found session rows that are to be deleted.
         replica.count_unsaved(&replica.state.borrow());
@@ -197,7 +198,7 @@ impl<E: Env> Replica<E> {
         self.usage.last_write.set(state.last_ts);
         self.parts.replace(DataParts::one(data_id));
         self.digesting.set(None);
-        self.halted.set(false);
+        self.faults.clear();
         *self.state.borrow_mut() = state;
         self.count_unsaved(&self.state.borrow());
         self.made_durable(durable);
@@ -285,7 +286,7 @@ impl<E: Env> Replica<E> {
         if self.leading().is_none() {
             return Err(self.not_leading());
         }
-        if self.halted.get() {
+        if self.is_halted() {
             return Err(Error::Diverged(self.group.range));
         }
         match is_closed {
@@ -316,11 +317,11 @@ impl<E: Env> Replica<E> {
         is_news
     }
 
-    /// Applies one entry of the log.
+    /// Applies one entry of the log. `None`: a block that it needs cannot be read, and nothing has changed.
     ///
     /// # Errors
     /// The entry or the tree is damaged, or an entry is missing; then the process must end.
-    pub fn apply(&self, entry: &LogEntry) -> Result<Vec<Applied>, Fatal> {
+    pub fn apply(&self, entry: &LogEntry) -> Result<Option<Vec<Applied>>, Fatal> {
         let began = Now::<E>::now();
         let mut state = self.state.borrow_mut();
         self.refuse_other_entry(state.applied, entry)?;
@@ -331,6 +332,11 @@ impl<E: Env> Replica<E> {
             has_written: false,
         };
         let step = apply::apply(&mut state, &mut rows, entry)?;
+        if let Some(error) = &step.unread {
+            drop(state);
+            self.found_unreadable(error);
+            return Ok(None);
+        }
         if rows.has_written {
             self.usage.last_write.set(state.last_ts);
         }
@@ -355,7 +361,7 @@ impl<E: Env> Replica<E> {
             self.splitting.end();
         }
         self.usage.has_worked(began);
-        Ok(step.results)
+        Ok(Some(step.results))
     }
 
     fn carry_out(&self, effect: Effect, of: LogId) -> Result<(), Fatal> {

@@ -222,7 +222,11 @@ impl<E: Env> SnapshotReader for Export<E> {
         let mut took = Duration::ZERO;
         loop {
             let begun = Now::<E>::now();
-            let is_read = self.read_on()?;
+            let is_read = self.read_on().inspect_err(|error| {
+                if let Fatal::Lsm(error @ LsmError::Unreadable { .. }) = error {
+                    self.replica.found_unreadable(error);
+                }
+            })?;
             took += begun.elapsed();
             if is_read {
                 return Ok((self.take_part(), took));

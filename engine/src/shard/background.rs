@@ -61,6 +61,7 @@ pub(super) fn start<E: Env>(inner: &Rc<Inner<E>>) {
             let looked = match look(&inner, &mut fullness).await {
                 Ok(()) => {
                     inner.look_after_digests();
+                    inner.look_after_unreadable();
                     collector.step(&inner)
                 }
                 Err(fatal) => Err(fatal),
@@ -88,10 +89,7 @@ fn take_fetched<E: Env>(inner: &Rc<Inner<E>>, tasks: &Tasks) {
         let Some(inner) = shard.upgrade().filter(|_| !stop.get()) else {
             return Poll::Ready(());
         };
-        if let Err(fatal) = inner.store.take_fetched() {
-            inner.store.fail(fatal);
-            return Poll::Ready(());
-        }
+        inner.store.take_fetched();
         Poll::Pending
     });
     drop(E::Runtime::spawn(E::cross_thread(taking)));

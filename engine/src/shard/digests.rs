@@ -23,7 +23,7 @@ use super::{Inner, Running};
 use crate::cluster::{ClusterRequest, ClusterResponse};
 use crate::env::{AsyncRuntime, Env, Instant, Now};
 use crate::error::Fatal;
-use crate::lsm::keys;
+use crate::lsm::{LsmError, keys};
 use crate::raft;
 use crate::range::command::RangeOrder;
 use crate::range::digest::{Digest, Rows};
@@ -267,7 +267,15 @@ impl<E: Env> Inner<E> {
                 return Ok(());
             };
             rows = read_on;
-            let (len, next) = read?;
+            let (len, next) = match read {
+                Ok(read) => read,
+                Err(error @ LsmError::Unreadable { .. }) => {
+                    replica.found_unreadable(&error);
+                    replica.give_up_digest();
+                    return Ok(());
+                }
+                Err(error) => return Err(error.into()),
+            };
             self.digests.count(|stats| stats.bytes += len as u64);
             match next {
                 Some(next) => from = next,

@@ -76,12 +76,13 @@ impl<E: Env> Inner<E> {
 
     /// Whether a replica of this shard would accept the leadership of its range.
     pub(super) fn may_lead_now(&self, range: RangeId, replica: ReplicaId) -> ClusterResponse {
-        let is_here = self.running(Group { range, replica }).is_some();
+        let here = self.running(Group { range, replica });
+        let is_here = here.is_some_and(|here| !here.replica.is_unreadable());
         let is_slow = self.liveness.slow_disk.stays_away(Now::<E>::now());
         match is_here && self.is_active() && !self.around.leaves.get() && !is_slow {
             true => ClusterResponse::Done,
             false => ClusterResponse::Refused(OrderError::busy(format!(
-                "shard {} stops or drains, has a slow disk, or does not hold replica {replica}",
+                "shard {} stops or drains, has a slow disk, or does not hold replica {replica} or all of its rows",
                 self.location
             ))),
         }

@@ -421,6 +421,7 @@ impl<E: Env> Inner<E> {
                 self.transfer_range(range, to).await
             }
             ClusterRequest::MayLead { range, replica } => return self.may_lead_now(range, replica),
+            ClusterRequest::IsWell { range, replica } => return self.is_well(range, replica),
             ClusterRequest::Digest {
                 range,
                 replica,
@@ -483,7 +484,7 @@ impl<E: Env> Inner<E> {
                     tracing::info!(event = "manager_elected", "this shard manages the cluster");
                 }
                 Err(error) => {
-                    self.store.fail(error.into());
+                    self.unreadable(&running.replica, error);
                     return false;
                 }
             }

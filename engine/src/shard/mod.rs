@@ -44,6 +44,7 @@ mod split_orders;
 mod status;
 mod steering;
 mod system_places;
+mod unreadable;
 
 use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
@@ -76,6 +77,11 @@ pub use multi_get::{KeyFound, KeyTurn, Moment};
 use range_map::{RangeMap, Running};
 pub use slow_disk::SlowDiskStatus;
 pub use status::{ClusterStatus, PeerStatus, RangeStatus, ReplicationStatus, ShardStatus};
+
+/// Why a shard whose tables take no more writes refuses them, and when to try again.
+const STUCK: &str = "compactions fail on the node that leads the range, and its tables take no more writes until \
+     another node leads: the node's log names the damaged file (event compaction_failed)";
+const STUCK_RETRY_AFTER_MS: u32 = 1_000;
 
 /// A range with which a new shard starts.
 #[derive(Clone, Debug)]
@@ -337,6 +343,9 @@ impl<E: Env> Shard<E> {
             if store.disk_full() && !(write.only_deletes() && store.has_reserve()) {
                 return Err(Error::DiskFull);
             }
+            if store.is_stuck() {
+                return Err(Error::overloaded(STUCK, STUCK_RETRY_AFTER_MS));
+            }
             Ok(replica)
         });
         let replica = match checked {
@@ -347,6 +356,9 @@ impl<E: Env> Shard<E> {
         let version = replica.with_state(|state| state.descriptor.epoch.version);
         if !all_in_range(&replica, &write) {
             return self.refuse_several_ranges(&replica, &request, sink.as_ref(), token);
+        }
+        if let Err(error) = self.look_ahead(&replica, &write) {
+            return sink.complete(token, Err(error));
         }
         let write = match mutant::is(Mutant::CasBeforeLog) {
             true => self.decide_now(&replica, write),
@@ -367,6 +379,16 @@ impl<E: Env> Shard<E> {
             );
         }
         replica.usage.has_written(keys, bytes, began);
+    }
+
+    /// Refuses a write that depends on a row which cannot be read: once it is in the log it must be applied,
+    /// and whatever comes after it would have to wait.
+    fn look_ahead(&self, replica: &Replica<E>, write: &Batch) -> Result<(), Error> {
+        for key in write.keys_read() {
+            let read = (self.inner.store).newest(replica.data_id_of(key), key, |_| ());
+            read.map_err(|error| self.inner.unreadable(replica, error))?;
+        }
+        Ok(())
     }
 
     /// The batch without its conditions if they hold now.

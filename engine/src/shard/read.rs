@@ -33,7 +33,7 @@ impl<E: Env> Shard<E> {
     /// # Errors
     /// [`Error::Invalid`] for a key that breaks the limits; [`Error::Moved`] and
     /// [`Error::NotLeader`] if this replica must not answer for the key; [`Error::Overloaded`] if too
-    /// many reads wait for the disk.
+    /// many reads wait for the disk; [`Error::Unreadable`] if a block of a table cannot be read.
     pub fn get<R>(
         &self,
         key: &[u8],
@@ -126,7 +126,7 @@ impl<E: Env> Shard<E> {
         let read = self.inner.store.try_newest(data_id, key, at, |found| {
             look(found.and_then(|(version, value)| value.map(|value| (value, version))))
         });
-        match read.map_err(|error| self.lost(error.into()))? {
+        match read.map_err(|error| self.inner.unreadable(replica, error))? {
             Ok(seen) => Ok(Read::Done(seen)),
             Err(block) => {
                 self.inner.store.fetch(replica.group.range, block)?;
@@ -139,13 +139,16 @@ impl<E: Env> Shard<E> {
     ///
     /// # Errors
     /// [`Error::NotLeader`] if this replica does not lead, [`Error::NoQuorum`] if it reaches no
-    /// majority for a while, and the errors of [`Shard::get`].
+    /// majority for a while, [`Error::Unreadable`] if the block cannot be read, and the errors of
+    /// [`Shard::get`].
     pub async fn wait(&self, wait: Wait, key: &[u8], target: Option<Target>) -> Result<(), Error> {
         match wait {
             Wait::Confirmation => self.confirm_at(key, target).await,
             Wait::Block(block) => {
-                self.inner.store.fetched(block).await;
-                Ok(())
+                let fetched = self.inner.store.fetched(block).await;
+                let Err(error) = fetched else { return Ok(()) };
+                let replica = self.find(key)?;
+                Err(self.inner.unreadable(&replica, error))
             }
         }
     }

@@ -67,6 +67,7 @@ pub(super) fn next<E: Env>(inner: &Inner<E>) -> Report {
         peers: Vec::new(),
         in_flight: 0,
         slow_disk: false,
+        unreadable: Vec::new(),
         stats: ShardStats::default(),
     };
     let now = Now::<E>::now();
@@ -78,6 +79,9 @@ pub(super) fn next<E: Env>(inner: &Inner<E>) -> Report {
     inner.ranges.for_each(|running| {
         let Running { replica, raft } = running;
         report.in_flight += replica.proposer.in_flight() as u64;
+        report
+            .unreadable
+            .extend(replica.is_unreadable().then_some(replica.group.replica));
         match replica.leading() {
             Some(leading) => round.lead(replica.group.range, |before| {
                 led(inner, running, leading, before, now)

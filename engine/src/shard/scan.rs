@@ -165,7 +165,7 @@ impl<E: Env> Shard<E> {
         let visit = |scan: &mut Scan<'_, E::Tables>| page.fill(scan, &mut work);
         let result = (self.inner.store).scan_in(direction, bounds, at, visit);
         replica.usage.has_scanned_for(work.read, began);
-        let turn = result.map_err(|error| self.lost(error.into()))?;
+        let turn = result.map_err(|error| self.inner.unreadable(replica, error))?;
         Ok(match (turn, border) {
             // The next turn goes on in the next part of the replica's rows.
             (Turn::Exhausted, Some(border)) => Turn::GoOn(border),

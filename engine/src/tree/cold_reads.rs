@@ -7,7 +7,8 @@
 //! shared fairly by the ranges ([`crate::fair_share`]); a block counts for the range whose read was the first.
 //!
 //! What the task may rely on after the wait is the matter of its caller: the lease may have run out,
-//! the replica may be gone, and even the block may have left the memory again.
+//! the replica may be gone, and even the block may have left the memory again. A block that cannot be
+//! read, or is damaged, fails all reads that wait for it.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -18,7 +19,7 @@ use rustc_hash::FxHashMap;
 use super::Store;
 use crate::distribution::Distribution;
 use crate::env::{Env, Instant, Now};
-use crate::error::{Error, Fatal};
+use crate::error::Error;
 use crate::fair_share::{Part, Shared};
 use crate::limits::COLD_BLOCKS_MAX;
 use crate::lsm::{LsmError, keys};
@@ -39,11 +40,13 @@ pub struct ColdReadStats {
     pub blocks: usize,
     /// How long reads waited for a block, in microseconds.
     pub wait_micros: Distribution,
+    /// How many reads failed because a block of a table could not be read, or was damaged.
+    pub failed: u64,
 }
 
 /// A block that is on its way from the disk.
 struct Fetch {
-    is_done: Cell<bool>,
+    ended: RefCell<Option<Result<(), LsmError>>>,
     done: Notify,
     /// Its place.
     _place: Part<RangeId>,
@@ -54,6 +57,7 @@ pub(super) struct ColdReads {
     fetches: RefCell<FxHashMap<ColdBlock, Rc<Fetch>>>,
     places: Rc<Shared<RangeId>>,
     reads: Cell<u64>,
+    failed: Cell<u64>,
     wait_micros: RefCell<Distribution>,
 }
 
@@ -63,6 +67,7 @@ impl Default for ColdReads {
             fetches: RefCell::default(),
             places: Rc::new(Shared::new(COLD_BLOCKS_MAX)),
             reads: Cell::new(0),
+            failed: Cell::new(0),
             wait_micros: RefCell::new(Distribution::new(MICROS_MAX)),
         }
     }
@@ -85,7 +90,7 @@ impl ColdReads {
             return Err(Error::overloaded(reason, RETRY_AFTER_MS));
         };
         let fetch = Fetch {
-            is_done: Cell::new(false),
+            ended: RefCell::default(),
             done: Notify::default(),
             _place: place,
         };
@@ -93,22 +98,22 @@ impl ColdReads {
         Ok(true)
     }
 
-    /// Lets the reads go on that wait for a block.
-    fn end(&self, block: ColdBlock) {
+    /// Lets the reads go on that wait for a block, which has come or cannot be read.
+    fn end(&self, block: ColdBlock, ended: Result<(), LsmError>) {
         let fetch = self.fetches.borrow_mut().remove(&block);
         if let Some(fetch) = fetch {
-            fetch.is_done.set(true);
+            fetch.ended.replace(Some(ended));
             fetch.done.notify();
         }
     }
 
-    /// Waits until a block that was asked for has come; gives whether it was still on its way.
-    async fn fetched(&self, block: ColdBlock) -> bool {
-        let fetch = self.fetches.borrow().get(&block).cloned();
-        let Some(fetch) = fetch else { return false };
+    /// Waits until a block that was asked for has come, or cannot be read; `None` if it was no longer on
+    /// its way.
+    async fn fetched(&self, block: ColdBlock) -> Option<Result<(), LsmError>> {
+        let fetch = self.fetches.borrow().get(&block).cloned()?;
         self.reads.set(self.reads.get() + 1);
-        fetch.done.until(|| fetch.is_done.get()).await;
-        true
+        fetch.done.until(|| fetch.ended.borrow().is_some()).await;
+        fetch.ended.borrow().clone()
     }
 }
 
@@ -118,7 +123,7 @@ impl<E: Env> Store<E> {
     /// [`Store::fetch`] has it fetched. [`Timestamp::MAX`] means the newest version of all.
     ///
     /// # Errors
-    /// The tables cannot be read; the process ends.
+    /// A table cannot be read.
     pub fn try_newest<R>(
         &self,
         data_id: DataId,
@@ -146,23 +151,31 @@ impl<E: Env> Store<E> {
     }
 
     /// Waits until a block that [`Store::fetch`] was asked for has come.
-    pub async fn fetched(&self, block: ColdBlock) {
+    ///
+    /// # Errors
+    /// The block cannot be read, or is damaged.
+    pub async fn fetched(&self, block: ColdBlock) -> Result<(), LsmError> {
         let begun = Now::<E>::now();
-        if self.cold_reads.fetched(block).await {
-            let micros = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
-            let mut wait_micros = self.cold_reads.wait_micros.borrow_mut();
-            wait_micros.record(micros);
-        }
+        let Some(ended) = self.cold_reads.fetched(block).await else {
+            return Ok(());
+        };
+        let micros = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
+        let mut wait_micros = self.cold_reads.wait_micros.borrow_mut();
+        wait_micros.record(micros);
+        ended
     }
 
     /// Takes in the blocks that have been read, and lets the reads go on that wait for them.
-    ///
-    /// # Errors
-    /// A block cannot be read, or is damaged.
-    pub fn take_fetched(&self) -> Result<(), Fatal> {
-        let fetched = self.lsm.borrow_mut().fetched()?;
-        fetched.iter().for_each(|block| self.cold_reads.end(*block));
-        Ok(())
+    pub fn take_fetched(&self) {
+        let fetched = self.lsm.borrow_mut().fetched();
+        for (block, ended) in fetched {
+            self.cold_reads.end(block, ended);
+        }
+    }
+
+    /// Counts a read that failed because a block of a table cannot be read or is damaged.
+    pub(crate) fn count_unreadable(&self) {
+        self.cold_reads.failed.set(self.cold_reads.failed.get() + 1);
     }
 
     /// Has `call` called, from any thread, when there is something for [`Store::take_fetched`].
@@ -181,6 +194,7 @@ impl<E: Env> Store<E> {
             reads: self.cold_reads.reads.get(),
             blocks: self.cold_reads.fetches.borrow().len(),
             wait_micros: self.cold_reads.wait_micros.borrow().clone(),
+            failed: self.cold_reads.failed.get(),
         }
     }
 }
@@ -216,16 +230,23 @@ mod tests {
         let cx = &mut Context::from_waker(Waker::noop());
         assert!(of_one.as_mut().poll(cx).is_pending());
         assert!(of_other.as_mut().poll(cx).is_pending());
-        reads.end(block(1));
+        reads.end(block(1), Ok(()));
         assert!(of_other.as_mut().poll(cx).is_pending());
-        assert_eq!(of_one.as_mut().poll(cx), Poll::Ready(vec![true, true]));
+        assert_eq!(
+            of_one.as_mut().poll(cx),
+            Poll::Ready(vec![Some(Ok(())), Some(Ok(()))])
+        );
         assert_eq!(
             reads.begin(RANGE, block(1)),
             Ok(true),
             "it may leave the memory"
         );
-        reads.end(block(2));
-        assert!(of_other.as_mut().poll(cx).is_ready());
+        let failed = || LsmError::Unreadable {
+            file: "7".to_owned(),
+            message: "input/output error".to_owned(),
+        };
+        reads.end(block(2), Err(failed()));
+        assert_eq!(of_other.as_mut().poll(cx), Poll::Ready(Some(Err(failed()))));
         assert_eq!(reads.reads.get(), 3);
     }
 
@@ -233,10 +254,10 @@ mod tests {
     fn a_block_that_has_come_before_the_wait_is_not_waited_for() {
         let reads = ColdReads::default();
         assert_eq!(reads.begin(RANGE, block(1)), Ok(true));
-        reads.end(block(1));
+        reads.end(block(1), Ok(()));
         let mut late = pin!(reads.fetched(block(1)));
         let cx = &mut Context::from_waker(Waker::noop());
-        assert_eq!(late.as_mut().poll(cx), Poll::Ready(false));
+        assert_eq!(late.as_mut().poll(cx), Poll::Ready(None));
     }
 
     #[test]
@@ -257,7 +278,7 @@ mod tests {
         assert_eq!(reads.begin(RangeId(3), block(share * 2)), Ok(true));
         assert_eq!(reads.places.refused(), 2);
         // A range that gets blocks may have more.
-        (0..share).for_each(|number| reads.end(block(number)));
+        (0..share).for_each(|number| reads.end(block(number), Ok(())));
         assert_eq!(reads.begin(RANGE, block(share * 3)), Ok(true));
     }
 }

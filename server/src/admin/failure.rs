@@ -144,6 +144,7 @@ fn status(error: &Error) -> StatusCode {
             | ErrorCode::TooManyInFlight
             | ErrorCode::DeadlineExceeded
             | ErrorCode::ShuttingDown
+            | ErrorCode::Unreadable
             | ErrorCode::Unreachable => StatusCode::SERVICE_UNAVAILABLE,
             _ => StatusCode::INTERNAL_SERVER_ERROR,
         },

@@ -120,6 +120,18 @@ pub fn push_out(file: &fs::File) {
     unsafe { libc::sync_file_range(file.as_raw_fd(), 0, 0, all) };
 }
 
+/// What is done to a read of blocks of a table, which may have to wait: nothing, but in builds for tests what
+/// the test asks for.
+///
+/// # Errors
+/// The one that the test asks for.
+pub fn read_fault(file: &Path, offset: u64, may_wait: bool) -> io::Result<()> {
+    #[cfg(debug_assertions)]
+    return super::test_disk::read(file, offset, may_wait);
+    #[cfg(not(debug_assertions))]
+    rangedb_engine::lsm::no_read_fault(file, offset, may_wait)
+}
+
 /// Makes a file of zeros. Uses direct I/O, since copying the zeros through the page cache would cost
 /// more than everything else, and pauses between pieces, so that writes to the segment in use are not
 /// delayed.

@@ -22,7 +22,7 @@ pub mod threads;
 mod watch;
 
 pub use clock::{BootInstant, SystemClock};
-pub use disk::{RingDisk, Room, push_out, room};
+pub use disk::{RingDisk, Room, push_out, read_fault, room};
 pub use runtime::GlommioRuntime;
 
 /// A point in time of the boot-time clock.

@@ -1,11 +1,21 @@
-//! Faults of the log's disk for tests, in builds with debug assertions alone.
+//! Faults of the disk for tests, in builds with debug assertions alone.
 //!
-//! The variable `RANGEDB_TEST_DISK` names a file that the test writes while the node runs. Each write
-//! of the log reads it. `200ms` means that the write takes that much longer, `hang` that it does not
-//! end, and `fail` that it fails with EIO. Without the file nothing happens.
+//! The variable `RANGEDB_TEST_DISK` names a file that the test writes while the node runs. Each write of the
+//! log and each read of a table's blocks reads it. It has words with spaces between them. Without the file
+//! nothing happens.
+//!
+//! | word | |
+//! |---|---|
+//! | `200ms` | writes of the log take that much longer |
+//! | `hang` | they do not end |
+//! | `fail` | they fail with EIO |
+//! | `reads=200ms` | reads of tables take that much longer |
+//! | `reads=fail` | they fail with EIO |
+//! | `reads=fail/4` | those fail that begin in one of four pages of 4 KiB |
+//! | `reads=fail@7` | those of the table file `7` fail |
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 use std::time::Duration;
 
@@ -17,26 +27,66 @@ use super::GlommioRuntime;
 pub const VARIABLE: &str = "RANGEDB_TEST_DISK";
 /// Longer than any test.
 const FOR_EVER: Duration = Duration::from_hours(24);
+/// What the words about reads begin with.
+const READS: &str = "reads=";
+/// Bytes of a page.
+const PAGE_LEN: u64 = 4096;
 
 static FAULT: LazyLock<Option<PathBuf>> =
     LazyLock::new(|| std::env::var_os(VARIABLE).map(Into::into));
 
+/// The words of the file.
+fn words() -> Vec<String> {
+    let text = FAULT.as_ref().map(std::fs::read_to_string);
+    let text = text.and_then(Result::ok).unwrap_or_default();
+    text.split_whitespace().map(str::to_owned).collect()
+}
+
+fn failure() -> io::Error {
+    io::Error::from_raw_os_error(libc::EIO)
+}
+
+/// The time that a word names.
+fn time(word: &str) -> Duration {
+    rangedb_duration::parse(word).unwrap_or_else(|error| {
+        tracing::error!(%error, word, "{VARIABLE} names a file with another word");
+        Duration::ZERO
+    })
+}
+
 /// Does to a write of the log what the test asks for.
 pub async fn write() -> io::Result<()> {
-    let Some(path) = FAULT.as_ref() else {
-        return Ok(());
-    };
-    let fault = std::fs::read_to_string(path).unwrap_or_default();
-    match fault.trim() {
-        "" => return Ok(()),
-        "fail" => return Err(io::Error::from_raw_os_error(libc::EIO)),
-        "hang" => GlommioRuntime::sleep(FOR_EVER).await,
-        time => match rangedb_duration::parse(time) {
-            Ok(time) => GlommioRuntime::sleep(time).await,
-            Err(error) => {
-                tracing::error!(%error, time, "{VARIABLE} names a file with another word")
+    for word in words().iter().filter(|word| !word.starts_with(READS)) {
+        match word.as_str() {
+            "fail" => return Err(failure()),
+            "hang" => GlommioRuntime::sleep(FOR_EVER).await,
+            word => GlommioRuntime::sleep(time(word)).await,
+        }
+    }
+    Ok(())
+}
+
+/// Does to a read of blocks of a table what the test asks for. One that may not wait fails instead.
+pub fn read(file: &Path, offset: u64, may_wait: bool) -> io::Result<()> {
+    for word in words().iter().filter_map(|word| word.strip_prefix(READS)) {
+        let Some(which) = word.strip_prefix("fail") else {
+            if !may_wait {
+                return Err(io::ErrorKind::WouldBlock.into());
             }
-        },
+            std::thread::sleep(time(word));
+            continue;
+        };
+        let fails = match (which.strip_prefix('/'), which.strip_prefix('@')) {
+            (Some(one_in), _) => {
+                let one_in = one_in.parse::<u64>().unwrap_or(1).max(1);
+                (offset / PAGE_LEN).is_multiple_of(one_in)
+            }
+            (_, Some(name)) => file.file_name().is_some_and(|file| file == name),
+            (None, None) => true,
+        };
+        if fails {
+            return Err(failure());
+        }
     }
     Ok(())
 }

@@ -100,6 +100,7 @@ impl From<Error> for Refusal {
             Error::Recovering => (ErrorCode::Recovering, RETRY_LATER_MS, Vec::new()),
             Error::Diverged(_) => (ErrorCode::Diverged, 0, Vec::new()),
             Error::DiskFull => (ErrorCode::DiskFull, RETRY_LATER_MS, Vec::new()),
+            Error::Unreadable(_) => (ErrorCode::Unreadable, RETRY_LATER_MS, Vec::new()),
         };
         Refusal {
             code,
@@ -207,6 +208,7 @@ mod tests {
             Error::Recovering,
             Error::Diverged(rangedb_engine::types::RangeId(2)),
             Error::DiskFull,
+            Error::Unreadable(rangedb_engine::types::RangeId(2)),
         ];
         let mut codes = Vec::new();
         for error in errors {

@@ -3,8 +3,16 @@
 //! together.
 
 /// The name of an event, and what it says.
-pub const EVENTS: [(&str, &str); 39] = [
+pub const EVENTS: [(&str, &str); 41] = [
+    (
+        "block_unreadable",
+        "a block of a table cannot be read or is damaged: the replicas with rows there are given up",
+    ),
     ("clock_jumped", "the wall clock was set, ahead or back"),
+    (
+        "compaction_failed",
+        "a compaction has failed, and is tried again after a pause",
+    ),
     ("disk_free", "a disk that was full has room again"),
     ("disk_full", "a disk is full, and writes are refused"),
     ("drain_ended", "what was in flight at the stop has ended"),
@@ -89,7 +97,7 @@ pub const EVENTS: [(&str, &str); 39] = [
     ),
     (
         "slow_disk",
-        "a shard hands leaderships over, because its disk is slow or hangs",
+        "a shard hands leaderships over, because its disk is slow or hangs, or its tables take no more writes",
     ),
     (
         "slow_request",

@@ -14,7 +14,7 @@ use rangedb_engine::types::{Location, NodeId, ShardId};
 
 use crate::config::{Config, ShardMemory};
 use crate::data_dir::{DataDir, FOUNDER};
-use crate::env::{RingDisk, SystemClock, push_out, threads};
+use crate::env::{RingDisk, SystemClock, push_out, read_fault, threads};
 use crate::fatal::{die, refuse};
 use crate::peers::Peers;
 use crate::peers::link::Links;
@@ -98,6 +98,7 @@ impl Engine {
                 }
             }),
             push_out,
+            read_fault,
         });
         let tables = tables.map_err(|error| ShardError::of(error.into(), &peers))?;
         let system = self.peers.system();

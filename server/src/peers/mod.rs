@@ -59,8 +59,9 @@ const _: () = {
 /// replicas. Version 6 carried each row of a scan in buffers of its own. Version 7 knew nothing of slow
 /// disks and of nodes that leave. Before version 9 apply refused a write when the members of its range
 /// had changed since it was proposed. Version 10 splits
-/// ranges, version 11 merges them, and version 12 sends the manager's reports and views as changes.
-pub const VERSION: u16 = 12;
+/// ranges, version 11 merges them, version 12 sends the manager's reports and
+/// views as changes, and version 13 reports replicas that cannot read all their rows.
+pub const VERSION: u16 = 13;
 
 /// The handshake of a connection to a shard of another node.
 pub fn handshake(shard: u16) -> Handshake {

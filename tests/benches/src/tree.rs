@@ -11,7 +11,7 @@ use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 use rangedb_engine::lsm::row::Row;
-use rangedb_engine::lsm::{Lsm, LsmTables, TableOptions, keys};
+use rangedb_engine::lsm::{Lsm, LsmTables, TableOptions, keys, no_read_fault};
 use rangedb_engine::types::{DataId, Timestamp};
 
 use crate::{KEY_LEN, SAMPLE, SEED, VALUE_LEN};
@@ -45,6 +45,7 @@ impl Tree {
             cache_bytes: CACHE_BYTES as u64,
             on_start: Arc::new(|_| {}),
             push_out: |_| (),
+            read_fault: no_read_fault,
         });
         let mut tree = Tree {
             lsm: Lsm::new(tables.expect("tables open"), row_cache_bytes),

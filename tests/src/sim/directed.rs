@@ -4,6 +4,8 @@
 //! What brings it about is an adversary that knows the state of all replicas: a disk of one node that hangs, a
 //! replica of one range that gets no message, power that fails right after a change of bounds.
 
+mod tables;
+
 use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
@@ -68,11 +70,19 @@ pub enum Scenario {
     /// A leader is cut off and stands still until another one leads. Then it is read from, with blocks that
     /// are not in memory.
     DeposedReader,
+    /// Blocks of a leader's tables cannot be read, one leader after the other.
+    UnreadableBlocks,
+    /// A replica is removed while an entry of its log waits for room in the tables.
+    RemovedWhileApplying,
+    /// Compactions fail on the machine of a leader.
+    FailingCompactions,
+    /// Compactions fail on the only machine.
+    FailingCompactionsAlone,
 }
 
 impl Scenario {
     /// All of them.
-    pub const ALL: [Scenario; 9] = [
+    pub const ALL: [Scenario; 13] = [
         Scenario::LeaderAppliesLate,
         Scenario::PowerAtBirth,
         Scenario::PowerOverSlowDisk,
@@ -82,13 +92,27 @@ impl Scenario {
         Scenario::TwoAttempts,
         Scenario::ClockAhead,
         Scenario::DeposedReader,
+        Scenario::UnreadableBlocks,
+        Scenario::RemovedWhileApplying,
+        Scenario::FailingCompactions,
+        Scenario::FailingCompactionsAlone,
     ];
 
     fn sizes(self) -> Sizes {
         match self {
             Scenario::PowerAtBirth | Scenario::PowerOverSlowDisk => Sizes { nodes: 1, ..SIZES },
-            Scenario::SplitsWhileFlushing => Sizes {
+            Scenario::SplitsWhileFlushing | Scenario::FailingCompactions => Sizes {
                 memtable_bytes: 1 << 10,
+                ..SIZES
+            },
+            Scenario::FailingCompactionsAlone => Sizes {
+                nodes: 1,
+                memtable_bytes: 1 << 10,
+                ..SIZES
+            },
+            Scenario::RemovedWhileApplying => Sizes {
+                nodes: 4,
+                memtable_bytes: 1 << 12,
                 ..SIZES
             },
             Scenario::ParentMoves => Sizes {
@@ -97,7 +121,7 @@ impl Scenario {
                 segment_bytes: 1 << 21,
                 ..SIZES
             },
-            Scenario::DeposedReader => Sizes {
+            Scenario::DeposedReader | Scenario::UnreadableBlocks => Sizes {
                 memtable_bytes: 1 << 12,
                 row_cache_bytes: 0,
                 ..SIZES
@@ -155,6 +179,10 @@ impl Story {
             Scenario::TwoAttempts => self.two_attempts().await,
             Scenario::ClockAhead => self.clock_ahead().await,
             Scenario::DeposedReader => self.deposed_reader().await,
+            Scenario::UnreadableBlocks => self.unreadable_blocks().await,
+            Scenario::RemovedWhileApplying => self.removed_while_applying().await,
+            Scenario::FailingCompactions => self.failing_compactions().await,
+            Scenario::FailingCompactionsAlone => self.failing_compactions_alone().await,
         }
     }
 

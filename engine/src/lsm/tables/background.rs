@@ -3,14 +3,17 @@
 
 use std::io;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError, mpsc};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 use super::compaction::Leveled;
-use super::failure::failed;
+use super::failure::unreadable;
 use super::fetcher::Fetcher;
 use super::levels::TABLE_BYTES;
 use super::list::Tables;
+use super::retry::{Compaction, Retries};
 use super::table::DataBlock;
 use super::table_reader::TableReader;
 use super::{AbstractTree, InternalValue, Shared, Slice, TableOptions, TreeError, ValueType, lock};
@@ -31,14 +34,6 @@ pub(super) enum Job {
     Flush(Arc<Memtable>),
     /// Drops memtables and a list of tables that the shard no longer needs.
     Discard(Vec<Arc<Memtable>>, Option<Arc<Tables>>),
-}
-
-/// What the compactor has to do.
-pub(super) enum Compaction {
-    /// The compactions that the leveled strategy chooses, until it chooses none.
-    Levels,
-    /// One compaction of all tables.
-    All,
 }
 
 /// Starts the flusher, which also kicks the compactor, and the compactor.
@@ -63,10 +58,12 @@ pub(super) fn start(
 /// # Errors
 /// A thread cannot be started.
 pub(super) fn start_fetcher(options: &TableOptions) -> io::Result<BlockFetcher> {
-    let folder = options.folder.clone();
-    let read = move |table: &Option<Arc<TableReader>>, block| {
-        let block = table.as_ref().map(|table| table.read_block(block));
-        (block.transpose()).map_err(|error| failed(&folder, "read", &error))
+    let read = |table: &Option<Arc<TableReader>>, block| {
+        let read = table.as_ref().map(|table| {
+            let content = table.read_block(block);
+            content.map_err(|error| unreadable(&table.table, &error))
+        });
+        read.transpose()
     };
     Fetcher::start(&options.on_start, Arc::new(read))
 }
@@ -104,7 +101,7 @@ impl Shared {
             match job {
                 Job::Flush(memtable) => {
                     if self.write("flush", || self.flush(&memtable)) {
-                        self.flushes.fetch_add(1, Ordering::Relaxed);
+                        self.counts.flushes.fetch_add(1, Ordering::Relaxed);
                         self.publish(Some(memtable.id));
                         // Sending cannot fail: the compactor runs until all senders are dropped.
                         let _ = kick.send(Compaction::Levels);
@@ -126,7 +123,7 @@ impl Shared {
         }
     }
 
-    fn compact(&self, what: &Compaction) -> Result<bool, TreeError> {
+    fn compact(&self, what: Compaction) -> Result<bool, TreeError> {
         let _writing = self.writing.read().unwrap_or_else(PoisonError::into_inner);
         let before = self.tree.current_version().id();
         match what {
@@ -143,24 +140,68 @@ impl Shared {
 
     fn run_compactor(&self, kicks: &mpsc::Receiver<Compaction>) {
         (self.options.on_start)("compact");
-        for what in kicks {
-            let mut changed = true;
-            while changed && !self.stop.load(Ordering::SeqCst) {
-                let done = self.write("compaction", || {
-                    changed = self.compact(&what)?;
-                    Ok(())
-                });
-                if !done {
-                    break;
-                }
-                if changed {
-                    self.compactions.fetch_add(1, Ordering::Relaxed);
-                    self.publish(None);
-                }
-                if matches!(what, Compaction::All) {
-                    break;
+        let mut retries = Retries::default();
+        while let Some(what) = next_compaction(kicks, &mut retries) {
+            let compacted = self.compact_on(what);
+            let pause = retries.ended(what, compacted.is_err());
+            let fails = retries.holds_back(Compaction::Levels);
+            self.compaction_fails.store(fails, Ordering::SeqCst);
+            let Some(pause) = pause else {
+                continue;
+            };
+            self.counts
+                .compactions_failed
+                .fetch_add(1, Ordering::Relaxed);
+            if let Err(error) = compacted {
+                tracing::error!(
+                    event = "compaction_failed",
+                    folder = %self.options.folder.display(),
+                    error = ?error,
+                    "a compaction has failed, and has changed nothing: it is tried again in {} s. If a \
+                     table file cannot be read or is damaged, that goes on until the node has another \
+                     disk: replace the node, and its replicas are made anew from those of other nodes",
+                    pause.as_secs()
+                );
+            }
+        }
+    }
+
+    /// Compacts, until there is nothing more to do of this kind.
+    ///
+    /// # Errors
+    /// A compaction has failed, and is to be tried again.
+    fn compact_on(&self, what: Compaction) -> Result<(), TreeError> {
+        while !self.stop.load(Ordering::SeqCst) && self.write_compacted(|| self.compact(what))? {
+            self.counts.compactions.fetch_add(1, Ordering::Relaxed);
+            self.publish(None);
+            if what == Compaction::All {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Waits for the next compaction: one that is asked for, or one that has failed and is due again. What has
+/// failed is not tried before that, however often it is asked for. `None`: the store is closed.
+fn next_compaction(
+    kicks: &mpsc::Receiver<Compaction>,
+    retries: &mut Retries,
+) -> Option<Compaction> {
+    loop {
+        let asked = match retries.next() {
+            None => kicks.recv().ok()?,
+            Some((at, due)) => {
+                let left = at.saturating_duration_since(Instant::now());
+                match kicks.recv_timeout(left) {
+                    Ok(asked) => asked,
+                    Err(RecvTimeoutError::Timeout) => return Some(due),
+                    Err(RecvTimeoutError::Disconnected) => return None,
                 }
             }
+        };
+        if !retries.holds_back(asked) {
+            return Some(asked);
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::io::ErrorKind;
 use std::path::Path;
 
-use super::TreeError;
+use super::{Table, TreeError};
 use crate::lsm::LsmError;
 
 /// Whether an error means that a file is damaged, not that the system refused an operation. A file
@@ -29,5 +29,13 @@ pub(super) fn failed(folder: &Path, action: &'static str, error: &TreeError) -> 
         action,
         message: format!("{error:?}"),
         damaged: is_damage(error),
+    }
+}
+
+/// The error of a read of a block of a table.
+pub(super) fn unreadable(table: &Table, error: &TreeError) -> LsmError {
+    LsmError::Unreadable {
+        file: table.path.display().to_string(),
+        message: format!("{error:?}"),
     }
 }

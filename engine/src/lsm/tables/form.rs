@@ -54,7 +54,7 @@ mod tests {
     use crate::lsm::tables::{
         AbstractTree, AnyTree, InternalValue, SequenceNumberCounter, ValueType,
     };
-    use crate::lsm::{Lsm, LsmTables, TableOptions, keys, row};
+    use crate::lsm::{Lsm, LsmTables, TableOptions, keys, no_read_fault, row};
     use crate::types::{DataId, Timestamp};
 
     const ROWS: u64 = 20_000;
@@ -119,6 +119,7 @@ mod tests {
             cache_bytes: 1 << 20,
             on_start: Arc::new(|_| ()),
             push_out: |_| (),
+            read_fault: no_read_fault,
         };
         Lsm::new(LsmTables::open(options).expect("opens"), 0)
     }

@@ -12,7 +12,7 @@ use rustc_hash::FxHashMap;
 
 use super::index::Ends;
 use super::levels::compaction_pending_bytes;
-use super::table_reader::TableReader;
+use super::table_reader::{ReadFault, TableReader};
 use super::{AbstractTree, AnyTree, Interval, Samples, Size, TreeError};
 
 /// Tables whose intervals of keys do not overlap, in the order of their keys.
@@ -115,7 +115,11 @@ impl Tables {
     ///
     /// # Errors
     /// A new table cannot be opened, or its index is damaged.
-    pub(super) fn of(tree: &AnyTree, before: &Tables) -> Result<Tables, TreeError> {
+    pub(super) fn of(
+        tree: &AnyTree,
+        before: &Tables,
+        read_fault: ReadFault,
+    ) -> Result<Tables, TreeError> {
         let known = before.runs.iter().flat_map(|run| &run.tables);
         let known: FxHashMap<_, _> = known.map(|reader| (reader.table.id(), reader)).collect();
         let version = tree.current_version();
@@ -135,7 +139,7 @@ impl Tables {
                 for table in run.iter() {
                     readers.push(match known.get(&table.id()) {
                         Some(reader) => Arc::clone(reader),
-                        None => Arc::new(TableReader::open(tree, table)?),
+                        None => Arc::new(TableReader::open(tree, table, read_fault)?),
                     });
                     tables.count += 1;
                     tables.bytes += table.metadata.file_size;

@@ -22,12 +22,13 @@ mod tests;
 use std::cell::RefCell;
 use std::sync::Arc;
 
+use super::failure::unreadable;
 use super::index::Index;
 use super::list::Tables;
 use super::table::DataBlock;
 use super::table_reader::TableReader;
 use super::{Slice, TreeError};
-use crate::lsm::Lookup;
+use crate::lsm::{Lookup, LsmError};
 use crate::types::{ColdBlock, Timestamp};
 use block_cache::BlockCache;
 
@@ -113,7 +114,7 @@ impl Reader {
         hash: u64,
         at: Timestamp,
         mode: Mode,
-    ) -> Result<Lookup<Slice>, TreeError> {
+    ) -> Result<Lookup<Slice>, LsmError> {
         // `lsm-tree` takes an exclusive upper bound.
         let bound = at.0 + 1;
         for (run, places) in self.tables.runs.iter().zip(&self.places) {
@@ -124,13 +125,17 @@ impl Reader {
                 continue;
             };
             let answer = match &reader.index {
-                Some(_) if !reader.may_contain(hash)? => continue,
-                Some(index) => self.search(reader, index, place, key, bound, mode)?,
+                Some(index) => match reader.may_contain(hash) {
+                    Ok(true) => self.search(reader, index, place, key, bound, mode),
+                    Ok(false) => continue,
+                    Err(error) => Err(error),
+                },
                 None => {
-                    let found = reader.table.get(key, bound, hash)?;
-                    Lookup::Found(found.map(|row| row.value))
+                    let found = reader.table.get(key, bound, hash);
+                    found.map(|found| Lookup::Found(found.map(|row| row.value)))
                 }
             };
+            let answer = answer.map_err(|error| unreadable(&reader.table, &error))?;
             if !matches!(answer, Lookup::Found(None)) {
                 return Ok(answer);
             }

@@ -1,10 +1,13 @@
 //! Retries flushes and compactions that failed because the disk was full, or because the process
 //! could not get file descriptors or memory, and removes the files that a failed one left behind.
+//!
+//! A compaction that fails for another reason, mostly because a block that it reads is damaged, changes
+//! nothing and is tried again after a pause: see [`Retries`].
 
 use std::fs;
 use std::io::{self, Read};
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::failure::failed;
 use super::{AbstractTree, Shared, Table, TreeError};
@@ -12,6 +15,10 @@ use crate::disk_fault::Lack;
 
 /// Pause before a flush or compaction that lacked something is retried.
 const LACK_RETRY: Duration = Duration::from_millis(200);
+/// Pause before a compaction that failed for another reason is tried again. It doubles with each failure.
+const FAILED_RETRY: Duration = Duration::from_secs(1);
+/// The longest such pause.
+const FAILED_RETRY_MAX: Duration = Duration::from_mins(10);
 /// File descriptors that a flush or a compaction may need at once. It does not begin without them,
 /// because one that fails halfway leaves files behind.
 const DESCRIPTORS: usize = 16;
@@ -128,14 +135,55 @@ impl Shared {
     pub(super) fn write(
         &self,
         action: &'static str,
-        mut write: impl FnMut() -> Result<(), TreeError>,
+        write: impl FnMut() -> Result<(), TreeError>,
     ) -> bool {
+        self.try_write(action, write).unwrap_or_else(|error| {
+            self.report(failed(&self.options.folder, action, &error));
+            false
+        })
+    }
+
+    /// Runs a compaction like [`Shared::write`], and returns whether it changed anything. After an error
+    /// that passes as nothing has changed it is tried again later.
+    ///
+    /// # Errors
+    /// The compaction failed and is to be tried again.
+    pub(super) fn write_compacted(
+        &self,
+        mut compact: impl FnMut() -> Result<bool, TreeError>,
+    ) -> Result<bool, TreeError> {
+        let mut has_changed = false;
+        let action = "compaction";
+        let error = match self.try_write(action, || {
+            has_changed = compact()?;
+            Ok(())
+        }) {
+            Ok(done) => return Ok(done && has_changed),
+            Err(error) => error,
+        };
+        if self.may_try_again() {
+            return Err(error);
+        }
+        self.report(failed(&self.options.folder, action, &error));
+        Ok(false)
+    }
+
+    /// Runs `write` until it succeeds, and returns whether it did: not if the store is closed. Lacks are
+    /// waited for.
+    ///
+    /// # Errors
+    /// Those of `write` that are no lack.
+    fn try_write(
+        &self,
+        action: &'static str,
+        mut write: impl FnMut() -> Result<(), TreeError>,
+    ) -> Result<bool, TreeError> {
         while !self.stop.load(Ordering::SeqCst) {
             let done = self.has_descriptors().map_err(Into::into);
             let error = match done.and_then(|()| write()) {
                 Ok(()) => {
                     self.note_end();
-                    return true;
+                    return Ok(true);
                 }
                 Err(error) => error,
             };
@@ -144,10 +192,104 @@ impl Shared {
                 self.may_try_again()
             });
             if !goes_on {
-                self.report(failed(&self.options.folder, action, &error));
-                return false;
+                return Err(error);
             }
         }
-        false
+        Ok(false)
+    }
+}
+
+/// What the compactor has to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Compaction {
+    /// The compactions that the leveled strategy chooses, until it chooses none.
+    Levels,
+    /// One compaction of all tables.
+    All,
+}
+
+/// When a kind of compaction that failed is tried again.
+struct Retry {
+    at: Instant,
+    pause: Duration,
+}
+
+/// The compactions that have failed and are tried again after pauses that grow. The kinds are apart: one of
+/// all tables fails as long as any block is damaged, while those of the levels may still find tables that
+/// have none.
+#[derive(Default)]
+pub(super) struct Retries {
+    levels: Option<Retry>,
+    all: Option<Retry>,
+}
+
+impl Retries {
+    fn of(&mut self, what: Compaction) -> &mut Option<Retry> {
+        match what {
+            Compaction::Levels => &mut self.levels,
+            Compaction::All => &mut self.all,
+        }
+    }
+
+    /// Whether a kind waits until it is tried again.
+    pub(super) fn holds_back(&self, what: Compaction) -> bool {
+        match what {
+            Compaction::Levels => self.levels.is_some(),
+            Compaction::All => self.all.is_some(),
+        }
+    }
+
+    /// The kind that is tried again next, and when.
+    pub(super) fn next(&self) -> Option<(Instant, Compaction)> {
+        let levels = self
+            .levels
+            .iter()
+            .map(|retry| (retry.at, Compaction::Levels));
+        let all = self.all.iter().map(|retry| (retry.at, Compaction::All));
+        levels.chain(all).min_by_key(|(at, _)| *at)
+    }
+
+    /// Takes how a compaction has ended; gives the pause if it is tried again.
+    pub(super) fn ended(&mut self, what: Compaction, has_failed: bool) -> Option<Duration> {
+        let retry = self.of(what);
+        let before = retry
+            .take()
+            .filter(|_| has_failed)
+            .map(|retry| retry.pause * 2);
+        let pause = has_failed.then(|| before.unwrap_or(FAILED_RETRY).min(FAILED_RETRY_MAX))?;
+        *retry = Some(Retry {
+            at: Instant::now() + pause,
+            pause,
+        });
+        Some(pause)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kind_that_fails_waits_for_longer_each_time_and_holds_up_no_other() {
+        let mut retries = Retries::default();
+        assert_eq!(retries.ended(Compaction::All, false), None);
+        assert_eq!(retries.next(), None);
+        let mut pause = FAILED_RETRY;
+        for _ in 0..20 {
+            assert_eq!(retries.ended(Compaction::All, true), Some(pause));
+            pause = (pause * 2).min(FAILED_RETRY_MAX);
+        }
+        assert!(retries.holds_back(Compaction::All) && !retries.holds_back(Compaction::Levels));
+        assert_eq!(retries.ended(Compaction::Levels, true), Some(FAILED_RETRY));
+        let next = retries.next().map(|(_, what)| what);
+        assert_eq!(next, Some(Compaction::Levels), "it is due first");
+        assert_eq!(retries.ended(Compaction::Levels, false), None);
+        assert!(retries.holds_back(Compaction::All) && !retries.holds_back(Compaction::Levels));
+        assert_eq!(retries.ended(Compaction::All, false), None);
+        assert_eq!(
+            retries.ended(Compaction::All, true),
+            Some(FAILED_RETRY),
+            "anew"
+        );
     }
 }

@@ -11,15 +11,16 @@
 mod tests;
 
 use std::ops::{Bound, Range};
-use std::path::Path;
 use std::sync::Arc;
 
+use super::failure::unreadable;
 use super::interval::Interval;
 use super::list::Tables;
 use super::reader::{Reader, TablePlace};
 use super::table_iter::TableIter;
+use super::table_reader::TableReader;
 use super::{InternalValue, Slice, TreeError};
-use crate::lsm::{Bounds, Direction};
+use crate::lsm::{Bounds, Direction, LsmError};
 
 type ForeignIter = Box<dyn DoubleEndedIterator<Item = Result<InternalValue, TreeError>> + Send>;
 
@@ -27,15 +28,13 @@ type ForeignIter = Box<dyn DoubleEndedIterator<Item = Result<InternalValue, Tree
 enum Rows {
     Ours(TableIter),
     /// Those of a table that `lsm-tree` reads.
-    Foreign(ForeignIter),
+    Foreign(Arc<TableReader>, ForeignIter),
 }
 
 /// Iterates over an interval of one run of tables.
 pub struct RunIter {
     /// The list that keeps the tables' files.
     held: Arc<Tables>,
-    /// The folder of the tables, for errors.
-    pub(super) folder: Arc<Path>,
     run: usize,
     interval: Arc<Interval>,
     /// Indexes of the tables that were not opened yet.
@@ -46,12 +45,7 @@ pub struct RunIter {
 }
 
 /// An iterator for each run of the list that may have keys in the interval.
-pub(super) fn runs(
-    held: &Arc<Tables>,
-    folder: &Arc<Path>,
-    bounds: Bounds<'_>,
-    direction: Direction,
-) -> Vec<RunIter> {
+pub(super) fn runs(held: &Arc<Tables>, bounds: Bounds<'_>, direction: Direction) -> Vec<RunIter> {
     let interval = Arc::new(Interval::new(bounds, direction));
     let runs = held.runs.iter().enumerate().filter_map(|(at, run)| {
         // Only the tables from `low` to `high` can have keys in the interval.
@@ -65,7 +59,6 @@ pub(super) fn runs(
         };
         (low < high).then(|| RunIter {
             held: held.clone(),
-            folder: folder.clone(),
             run: at,
             interval: interval.clone(),
             left: low..high,
@@ -84,21 +77,24 @@ impl RunIter {
     pub(super) fn next(
         &mut self,
         shard: Option<&Reader>,
-    ) -> Result<Option<InternalValue>, TreeError> {
+    ) -> Result<Option<InternalValue>, LsmError> {
         // The cache knows blocks by the places of their tables in the newest list.
         let shard = shard.filter(|shard| Arc::ptr_eq(&shard.tables, &self.held));
         loop {
             let (row, may_be_beyond) = match &mut self.open {
                 Some(Rows::Ours(rows)) => {
-                    let row = rows.next(&self.interval, shard)?;
+                    let row = rows.next(&self.interval, shard);
+                    let row = row.map_err(|error| unreadable(rows.table(), &error))?;
                     (row, rows.is_in_last_block())
                 }
-                Some(Rows::Foreign(rows)) => {
+                Some(Rows::Foreign(reader, rows)) => {
                     let row = match self.interval.direction {
                         Direction::Forward => rows.next(),
                         Direction::Reverse => rows.next_back(),
                     };
-                    (row.transpose()?, true)
+                    let row = row.transpose();
+                    let row = row.map_err(|error| unreadable(&reader.table, &error))?;
+                    (row, true)
                 }
                 None => (None, false),
             };
@@ -142,6 +138,7 @@ impl RunIter {
             Direction::Forward => (begin(&self.interval.low), Bound::Unbounded),
             Direction::Reverse => (Bound::Unbounded, begin(&self.interval.high)),
         };
-        Some(Rows::Foreign(Box::new(reader.table.range(bounds))))
+        let rows = Box::new(reader.table.range(bounds));
+        Some(Rows::Foreign(reader.clone(), rows))
     }
 }

@@ -16,7 +16,7 @@ use super::index::Index;
 use super::interval::Interval;
 use super::reader::{Reader, TablePlace};
 use super::table_reader::TableReader;
-use super::{InternalValue, Slice, TreeError};
+use super::{InternalValue, Slice, Table, TreeError};
 use crate::types::ColdBlock;
 
 /// Most bytes that are read ahead at once, unless one block alone has more.
@@ -66,6 +66,11 @@ impl TableIter {
             rows: None,
             ahead: ReadAhead::default(),
         }
+    }
+
+    /// The table.
+    pub(super) fn table(&self) -> &Table {
+        &self.reader.table
     }
 
     /// Whether rows beyond the interval may come.

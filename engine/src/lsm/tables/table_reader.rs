@@ -4,9 +4,10 @@
 //! thread may read blocks with it. It caches nothing; see [`super::reader`].
 
 use std::fs::File;
-use std::io::IoSliceMut;
+use std::io::{self, IoSliceMut};
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
+use std::path::Path;
 use std::sync::Arc;
 
 use rustix::io::ReadWriteFlags;
@@ -18,10 +19,23 @@ use super::table::{Block, BlockHandle, BlockOffset, DataBlock};
 use super::{AbstractTree, AnyTree, GlobalTableId, Samples, Size, Table, TreeError, of_type};
 use crate::types::ColdBlock;
 
+/// What tests do to a read of blocks: it gets the table's file, where the read begins in it, and whether the
+/// read may wait. Its error is that of the read; instead of a delay a read that may not wait gets an error.
+pub type ReadFault = fn(&Path, u64, bool) -> io::Result<()>;
+
+/// Reads are left as they are.
+///
+/// # Errors
+/// None.
+pub fn no_read_fault(_: &Path, _: u64, _: bool) -> io::Result<()> {
+    Ok(())
+}
+
 /// An open table.
 pub(super) struct TableReader {
     pub(super) table: Table,
     file: Arc<File>,
+    read_fault: ReadFault,
     /// Which block holds a key; `None` if the table is read through `lsm-tree`.
     pub(super) index: Option<Index>,
     rows: TableRows,
@@ -33,7 +47,11 @@ impl TableReader {
     ///
     /// # Errors
     /// The file cannot be opened, or its index is damaged.
-    pub(super) fn open(tree: &AnyTree, table: &Table) -> Result<TableReader, TreeError> {
+    pub(super) fn open(
+        tree: &AnyTree,
+        table: &Table,
+        read_fault: ReadFault,
+    ) -> Result<TableReader, TreeError> {
         let file = Arc::new(File::open(&**table.path)?);
         if let Some(descriptors) = &tree.tree_config().descriptor_table {
             let id = GlobalTableId::from((tree.id(), table.id()));
@@ -44,6 +62,7 @@ impl TableReader {
             index: Index::read(table, &file, rows)?,
             rows,
             file,
+            read_fault,
             table: table.clone(),
         })
     }
@@ -103,6 +122,7 @@ impl TableReader {
     /// # Errors
     /// The block cannot be read or is damaged.
     pub(super) fn read_block(&self, block: ColdBlock) -> Result<DataBlock, TreeError> {
+        (self.read_fault)(&self.table.path, block.offset, true)?;
         let handle = BlockHandle::new(BlockOffset(block.offset), block.len);
         let compression = self.table.metadata.data_block_compression;
         let block = Block::from_file(&self.file, handle, compression)?;
@@ -115,6 +135,9 @@ impl TableReader {
     /// # Errors
     /// The block is damaged.
     pub(super) fn read_page_cache(&self, block: ColdBlock) -> Result<Option<DataBlock>, TreeError> {
+        if (self.read_fault)(&self.table.path, block.offset, false).is_err() {
+            return Ok(None);
+        }
         let mut bytes = vec![0; block.len as usize];
         let to = &mut [IoSliceMut::new(&mut bytes)];
         let read = rustix::io::preadv2(&self.file, to, block.offset, ReadWriteFlags::NOWAIT);
@@ -133,6 +156,7 @@ impl TableReader {
         part: Range<u64>,
         bytes: &mut Vec<u8>,
     ) -> Result<(), TreeError> {
+        (self.read_fault)(&self.table.path, part.start, true)?;
         bytes.resize((part.end - part.start) as usize, 0);
         Ok(self.file.read_exact_at(bytes, part.start)?)
     }

@@ -12,7 +12,7 @@ use super::config::{
 };
 use super::index::Index;
 use super::list::Tables;
-use super::table_reader::TableReader;
+use super::table_reader::{TableReader, no_read_fault};
 use super::{
     AbstractTree, AnyTree, CompressionType, Config, InternalValue, SequenceNumberCounter,
     ValueType, form,
@@ -142,7 +142,7 @@ impl Fixture {
     }
 
     pub(super) fn tables(&self, before: &Tables) -> Arc<Tables> {
-        Arc::new(Tables::of(&self.tree, before).expect("opens"))
+        Arc::new(Tables::of(&self.tree, before, no_read_fault).expect("opens"))
     }
 }
 

@@ -121,6 +121,11 @@ pub(super) const METRICS: &[Metric] = &[
         "Reads of clients that had to wait for a block of a table.",
         Source::Shard(|report| report.status.cold_reads.reads as f64),
     ),
+    counter(
+        "rangedb_unreadable_reads_total",
+        "Reads that failed because a block of a table could not be read, or was damaged.",
+        Source::Shard(|report| report.status.cold_reads.failed as f64),
+    ),
     gauge(
         "rangedb_cold_blocks_waiting",
         "Blocks of tables that reads wait for: queued, or being read from the disk.",

@@ -209,4 +209,9 @@ pub(super) const METRICS: &[Metric] = &[
         "Bytes of rows that were read to compare replicas.",
         Source::Shard(|report| report.status.digests.bytes as f64),
     ),
+    counter(
+        "rangedb_replicas_given_up_total",
+        "Replicas that were removed here because a block with their rows cannot be read or is damaged.",
+        Source::Shard(|report| report.status.replication.stats.given_up as f64),
+    ),
 ];

@@ -86,6 +86,11 @@ pub(super) const LOG: &[Metric] = &[
         Source::Shard(|report| f64::from(u8::from(report.status.disk_full))),
     ),
     gauge(
+        "rangedb_tables_stuck",
+        "1 while writes are refused because compactions fail and level 0 of the tables is full.",
+        Source::Shard(|report| f64::from(u8::from(report.status.lsm.stuck))),
+    ),
+    gauge(
         "rangedb_files_starved",
         "1 while the log or tables wait for file descriptors or memory.",
         Source::Shard(|report| f64::from(u8::from(report.status.starved))),
@@ -197,6 +202,11 @@ pub(super) const TABLES: &[Metric] = &[
         "rangedb_compactions_total",
         "Compactions that changed something.",
         Source::Shard(|report| report.status.lsm.tables.compactions as f64),
+    ),
+    counter(
+        "rangedb_compactions_failed_total",
+        "Compactions that have failed and are tried again.",
+        Source::Shard(|report| report.status.lsm.tables.compactions_failed as f64),
     ),
 ];
 

@@ -172,6 +172,7 @@ fn report(shard: u16) -> ShardReport {
             reads: 0,
             blocks: 0,
             wait_micros: spread(),
+            failed: 0,
         },
         memory: BUDGETS.map(memory).to_vec(),
         digests: DigestStats::default(),

@@ -99,6 +99,7 @@ fn trouble(range: &RangeView, replica: ReplicaId) -> Option<ReplicaState> {
         Trouble::Lost => ReplicaState::Lost,
         Trouble::Missing => ReplicaState::Missing,
         Trouble::Behind => ReplicaState::Behind,
+        Trouble::Unreadable => ReplicaState::Unreadable,
     })
 }
 
@@ -116,7 +117,7 @@ fn replica_state(view: &View, range: &RangeView, replica: &ReplicaPlace) -> Repl
     })
 }
 
-/// All replicas that cannot do their part: lost, missing or behind.
+/// All replicas that cannot do their part: lost, missing, behind or unreadable.
 fn troubles(view: &View) -> Vec<ReplicaInTrouble> {
     let of_range = |range: &RangeView| {
         let replicas = range.descriptor.replicas.iter();

@@ -7,7 +7,7 @@ use super::*;
 use crate::lsm::keys::row_hash;
 use crate::lsm::tables::test_fixture::{FORMS, Fixture, Form, all, places};
 use crate::lsm::tests::Random;
-use crate::lsm::{LsmError, LsmTables, TableOptions, TableStore};
+use crate::lsm::{LsmTables, TableOptions, TableStore, no_read_fault};
 
 /// What `lsm-tree` finds in the tables of a list.
 fn expected(tables: &Tables, key: &[u8], at: Timestamp) -> Option<Slice> {
@@ -208,6 +208,7 @@ fn a_cold_block_is_fetched_beside_the_shard() {
         cache_bytes: 16 << 20,
         on_start: Arc::new(|_| ()),
         push_out: |_| (),
+        read_fault: no_read_fault,
     };
     let mut store = LsmTables::open(options).expect("opens");
     let (told, tells) = std::sync::mpsc::channel();
@@ -235,7 +236,7 @@ fn a_cold_block_is_fetched_beside_the_shard() {
     file.write_all_at(&content, 0).expect("written");
     store.fetch(cold);
     tells.recv().expect("told");
-    assert_eq!(store.fetched().expect("readable"), [cold]);
+    assert_eq!(store.fetched(), [(cold, Ok(()))]);
     let before = store.block_cache();
     assert!(matches!(get(&store, low), Ok(Lookup::Found(Some(_)))));
     let after = store.block_cache();
@@ -244,15 +245,17 @@ fn a_cold_block_is_fetched_beside_the_shard() {
     let gone = ColdBlock { table: 999, ..cold };
     store.fetch(gone);
     tells.recv().expect("told");
-    assert_eq!(store.fetched().expect("nothing is read"), [gone]);
+    assert_eq!(store.fetched(), [(gone, Ok(()))]);
     assert_eq!(store.block_cache(), after);
 
     let cold = cold_block(&store, high);
     store.fetch(cold);
     tells.recv().expect("told");
-    let error = store.fetched().expect_err("the file is cut");
-    assert!(
-        matches!(error, LsmError::Failed { damaged: true, .. }),
-        "{error}"
-    );
+    let fetched = store.fetched();
+    let [(failed, Err(error))] = fetched.as_slice() else {
+        panic!("the file is cut: {fetched:?}");
+    };
+    let named = path.display().to_string();
+    assert_eq!(*failed, cold);
+    assert!(error.to_string().contains(&named), "{error}");
 }

@@ -49,11 +49,11 @@ fn wanted(model: &Model, bounds: Bounds<'_>, direction: Direction) -> Vec<Vec<Ro
 }
 
 fn open(tables: &Arc<Tables>, bounds: Bounds<'_>, direction: Direction) -> Vec<RunIter> {
-    runs(tables, &Path::new("here").into(), bounds, direction)
+    runs(tables, bounds, direction)
 }
 
 /// All rows of a run up to its end or an error.
-fn read(run: &mut RunIter, shard: Option<&Reader>) -> (Vec<Row>, Option<TreeError>) {
+fn read(run: &mut RunIter, shard: Option<&Reader>) -> (Vec<Row>, Option<LsmError>) {
     let mut rows = Vec::new();
     loop {
         match run.next(shard) {
