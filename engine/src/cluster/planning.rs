@@ -164,7 +164,7 @@ impl<T: Instant> Manager<T> {
             let stage = balance::by_load(&picture, loads, &mut shards, allowance);
             settle(ranges, stage);
             let picture = Picture::new(nodes, ranges, &cost, &resting);
-            let stage = spread::by_count(&picture, &mut shards, allowance);
+            let stage = spread::by_count(&picture, loads, &mut shards, allowance);
             settle(ranges, stage);
         }
         proposals

@@ -592,3 +592,6 @@ fn without_moves_only_leaders_go() {
 
 #[path = "spread_tests.rs"]
 mod spread;
+
+#[path = "steadiness_tests.rs"]
+mod steadiness;

@@ -1,9 +1,9 @@
 //! Balance by numbers: nodes hold about equally many replicas and lead about equally many ranges. Pure.
 //!
 //! Numbers within a tenth of the average are left alone, and so is a difference of one. Leaders that carry
-//! load move first, as long as the shard that gets one is not busier afterwards than the one that gave it;
-//! other leaders move whatever the loads are. So numbers never undo what was done because of load
-//! ([`super::balance`]).
+//! load move first, as long as the shard that gets one is not busier afterwards than the one that gave it,
+//! and would not have been at any time of the last half minute: loads jump. Other leaders move whatever the
+//! loads are. So numbers never undo what was done because of load ([`super::balance`]).
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -11,20 +11,22 @@ use std::collections::BTreeMap;
 use super::balance::{
     Allowance, CARRIES_LOAD, Picture, Proposal, keeps_order, leader_targets, shift,
 };
-use super::loads::ShardCpu;
+use super::loads::{Loads, ShardCpu};
 use super::moves;
 use super::placement::{Plan, Range, Step};
+use crate::env::Instant;
 use crate::types::{Location, NodeId, RangeId, SYSTEM_RANGE, ShardId};
 
 /// The moves because of numbers. `cpu` are the expected loads of the shards.
-pub(super) fn by_count(
+pub(super) fn by_count<T: Instant>(
     picture: &Picture<'_>,
+    loads: &Loads<T>,
     cpu: &mut ShardCpu,
     allowance: &mut Allowance,
 ) -> Vec<Proposal> {
     let mut proposals = replicas(picture, allowance);
     let moved: Vec<RangeId> = proposals.iter().map(|moved| moved.step.range()).collect();
-    proposals.extend(leaders(picture, &moved, cpu, allowance));
+    proposals.extend(leaders(picture, &moved, (loads, cpu), allowance));
     proposals
 }
 
@@ -104,10 +106,10 @@ fn emptiest_shard(
 
 /// Makes the nodes that accept new leaders lead equally many ranges. The leader of the system range stays,
 /// and so do those of ranges that are `moved`.
-fn leaders(
+fn leaders<T: Instant>(
     picture: &Picture<'_>,
     moved: &[RangeId],
-    cpu: &mut ShardCpu,
+    (loads, cpu): (&Loads<T>, &mut ShardCpu),
     allowance: &mut Allowance,
 ) -> Vec<Proposal> {
     let users = || picture.ranges.iter().filter(|r| r.id != SYSTEM_RANGE);
@@ -139,7 +141,10 @@ fn leaders(
         };
         let (counts, load) = ((count(&led, from), count(&led, to)), load_of(range));
         let is_uneven = is_uneven(counts, sum, nodes);
-        if !is_uneven || load > 0 && !keeps_order(cpu, (from, to), load) {
+        let may_go = load == 0
+            || keeps_order(cpu, (from, to), load)
+                && loads.exceeds(from, to, 2 * i64::from(load) - 1);
+        if !is_uneven || !may_go {
             continue;
         }
         let Some(replica) = range.ready_at(to) else {
