@@ -1,7 +1,8 @@
-//! Administration: what the cluster is made of and how it is, its settings, and orders to it.
+//! Administration: the nodes and ranges of the cluster and their health, its settings, and the orders of an
+//! operator.
 //!
-//! Any node takes a command and has the cluster's manager answer it. Structs and enums may grow with
-//! newer releases; what a newer node says beyond them is passed over.
+//! Any node takes a command and has the cluster's manager answer it. Newer releases may add fields and
+//! variants to these structs and enums. A client ignores those that it does not know.
 
 use std::time::Duration;
 
@@ -22,7 +23,7 @@ use serde::de::DeserializeOwned;
 use crate::client::Client;
 use crate::core::Kind;
 use crate::error::{Error, ErrorCode, Fate};
-use crate::perform::{Request, Take};
+use crate::retry_loop::{Request, Take};
 
 /// The administration of the cluster, from [`Client::admin`]. It shares the client's connections and
 /// timeout.

@@ -1,14 +1,17 @@
 //! A pipelined connection to one shard.
 //!
-//! A single request is sent by its caller, unless the connection is encrypted. Requests of several
-//! callers are encoded into one buffer, and a task sends them together. A second task receives, and cuts
-//! replies out of the received bytes without copying. A third checks for requests past their deadline. A request's number is
-//! used again only after its reply has come. A caller can ask to be notified while its request goes
-//! unanswered: it keeps waiting, and can look elsewhere meanwhile. When one of the tasks ends, for
-//! whatever reason, the connection is broken, and every waiting caller gets an error.
+//! A single request is sent by its caller, unless the connection is encrypted. Requests of several callers
+//! are encoded into one buffer, and a task sends them together. A second task receives, and cuts replies
+//! out of the received bytes without copying. A third checks for requests past their deadline. The number
+//! of a request is used again only after its reply has come.
 //!
-//! A peer that vanished without closing is noticed in two ways: a request is overdue by [`SILENCE_TIMEOUT`]
-//! and nothing was received for as long, or, on an idle connection, the kernel's keepalive fails.
+//! A caller can ask to be notified while its request goes unanswered. It then keeps waiting, and may ask
+//! another node meanwhile. When one of the tasks ends, for whatever reason, the connection is broken, and
+//! every waiting caller gets an error.
+//!
+//! A peer that vanished without closing the connection is noticed in two ways: a request is overdue by
+//! [`SILENCE_TIMEOUT`] and nothing was received for as long; or, on an idle connection, the kernel's
+//! keepalive fails.
 
 use std::io;
 use std::net::Shutdown;

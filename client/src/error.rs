@@ -1,4 +1,4 @@
-//! The error of a call, the fate of a write, and the reasons of failures below them.
+//! The error of a call, the fate of a write, and [`Reason`]: why a connection or a try failed.
 
 use std::fmt;
 use std::io;

@@ -12,7 +12,7 @@ use crate::core::multi_get::{KeyOutcome, Part, Source};
 use crate::error::{Error, ErrorCode, Fate};
 use crate::limits;
 use crate::operations::Versioned;
-use crate::perform::{Request, Take};
+use crate::retry_loop::{Request, Take};
 
 /// The value of a key, or the reason why it cannot be read.
 type Found = Result<Option<Versioned>, Error>;

@@ -38,13 +38,15 @@ mod connection;
 #[doc(hidden)]
 pub mod core;
 mod error;
+#[cfg(feature = "clap")]
+pub mod flags;
 mod get_many;
 mod limits;
 mod opening;
 mod operations;
 mod options;
-mod perform;
 mod pool;
+mod retry_loop;
 mod scan;
 mod seeds;
 mod stagger;

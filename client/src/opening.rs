@@ -1,8 +1,8 @@
-//! Opens a connection: from an address to a shard of the right cluster that has accepted the
-//! handshake, encrypted if the caller wants that.
+//! Opening a connection: from an address to an accepted handshake with a shard of the right cluster,
+//! with TLS if the client has [`TlsOptions`](crate::TlsOptions).
 //!
-//! A name may have several addresses, of which some may be silent: the next address is tried, too,
-//! after a short wait.
+//! A name may have several addresses, and some of them may be silent. After a short wait the next address
+//! is tried beside the one before.
 
 use std::io;
 use std::net::SocketAddr;

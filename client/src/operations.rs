@@ -7,7 +7,7 @@ use crate::batch::{Batch, BatchOutcome};
 use crate::client::Client;
 use crate::core::Kind;
 use crate::error::Error;
-use crate::perform::{Request, Take};
+use crate::retry_loop::{Request, Take};
 
 /// A value and its version.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -16,7 +16,7 @@ use rangedb_protocol::{Reply, RequestBody, Session as RequestId};
 use crate::client::Client;
 use crate::core::Kind;
 use crate::error::Error;
-use crate::perform::Request;
+use crate::retry_loop::Request;
 
 /// The interval of a scan, its direction, and the size of its pages.
 ///

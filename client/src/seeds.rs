@@ -1,9 +1,9 @@
-//! The addresses that a client was given: which node it meets first, and how it asks for routes.
+//! The addresses that a client was given: which node it connects to first, and how it asks for routes.
 //!
-//! No silent node may use up the time of the others: the next is asked, too, after a short wait. A
-//! client that was not told its cluster meets the nodes in the given order, so that a list with a
-//! node of another cluster means the same to every client. All later requests start at a random
-//! node.
+//! After a short wait for one node the next is asked beside it, so that a silent node does not use up the
+//! time of the others. A client that does not know its cluster yet connects to the nodes in the given
+//! order. So a list that has a node of another cluster means the same to every client. All later requests
+//! start at a random node.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

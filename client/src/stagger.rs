@@ -1,4 +1,5 @@
-//! Tries several ways to the same end, so that a silent one does not use up the time of the others.
+//! Staggered attempts: several ways to the same result, of which the next one starts while those before are
+//! still silent. So a silent address does not use up the time of the others.
 
 use std::time::Duration;
 

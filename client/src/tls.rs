@@ -1,9 +1,8 @@
-//! TLS 1.3: what an application says about it ([`TlsOptions`]), and the encrypted stream under a
-//! connection.
+//! TLS 1.3: the options of an application ([`TlsOptions`]), and the encrypted stream under a connection.
 //!
-//! There is no way back to a plain connection: with these options a node that speaks no TLS is not used.
-//! A certificate must name the host that the client connects to: the one in an address that it was given,
-//! or in one that a node advertises.
+//! A client with these options never falls back to plain connections: it does not use a node that speaks
+//! no TLS. The certificate of a node must name the host that the client connects to, which is the one in
+//! an address that the client was given, or in one that a node advertises.
 
 use std::fmt;
 use std::io;
@@ -89,8 +88,8 @@ impl TlsOptions {
         TlsOptions::trusting(Trust::SignedBy(Pem::Bytes(pem.into())))
     }
 
-    /// Trusts the first of these certificates alone, whoever has signed it, whatever host it names, and
-    /// also when it has expired.
+    /// Trusts the nodes that show the first certificate of this PEM, and no others. Who has signed the
+    /// certificate, which host it names and when it expires are not checked.
     pub fn pinned_pem(pem: impl Into<Vec<u8>>) -> TlsOptions {
         TlsOptions::trusting(Trust::Exactly(Pem::Bytes(pem.into())))
     }
@@ -129,40 +128,6 @@ impl TlsOptions {
             name: Some(name.into()),
             ..self
         }
-    }
-
-    /// The options that the flags `--tls-ca`, `--tls-cert`, `--tls-key` and `--tls-name` of a command line
-    /// stand for; `None` if none is given.
-    ///
-    /// # Errors
-    /// One of them lacks another.
-    pub fn of_flags(
-        ca: Option<&Path>,
-        (certificate, key): (Option<&Path>, Option<&Path>),
-        name: Option<&str>,
-    ) -> Result<Option<TlsOptions>, String> {
-        let Some(ca) = ca else {
-            let is_given = certificate.is_some() || key.is_some() || name.is_some();
-            return match is_given {
-                true => {
-                    Err("TLS needs --tls-ca FILE, the certificate that signs those of nodes".into())
-                }
-                false => Ok(None),
-            };
-        };
-        let options = TlsOptions::ca_file(ca);
-        let options = match (certificate, key) {
-            (Some(certificate), Some(key)) => options.certificate_files(certificate, key),
-            (None, None) => options,
-            (Some(_), None) => return Err("--tls-cert needs its key, --tls-key FILE".into()),
-            (None, Some(_)) => {
-                return Err("--tls-key needs its certificate, --tls-cert FILE".into());
-            }
-        };
-        Ok(Some(match name {
-            Some(name) => options.server_name(name),
-            None => options,
-        }))
     }
 }
 

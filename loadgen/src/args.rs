@@ -8,7 +8,7 @@ use clap::{Args, Parser, Subcommand};
 use rangedb_duration::parse_or_seconds;
 
 use crate::check::clients::CheckOptions;
-use crate::client::{ClusterId, TlsOptions};
+use crate::client::{ClusterId, TlsArgs};
 use crate::distribution::{Distribution, DistributionKind};
 use crate::driver::Drive;
 use crate::keys::KeyLayout;
@@ -78,30 +78,12 @@ pub struct AddressArgs {
     /// By default that of the first node that answers. (Means nothing with --etcd.)
     #[arg(long, env = "RANGEDB_CLUSTER", value_name = "ID")]
     pub cluster: Option<ClusterId>,
-    /// PEM file with the certificates that sign those of nodes; it makes the connections encrypted.
-    #[arg(long, env = "RANGEDB_CLIENT_TLS_CA", value_name = "FILE")]
-    pub tls_ca: Option<PathBuf>,
-    /// PEM file with the certificate that nodes want to see.
-    #[arg(long, env = "RANGEDB_CLIENT_TLS_CERT", value_name = "FILE")]
-    pub tls_cert: Option<PathBuf>,
-    /// PEM file with the key of that certificate.
-    #[arg(long, env = "RANGEDB_CLIENT_TLS_KEY", value_name = "FILE")]
-    pub tls_key: Option<PathBuf>,
-    /// The host that the certificates of nodes name, instead of those in their addresses.
-    #[arg(long, env = "RANGEDB_CLIENT_TLS_NAME", value_name = "NAME")]
-    pub tls_name: Option<String>,
+    /// How connections are encrypted.
+    #[command(flatten)]
+    pub tls: TlsArgs,
 }
 
 impl AddressArgs {
-    /// How connections are encrypted, if they are.
-    ///
-    /// # Errors
-    /// One of the flags lacks another.
-    pub fn tls(&self) -> Result<Option<TlsOptions>, String> {
-        let identity = (self.tls_cert.as_deref(), self.tls_key.as_deref());
-        TlsOptions::of_flags(self.tls_ca.as_deref(), identity, self.tls_name.as_deref())
-    }
-
     /// The cluster to which all clients of this run are bound, once it is known.
     pub fn binding(&self) -> OnceLock<ClusterId> {
         self.cluster.map(OnceLock::from).unwrap_or_default()

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::sync::OnceLock;
 use std::time::Instant;
 
+pub use rangedb_client::flags::TlsArgs;
 use rangedb_client::{CasOutcome, Client, ClientOptions, Fate};
 pub use rangedb_client::{ClusterId, TlsOptions};
 

@@ -116,7 +116,7 @@ fn drive_database(
         driver::drive(settings, (plan, load), watch, connect)
     } else {
         let cluster = args.address.binding();
-        let tls = args.address.tls()?;
+        let tls = args.address.tls.options()?;
         let connect = async || ClientDatabase::connect(addresses, &cluster, tls.clone()).await;
         driver::drive(settings, (plan, load), watch, connect)
     }
@@ -163,7 +163,7 @@ fn say(text: &str) -> Result<(), Trouble> {
 fn scan(args: &ScanArgs) -> Result<ExitCode, Trouble> {
     let scanned = runtime()?.block_on(async {
         let binding = args.address.binding();
-        let (addresses, tls) = (&args.address.addresses, args.address.tls()?);
+        let (addresses, tls) = (&args.address.addresses, args.address.tls.options()?);
         let database = ClientDatabase::connect(addresses, &binding, tls).await?;
         database.scan_everything().await
     });
@@ -219,7 +219,7 @@ fn check(args: &CheckArgs) -> Result<ExitCode, Trouble> {
             let mut databases = Vec::new();
             let cluster = args.address.binding();
             for _ in 0..options.clients {
-                let (addresses, tls) = (&args.address.addresses, args.address.tls()?);
+                let (addresses, tls) = (&args.address.addresses, args.address.tls.options()?);
                 databases.push(ClientDatabase::connect(addresses, &cluster, tls).await?);
             }
             Ok(clients::run(databases, options).await)

@@ -8,8 +8,8 @@ mod hex;
 mod hex_or_null;
 mod history;
 mod leaving;
+mod node_settings;
 mod ranges;
-mod settings;
 
 use std::fmt;
 
@@ -18,11 +18,11 @@ use serde::{Deserialize, Serialize};
 pub use balance::{Balance, Decision, Scattered};
 pub use history::{NodeEvent, NodeHistory, Period, Step};
 pub use leaving::{BlockedRange, Departure, Leaving};
+pub use node_settings::{NodeConfig, NodeSetting, Reloaded, SettingDifference, SettingRefused};
 pub use ranges::{
     BlockReason, Borders, BoundsState, HOLD_MS_DEFAULT, HOT_RANGES_DEFAULT, HotKey, HotRange,
     HotRanges, Merged, RangeStats, Split, SplitBlocked, SplitFailure, SplitPart,
 };
-pub use settings::{NodeConfig, NodeSetting, Reloaded, SettingDifference, SettingRefused};
 
 /// An admin command.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

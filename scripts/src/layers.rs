@@ -63,7 +63,7 @@ const ORDERS: [Order; 4] = [
             data_dir - the data folder, and which node of which cluster it belongs to
             history - what the node did and what happened to it
             logging - log lines
-            settings - the settings in force, and how they are reloaded
+            settings_in_force - the settings in force, and how they are reloaded
             fatal - how a node ends that cannot go on
             descriptors - shares of file descriptors
             check - whether machine and settings are fit for a node
@@ -82,6 +82,7 @@ const ORDERS: [Order; 4] = [
             batch - conditions and mutations of a write
             cluster - which cluster a client belongs to
             tls - what a client trusts, and its encrypted connections
+            flags - flags of command lines that stand for it
             options - how a client is set up
             stagger - attempts that overlap
             core - what a call does next; knows no runtime, no socket and no clock
@@ -90,7 +91,7 @@ const ORDERS: [Order; 4] = [
             pool - connections to all nodes
             client - the client
             seeds - the first node that answers
-            perform - carries out what the core decides
+            retry_loop - carries out what the core decides, until a call has its result
             operations - what users call
             get_many - what users call to read several keys
             scan - what users call to read many keys

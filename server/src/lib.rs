@@ -4,7 +4,7 @@
 //! the engine's gateway, and the answer into a frame. [`shard`] runs an engine's shard on its thread,
 //! with the channels to the others of this node; [`peers`] links it with other nodes. [`mod@env`]
 //! implements the engine's traits of the machine. [`node`] starts it all by the settings of
-//! [`config`], which [`settings`] reloads, on the folder of [`data_dir`]; [`admin`] shows its state.
+//! [`config`], which [`settings_in_force`] reloads, on the folder of [`data_dir`]; [`admin`] shows its state.
 //! [`check`] says whether the machine is fit for it. [`history`] keeps what the node did and what
 //! happened to it.
 
@@ -26,7 +26,7 @@ pub mod net;
 pub mod node;
 pub mod peers;
 pub mod probe;
-pub mod settings;
+pub mod settings_in_force;
 pub mod shard;
 #[cfg(test)]
 mod test_node;

@@ -39,7 +39,7 @@ use crate::history::History;
 use crate::logging;
 use crate::net::port::{HELD_TIMEOUT, Port, PortError};
 use crate::peers::{Peers, enroll};
-use crate::settings::Settings;
+use crate::settings_in_force::Settings;
 use crate::shard::context::{ClientLimits, NodeInfo};
 use crate::shard::mesh::channels;
 use crate::shard::{self, Order, ShardError, ShardSetup};
@@ -285,7 +285,7 @@ async fn control(
     let (folder, config, around, port) = tokio::select! {
         prepared = prepare(config, &node) => prepared?,
         () = signals.stop() => {
-            service.enter(Phase::Draining);
+            service.enter(Phase::ShuttingDown);
             tracing::info!(event = "node_stopped", "the node has stopped before it had a place");
             return Ok(());
         }
@@ -328,8 +328,8 @@ async fn control(
         )
         .await;
     }
-    service.enter(Phase::Draining);
-    stop::drain(&mut shards, &mut signals).await
+    service.enter(Phase::ShuttingDown);
+    stop::shut_down(&mut shards, &mut signals).await
 }
 
 /// Opens the folder, and takes the port for clients and other nodes.

@@ -29,7 +29,7 @@ use crate::history::History;
 use crate::net::port::Port;
 use crate::peers::Peers;
 use crate::peers::link::Links;
-use crate::settings::Settings;
+use crate::settings_in_force::Settings;
 use crate::shard::context::{ClientLimits, Context, NodeInfo};
 use crate::shard::mesh::channels;
 use crate::shard::{Order, ShardError, ShardSetup, run};

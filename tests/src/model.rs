@@ -202,7 +202,7 @@ impl Modeller {
         Ok(())
     }
 
-    /// Makes calls until it is told to stop.
+    /// Makes calls until `shared` says stop.
     async fn work(mut self, shared: Arc<Shared>) -> Seen {
         while !shared.stop.load(Ordering::Relaxed) {
             let begun = Instant::now();

@@ -269,7 +269,8 @@ async fn split_all(homes: &[Home], keys: &[String], file: &std::path::Path) {
     assert!(begun.elapsed() < allowed, "{:?}", begun.elapsed());
 }
 
-/// Waits until there are no more ranges than this: for so long, or until nothing has been merged for long.
+/// Waits until at most `wanted` ranges are left, or until the time is up. Fails if the number of ranges does not fall
+/// for [`STILL_MAX`].
 async fn merged(client: &Client, wanted: usize, within: Option<Duration>) {
     let begun = Instant::now();
     let (mut least, mut since) = (usize::MAX, Instant::now());

@@ -78,40 +78,8 @@ fn install(mutant: Mutant, seed: u64) -> Option<String> {
 }
 
 /// A scenario that brings about the moment in which the bug shows.
-fn directed(mutant: Mutant, seed: u64, scenario: Scenario) -> Option<String> {
-    shows(mutant, || caught(|| scenario.run(seed)))
-}
-
-fn leader_applies_late(mutant: Mutant, seed: u64) -> Option<String> {
-    directed(mutant, seed, Scenario::LeaderAppliesLate)
-}
-
-fn power_at_birth(mutant: Mutant, seed: u64) -> Option<String> {
-    directed(mutant, seed, Scenario::PowerAtBirth)
-}
-
-fn splits_while_flushing(mutant: Mutant, seed: u64) -> Option<String> {
-    directed(mutant, seed, Scenario::SplitsWhileFlushing)
-}
-
-fn parent_moves(mutant: Mutant, seed: u64) -> Option<String> {
-    directed(mutant, seed, Scenario::ParentMoves)
-}
-
-fn deaf_at_merge(mutant: Mutant, seed: u64) -> Option<String> {
-    directed(mutant, seed, Scenario::DeafAtMerge)
-}
-
-fn two_attempts(mutant: Mutant, seed: u64) -> Option<String> {
-    directed(mutant, seed, Scenario::TwoAttempts)
-}
-
-fn clock_ahead(mutant: Mutant, seed: u64) -> Option<String> {
-    directed(mutant, seed, Scenario::ClockAhead)
-}
-
-fn deposed_reader(mutant: Mutant, seed: u64) -> Option<String> {
-    directed(mutant, seed, Scenario::DeposedReader)
+fn directed(scenario: Scenario) -> impl Fn(Mutant, u64) -> Option<String> {
+    move |mutant, seed| shows(mutant, || caught(|| scenario.run(seed)))
 }
 
 /// A fixed scenario that reports what is wrong with a seed.
@@ -141,7 +109,7 @@ fn change_of_bounds(mutant: Mutant, seed: u64) -> Option<String> {
 }
 
 /// Runs until one shows the bug.
-fn find(mutant: Mutant, by: fn(Mutant, u64) -> Option<String>) {
+fn find(mutant: Mutant, by: impl Fn(Mutant, u64) -> Option<String>) {
     for seed in seeds() {
         if let Some(what) = by(mutant, seed) {
             println!("mutant {mutant:?}: found at seed {seed}: {what}");
@@ -152,7 +120,7 @@ fn find(mutant: Mutant, by: fn(Mutant, u64) -> Option<String>) {
 }
 
 macro_rules! mutants {
-    ($($name:ident: $mutant:ident by $by:ident),* $(,)?) => {
+    ($($name:ident: $mutant:ident by $by:expr),* $(,)?) => {
         $(#[test]
         fn $name() {
             find(Mutant::$mutant, $by);
@@ -198,16 +166,16 @@ mutants! {
     finds_overtaken_read_cached: OvertakenReadCached by seed,
     finds_row_of_removed_replica: RowOfRemovedReplica by seed,
     finds_multi_get_at_two_moments: MultiGetAtTwoMoments by seed,
-    finds_cold_read_unconfirmed: ColdReadUnconfirmed by deposed_reader,
+    finds_cold_read_unconfirmed: ColdReadUnconfirmed by directed(Scenario::DeposedReader),
     finds_drained_node_leads: DrainedNodeLeads by seed,
-    finds_reads_during_split: ReadsDuringSplit by leader_applies_late,
-    finds_birth_not_durable: BirthNotDurable by power_at_birth,
-    finds_parent_goes_first: ParentGoesFirst by parent_moves,
+    finds_reads_during_split: ReadsDuringSplit by directed(Scenario::LeaderAppliesLate),
+    finds_birth_not_durable: BirthNotDurable by directed(Scenario::PowerAtBirth),
+    finds_parent_goes_first: ParentGoesFirst by directed(Scenario::ParentMoves),
     finds_session_request_copied: SessionRequestCopied by seed,
-    finds_collector_told_between_turns: CollectorToldBetweenTurns by splits_while_flushing,
-    finds_floor_forgotten_at_merge: FloorForgottenAtMerge by clock_ahead,
-    finds_thaw_before_cancel: ThawBeforeCancel by deaf_at_merge,
-    finds_freeze_of_another_attempt: FreezeOfAnotherAttempt by two_attempts,
+    finds_collector_told_between_turns: CollectorToldBetweenTurns by directed(Scenario::SplitsWhileFlushing),
+    finds_floor_forgotten_at_merge: FloorForgottenAtMerge by directed(Scenario::ClockAhead),
+    finds_thaw_before_cancel: ThawBeforeCancel by directed(Scenario::DeafAtMerge),
+    finds_freeze_of_another_attempt: FreezeOfAnotherAttempt by directed(Scenario::TwoAttempts),
     finds_frozen_replica_removed: FrozenReplicaRemoved by seed,
     finds_export_of_whole_data_id: ExportOfWholeDataId by seed,
     finds_change_after_lost_report: ChangeAfterLostReport by seed,

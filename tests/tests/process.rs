@@ -462,7 +462,7 @@ fn a_load_that_finds_nothing_fails_at_its_end() {
 }
 
 #[test]
-fn a_node_that_is_told_to_stop_drains_first() {
+fn a_node_that_is_told_to_stop_under_load_ends_in_order() {
     let temp = tempfile::tempdir().expect("a folder");
     let home = Home::new(temp.path(), &["--shards", "1"]);
     let node = home.start();

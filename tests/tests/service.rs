@@ -122,7 +122,7 @@ fn the_manager_hears_of_the_start_of_beats_of_a_reload_and_of_the_end() {
 
     node.signal("TERM");
     let end = manager.until("STOPPING=1");
-    assert!(end.concat().contains("STATUS=draining"), "{end:?}");
+    assert!(end.concat().contains("STATUS=stopping"), "{end:?}");
     assert_eq!(node.wait().code(), Some(0));
     let log = home.log();
     for event in ["setting_changed", "reloaded", "reload_refused"] {

@@ -270,7 +270,9 @@ fn simulator_holds_its_invariants_in_the_moments_that_steps_are_there_for() {
     log();
     let (first, count) = (number("RANGEDB_SEED", 1), number("RANGEDB_SEEDS", 3));
     for scenario in Scenario::ALL {
-        for seed in first..first + count {
+        // In this seed a scan began at the leader that applies late, after the others had acknowledged writes.
+        let known = (scenario == Scenario::LeaderAppliesLate).then_some(16);
+        for seed in (first..first + count).chain(known) {
             let ended = scenario.run(seed);
             let report = ended.unwrap_or_else(|what| panic!("{scenario:?}, seed {seed}: {what}"));
             let violations = &report.violations;

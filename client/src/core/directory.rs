@@ -59,13 +59,12 @@ fn beside(known: Known, new: &Known) -> Vec<Known> {
             ..known.clone()
         });
     }
-    if let Some(end) = &new.end
-        && known.end.as_ref().is_none_or(|last| end < last)
-    {
-        left.push(Known {
+    match &new.end {
+        Some(end) if known.end.as_ref().is_none_or(|last| end < last) => left.push(Known {
             start: end.clone(),
             ..known
-        });
+        }),
+        _ => {}
     }
     left
 }

@@ -8,7 +8,8 @@
 //! The core has no socket, no runtime and no clock. Its driver gives the time with each event, and
 //! the core never asks for it; random numbers follow from the id that the driver draws for the
 //! client. So the same events give the same actions. There are two drivers: the tokio client of this
-//! crate, and the simulated clients of the project's tests, which prove the retries that users run.
+//! crate, and the simulated clients of the project's tests. So the simulator tests the same retries that
+//! users run.
 //!
 //! All of it may be shared between threads. Its locks are held for moments, and never over a wait.
 

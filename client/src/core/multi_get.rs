@@ -1,11 +1,11 @@
 //! Multi-gets: which keys are asked for together, and which ones again.
 //!
-//! The keys are split into parts by the shard that leads their ranges. Each part is a
-//! [call](super::call) of its own, which goes where its first key is; all parts are made at the same
-//! time. A reply has a result for each key. The keys that are elsewhere by now, or were not read, are
-//! split into new parts, which is how a stale route heals. So each reply brings the end nearer by at
-//! least one key: a reply that does not is a [refusal] of the whole call, whose rules then say
-//! whether it is tried again, and when.
+//! The keys are split into parts by the shard that leads their ranges. Each part is a [call](super::call)
+//! of its own, which goes to the shard of its first key, and all parts are made at the same time. A reply
+//! has a result for each key. Keys that were not read, or that another shard leads by now, are split into
+//! new parts: so a stale route is corrected. Every reply that counts has at least one more key. A reply
+//! without any is a [refusal] of the whole call, and the rules of a call say whether and when it is tried
+//! again.
 
 use rangedb_protocol::limits::{MULTI_GET_KEYS_LEN_MAX, MULTI_GET_KEYS_MAX};
 use rangedb_protocol::{ErrorReply, KeyRead};

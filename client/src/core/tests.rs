@@ -1,4 +1,4 @@
-//! The rules of a call, one after the other, and a model cluster in which they hold together.
+//! Tests of each rule of a call, and of all rules together against a model cluster.
 
 mod model_cluster;
 

@@ -89,7 +89,7 @@ impl<T: Instant> Manager<T> {
             || mutant::is(Mutant::ChangeAfterLostReport)
     }
 
-    /// Takes what a report tells of its shard. Gives the ranges that must be looked at: a right part of a
+    /// Takes what a report says of its shard. Gives the ranges that must be looked at: a right part of a
     /// range that was split comes before the left one, so that no key is missed in between.
     fn take_shard(&mut self, report: Report, now: T) -> Vec<Rc<LedRange>> {
         let (from, incarnation) = (report.from, report.node.incarnation);
@@ -181,7 +181,7 @@ impl<T: Instant> Manager<T> {
         held.map(|held| (held.range, held.replica)).collect()
     }
 
-    /// Whether a range must be looked at again though its leader tells nothing new of it: see the module's
+    /// Whether a range must be looked at again though its leader reports nothing new of it: see the module's
     /// chapter.
     fn is_restless(&self, led: &Rc<LedRange>) -> bool {
         let range = led.descriptor.range;
@@ -248,7 +248,7 @@ impl<T: Instant> Manager<T> {
         None
     }
 
-    /// Takes what a shard tells of a range that it leads.
+    /// Takes what a shard reports of a range that it leads.
     fn take_range(&mut self, from: Location, led: Rc<LedRange>, now: T) {
         let mut seen = HighestIds::default();
         seen.see(&led.descriptor);

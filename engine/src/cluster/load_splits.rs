@@ -9,10 +9,10 @@
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
 
+use super::cluster_settings;
 use super::manager::{KnownRange, Manager};
 use super::message::{LedRange, SplitReason};
 use super::placement::{CAUGHT_UP, Node, Range};
-use super::settings;
 use super::split_watch::{BlockReason, FailedSplit, SplitBlocked};
 use crate::env::Instant;
 use crate::range::Keyspace;
@@ -100,7 +100,7 @@ impl<T: Instant> Manager<T> {
 
     fn splits_by_load(&self) -> bool {
         let name = "split-by-load";
-        let default = || settings::rule(name).map(|rule| rule.default).ok();
+        let default = || cluster_settings::rule(name).map(|rule| rule.default).ok();
         self.setting(name).or_else(default) == Some("on")
     }
 

@@ -238,7 +238,11 @@ impl<T: Instant> Manager<T> {
 
     /// The value of a setting that is in force.
     fn value_of(&self, name: &str) -> Option<&str> {
-        let default = || super::settings::rule(name).map(|rule| rule.default).ok();
+        let default = || {
+            super::cluster_settings::rule(name)
+                .map(|rule| rule.default)
+                .ok()
+        };
         self.setting(name).or_else(default)
     }
 

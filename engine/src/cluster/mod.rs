@@ -13,6 +13,7 @@
 pub mod backoff;
 mod balance;
 mod bounds;
+pub mod cluster_settings;
 pub mod decisions;
 mod departure;
 #[cfg(test)]
@@ -40,7 +41,6 @@ pub mod record;
 mod report;
 pub mod reporter;
 mod scatter;
-pub mod settings;
 mod shard_departures;
 pub mod split;
 mod split_watch;

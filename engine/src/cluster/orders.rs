@@ -6,11 +6,11 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use super::cluster_settings;
 use super::manager::{KnownRange, Manager};
 use super::message::NodeHealth;
 use super::placement::Range;
 use super::record::{MembershipRecord, MembershipStatus, NodeRecord, Setting};
-use super::settings;
 use crate::env::Instant;
 use crate::error::OrderError;
 use crate::types::{Location, NodeId, RangeId, ReplicaId};
@@ -58,7 +58,7 @@ impl<T: Instant> Manager<T> {
     /// # Errors
     /// There is no such setting, or it may not have this value.
     pub fn new_setting(&self, name: &str, value: &str, at_ms: u64) -> Result<Setting, OrderError> {
-        settings::check(name, value)?;
+        cluster_settings::check(name, value)?;
         Ok(Setting {
             version: self.settings.last().map_or(0, |last| last.version) + 1,
             name: name.to_owned(),

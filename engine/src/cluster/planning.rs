@@ -23,7 +23,7 @@ use super::message::NodeHealth;
 use super::placement::{self, Node, Range, Slot, Step};
 use super::planned::{ORDERS_MAX, ORDERS_PER, Origin, Planned, Planning, Why};
 use super::scatter;
-use super::{record::MembershipStatus, settings, spread};
+use super::{cluster_settings, record::MembershipStatus, spread};
 use crate::env::Instant;
 use crate::error::OrderError;
 use crate::mutant::{self, Mutant};
@@ -198,7 +198,7 @@ impl<T: Instant> Manager<T> {
 
     fn moves_max(&self) -> usize {
         let name = "moves-max";
-        let default = || settings::rule(name).map(|rule| rule.default).ok();
+        let default = || cluster_settings::rule(name).map(|rule| rule.default).ok();
         let text = self.setting(name).or_else(default);
         text.and_then(|text| text.parse().ok()).unwrap_or_default()
     }

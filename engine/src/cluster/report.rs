@@ -2,9 +2,9 @@
 //! ranges that it leads, its other replicas, and their loads and sizes. Pure.
 //!
 //! The first report to a manager is whole. Those that follow name only the ranges of which something has
-//! changed, so that ranges that are idle cost nothing. Reports are numbered, and each says from which one on it
-//! tells what has changed: the last one that the manager has answered. A manager that has not taken that one
-//! asks for a whole report. What a shard does for that is in [`super::reporter`], what the manager does in
+//! changed, so that idle ranges cost nothing. Reports are numbered, and each has the number of the report that
+//! it goes on from, the last one that the manager has answered. A manager that has not taken that one asks
+//! for a whole report. What a shard does for that is in [`super::reporter`], what the manager does in
 //! [`super::intake`].
 
 use super::placement::CAUGHT_UP;

@@ -1,12 +1,12 @@
-//! What a shard has told the manager of its ranges, and which of it must be told again. Pure; lives on the
+//! What a shard has reported of its ranges to the manager, and what it must report again. Pure; lives on the
 //! shard's thread.
 //!
-//! Each report looks at all ranges ([`Round`]). What has changed is *news* and is told at once, but for what
-//! changes all the time in a range that is used: log indexes, and loads and sizes that are about as they were.
-//! Those are told again after [`STEADY_FOR`]. So a range that nobody uses is told once.
+//! Each report looks at all ranges ([`Round`]). A change is *news*, and the next report has it. Log indexes,
+//! and loads and sizes that are about as they were, change all the time in a range that is used: a report
+//! has them only once in [`STEADY_FOR`]. So a range that nobody uses is in one report and then in none.
 //!
-//! Every fact has the number of the first report that told it. A report tells all that is newer than the last
-//! report that the manager has answered, so one that is lost is made up for by the next one.
+//! Every fact has the number of the first report that it was in. A report has all facts that are newer than
+//! the last report that the manager has answered. So the next report makes up for one that was lost.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use super::report::{Follower, HeldReplica, LedRange, RangeStats, Report};
 use crate::env::Instant;
 use crate::types::RangeId;
 
-/// After so long what changes all the time is told again.
+/// A report has what changes all the time if it was in none for this long.
 const STEADY_FOR: Duration = Duration::from_secs(5);
 /// A rate that differs by less than this, or by less than a fifth, is about as it was.
 const RATE_FLOOR: u32 = 20;
@@ -25,10 +25,10 @@ const CPU_FLOOR: u32 = 5;
 /// A size that differs by less than this is about as it was, in bytes.
 const SIZE_FLOOR: u64 = 1 << 20;
 
-/// What was last told of a range.
-struct Told<T> {
+/// What a report last had of a range.
+struct Reported<T> {
     facts: Facts,
-    /// The first report that told it.
+    /// The first report that had it.
     number: u64,
     at: T,
     /// The last report that has looked at the range.
@@ -43,8 +43,8 @@ enum Facts {
 
 /// See the module's chapter.
 pub struct Reporter<T> {
-    told: BTreeMap<RangeId, Told<T>>,
-    /// The ranges of which there is no replica any more, and the first report that told it.
+    reported: BTreeMap<RangeId, Reported<T>>,
+    /// The ranges of which there is no replica any more, and the first report that said so.
     gone: BTreeMap<RangeId, u64>,
     /// The number of the last report.
     number: u64,
@@ -55,7 +55,7 @@ pub struct Reporter<T> {
 impl<T> Default for Reporter<T> {
     fn default() -> Reporter<T> {
         Reporter {
-            told: BTreeMap::new(),
+            reported: BTreeMap::new(),
             gone: BTreeMap::new(),
             number: 0,
             answered: None,
@@ -81,7 +81,7 @@ impl<T: Instant> Reporter<T> {
         self.answered = (!wants_whole).then_some(number);
     }
 
-    /// Whether what is told in this report may be left out of the next one.
+    /// Whether the next report may leave out what is in this one.
     fn is_known(&self, number: u64) -> bool {
         self.answered.is_some_and(|answered| number <= answered)
     }
@@ -96,15 +96,19 @@ pub struct Round<'a, T> {
 }
 
 impl<T: Instant> Round<'_, T> {
-    /// Takes a range that is led. `look` gets what was told of it, if it was led before, and gives what there is
-    /// to tell now; `None` if that is the same.
+    /// Takes a range that is led. `look` gets what was reported of it, if it was led before, and gives what
+    /// there is to report now; `None` if that is the same.
     pub fn lead(
         &mut self,
         range: RangeId,
         look: impl FnOnce(Option<&LedRange>) -> Option<LedRange>,
     ) {
-        let told = self.reporter.told.get(&range).map(|told| &told.facts);
-        let before = match told {
+        let reported = self
+            .reporter
+            .reported
+            .get(&range)
+            .map(|reported| &reported.facts);
+        let before = match reported {
             Some(Facts::Led(before)) => Some(before),
             _ => None,
         };
@@ -114,9 +118,8 @@ impl<T: Instant> Round<'_, T> {
 
     /// Takes a replica that does not lead.
     pub fn hold(&mut self, held: HeldReplica) {
-        let told = self.reporter.told.get(&held.range);
-        let is_same =
-            matches!(told, Some(Told { facts: Facts::Held(before), .. }) if *before == held);
+        let reported = self.reporter.reported.get(&held.range);
+        let is_same = matches!(reported, Some(Reported { facts: Facts::Held(before), .. }) if *before == held);
         self.take(held.range, (!is_same).then_some(Facts::Held(held)));
     }
 
@@ -124,44 +127,44 @@ impl<T: Instant> Round<'_, T> {
         let (number, now) = (self.reporter.number, self.now);
         let is_whole = self.reporter.answered.is_none();
         if let Some(facts) = facts {
-            let told = self.reporter.told.get(&range);
-            let is_due = told.is_none_or(|told| {
-                is_whole || now >= told.at + STEADY_FOR || is_news(&told.facts, &facts)
+            let reported = self.reporter.reported.get(&range);
+            let is_due = reported.is_none_or(|reported| {
+                is_whole || now >= reported.at + STEADY_FOR || is_news(&reported.facts, &facts)
             });
             if is_due {
                 let (at, looked) = (now, number);
-                let told = Told {
+                let reported = Reported {
                     facts,
                     number,
                     at,
                     looked,
                 };
-                self.reporter.told.insert(range, told);
+                self.reporter.reported.insert(range, reported);
                 self.reporter.gone.remove(&range);
             }
         }
-        let Some(told) = self.reporter.told.get_mut(&range) else {
+        let Some(reported) = self.reporter.reported.get_mut(&range) else {
             return;
         };
-        told.looked = number;
-        let number = told.number;
+        reported.looked = number;
+        let number = reported.number;
         if !self.reporter.is_known(number)
-            && let Some(told) = self.reporter.told.get(&range)
+            && let Some(reported) = self.reporter.reported.get(&range)
         {
-            match &told.facts {
+            match &reported.facts {
                 Facts::Led(led) => self.led.push(led.clone()),
                 Facts::Held(held) => self.held.push(held.clone()),
             }
         }
     }
 
-    /// Writes into the report what must be told; all ranges that were not looked at are gone.
+    /// Writes into the report what it must have; all ranges that were not looked at are gone.
     pub fn end(self, report: &mut Report) {
         let Round { reporter, .. } = self;
         let number = reporter.number;
         let gone = &mut reporter.gone;
-        reporter.told.retain(|range, told| {
-            let is_there = told.looked == number;
+        reporter.reported.retain(|range, reported| {
+            let is_there = reported.looked == number;
             if !is_there {
                 gone.insert(*range, number);
             }
@@ -170,7 +173,7 @@ impl<T: Instant> Round<'_, T> {
         let answered = reporter.answered;
         reporter
             .gone
-            .retain(|_, told| answered.is_some_and(|answered| *told > answered));
+            .retain(|_, reported| answered.is_some_and(|answered| *reported > answered));
         report.number = number;
         report.since = answered;
         report.gone = reporter.gone.keys().copied().collect();
@@ -179,7 +182,7 @@ impl<T: Instant> Round<'_, T> {
     }
 }
 
-/// Whether a change must be told at once.
+/// Whether the next report must have a change.
 fn is_news(before: &Facts, now: &Facts) -> bool {
     match (before, now) {
         (Facts::Led(before), Facts::Led(now)) => {

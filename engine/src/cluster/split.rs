@@ -13,10 +13,10 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use super::cluster_settings;
 use super::manager::{KnownRange, Manager};
 use super::message::{ClusterRequest, ClusterResponse, LedRange, SplitPart, SplitReason};
 use super::record::{HeldRecord, Row};
-use super::settings;
 use crate::byte_size::parse_size;
 use crate::env::Instant;
 use crate::error::OrderError;
@@ -341,7 +341,7 @@ impl<T: Instant> Manager<T> {
     /// The setting `range-size-max`, in bytes.
     pub(super) fn range_size_max(&self) -> Option<u64> {
         let name = "range-size-max";
-        let default = || settings::rule(name).map(|rule| rule.default).ok();
+        let default = || cluster_settings::rule(name).map(|rule| rule.default).ok();
         parse_size(self.setting(name).or_else(default)?).ok()
     }
 

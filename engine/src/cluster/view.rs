@@ -3,8 +3,7 @@
 //! A view has a version, and the manager sends one to the shards only when its version is another than
 //! theirs. What changes all the time makes no new version and is not in the views that are sent: how far
 //! ranges have applied their logs, what stands in the way of their splits, and the loads and sizes of ranges and
-//! shards. Who asks for the view
-//! gets all of it, as of the shards' last reports.
+//! shards. The answer to a request for the view has all of it, as of the shards' last reports.
 
 use std::collections::BTreeMap;
 
@@ -154,14 +153,14 @@ impl<T: Instant> Manager<T> {
         }
         view.nodes.iter_mut().for_each(|node| node.shards.clear());
         if view != self.published.view {
-            self.tell_troubles(&view);
-            self.tell_nodes(&view);
+            self.log_troubles(&view);
+            self.log_nodes(&view);
             self.published.publish(view);
         }
     }
 
     /// Logs what has newly gone wrong with a replica or a node.
-    fn tell_troubles(&self, view: &View) {
+    fn log_troubles(&self, view: &View) {
         let before = self.published.view.ranges.iter();
         let before = before.flat_map(|range| {
             let range_id = range.descriptor.range;
@@ -186,7 +185,7 @@ impl<T: Instant> Manager<T> {
 
     /// Logs nodes that are new, and nodes whose state is another one. The rows that a manager is made
     /// of are no news.
-    fn tell_nodes(&self, view: &View) {
+    fn log_nodes(&self, view: &View) {
         let is_made = self.published.view.version != self.term << 32;
         for node in &view.nodes {
             let (id, address) = (node.record.id, &node.record.address);
@@ -200,12 +199,12 @@ impl<T: Instant> Manager<T> {
                 );
             }
             if before != Some(node.state) {
-                self.tell_state(node, before);
+                self.log_state(node, before);
             }
         }
     }
 
-    fn tell_state(&self, node: &NodeView, before: Option<NodeHealth>) {
+    fn log_state(&self, node: &NodeView, before: Option<NodeHealth>) {
         let (id, address) = (node.record.id, &node.record.address);
         match node.state {
             NodeHealth::Alive if before.is_some() => tracing::info!(

@@ -1,6 +1,7 @@
 //! Admission: whether the shard takes requests, and how many it works on. The places for scans and the
 //! memory of requests that wait for a leader are shared fairly by the ranges ([`crate::fair_share`]).
-//! Lives on its shard's thread.
+//! This is not where a shard with too many writes refuses more of them: that is
+//! `engine/src/range/write_admission.rs`, at the range's leader. Lives on its shard's thread.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -24,7 +25,7 @@ pub(super) type Part = fair_share::Part<Option<RangeId>>;
 
 /// The state of a shard's admission.
 pub(super) struct Admission {
-    is_draining: Cell<bool>,
+    is_shutting_down: Cell<bool>,
     in_flight: Count,
     /// The scans that run.
     scans: Rc<Shared<Option<RangeId>>>,
@@ -37,7 +38,7 @@ pub(super) struct Admission {
 impl Default for Admission {
     fn default() -> Admission {
         Admission {
-            is_draining: Cell::new(false),
+            is_shutting_down: Cell::new(false),
             in_flight: Count::default(),
             scans: Rc::new(Shared::new(SCANS_MAX)),
             leader_waits: Rc::new(Shared::new(LEADER_WAIT_LEN_MAX)),
@@ -58,7 +59,7 @@ impl Admission {
         token: Timestamp,
         take: impl FnOnce() -> Result<(), Error>,
     ) -> Result<(), Error> {
-        if self.is_draining.get() {
+        if self.is_shutting_down.get() {
             return Err(Error::ShuttingDown);
         }
         if is_late {
@@ -72,13 +73,13 @@ impl Admission {
     }
 
     /// Refuses all requests from now on.
-    pub fn drain(&self) {
-        self.is_draining.set(true);
+    pub fn shut_down(&self) {
+        self.is_shutting_down.set(true);
     }
 
     /// Whether all requests are refused.
-    pub fn is_draining(&self) -> bool {
-        self.is_draining.get()
+    pub fn is_shutting_down(&self) -> bool {
+        self.is_shutting_down.get()
     }
 
     /// Counts a request in flight.
@@ -159,7 +160,7 @@ mod tests {
         let admit = |is_late| admission.admit(is_late, Timestamp::ZERO, || Ok(()));
         assert_eq!(admit(false), Ok(()));
         assert_eq!(admit(true), Err(Error::DeadlineExceeded));
-        admission.drain();
+        admission.shut_down();
         assert_eq!(admit(false), Err(Error::ShuttingDown));
     }
 

@@ -82,7 +82,7 @@ impl<E: Env> LeaderWait<E> {
         self.pause = PAUSE_MAX.min(self.pause * 2);
         let changed = gateway.inner.shard.leader_changed(key, routes);
         let _ = E::Runtime::timeout_at(until, changed).await;
-        match admission.is_draining() {
+        match admission.is_shutting_down() {
             true => Err(Error::ShuttingDown),
             false => Ok(Now::<E>::now() < self.until),
         }

@@ -128,13 +128,13 @@ impl<E: Env> Gateway<E> {
     }
 
     /// Refuses all requests from now on.
-    pub fn drain(&self) {
-        self.inner.admission.drain();
+    pub fn shut_down(&self) {
+        self.inner.admission.shut_down();
     }
 
     /// Whether all requests are refused, because the node is stopping.
-    pub fn is_draining(&self) -> bool {
-        self.inner.admission.is_draining()
+    pub fn is_shutting_down(&self) -> bool {
+        self.inner.admission.is_shutting_down()
     }
 
     /// How many requests are held for an answer that comes later.

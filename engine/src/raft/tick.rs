@@ -60,6 +60,9 @@ impl<M: Machine> Group<M> {
                     self.told(self.raft.trigger().heartbeat().await)?;
                 }
             }
+            // Another campaign would begin anew with a vote for a later term. If a write of the log takes longer
+            // than the pause between campaigns, no vote would ever count.
+            Role::Voter if self.log.is_saving_vote() => self.timers.grant(tick.now),
             Role::Voter if !self.silent.get() => {
                 let may_lead = !self.leaves.get();
                 if may_lead && self.timers.campaign_is_due(tick.now, (tick.random)()) {

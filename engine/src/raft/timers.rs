@@ -91,7 +91,7 @@ impl<T: Instant> Timers<T> {
         }
     }
 
-    /// Notes that this replica voted for another, which gets time to take the lead.
+    /// Notes that this replica has voted, for another or for itself: the candidate gets time to take the lead.
     pub fn grant(&self, now: T) {
         self.campaign_from
             .set(Some(now + CAMPAIGN_RETRY_INTERVAL + self.spread.get()));

@@ -36,6 +36,7 @@ pub mod state;
 mod take_over;
 pub mod timestamps;
 pub mod usage;
+mod write_admission;
 
 pub use crate::types::{ReplicaPlace, Route};
 pub use descriptor::{Descriptor, Keyspace};

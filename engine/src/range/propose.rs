@@ -102,7 +102,7 @@ async fn await_tree<E: Env>(replica: &Replica<E>) {
     let mut held = Duration::ZERO;
     loop {
         let pressure = replica.store.pressure();
-        let weight = replica.proposer.share.weight();
+        let weight = replica.proposer.admission.weight();
         if pressure <= 0.0 || weight == Weight::Light {
             return;
         }

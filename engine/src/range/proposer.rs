@@ -13,10 +13,9 @@
 //! If more waits than fits into one entry, several depart together ([`Proposer::may_follow`]), and are
 //! written to the log together.
 //!
-//! What waits is bounded, for each range and for all of a shard together, where the ranges share it fairly
-//! ([`crate::fair_share`]): writes of a range that holds more than its share are refused with
-//! [`Error::Overloaded`], and the other ranges go on. Orders of the range itself, such as a split, are
-//! never refused for this: they are few, and may be what helps.
+//! What waits is bounded: writes for which there is no room are refused with [`Error::Overloaded`]
+//! ([`super::write_admission`]). Orders of the range itself, such as a split, are never refused for this:
+//! they are few, and may be what helps.
 //!
 //! When the group has no majority, all writes that wait or are in flight are answered at once
 //! ([`Proposer::give_up`]); before that is known, each is answered at its deadline
@@ -29,18 +28,15 @@ use std::time::Duration;
 
 use crate::env::Instant;
 use crate::error::{Error, Fate};
-use crate::limits::{
-    ENTRIES_IN_FLIGHT_MAX, ENTRY_COMMANDS_GATHERED, ENTRY_LEN_GATHERED, PROPOSAL_BYTES_WAITING_MAX,
-    PROPOSALS_WAITING_MAX,
-};
-use crate::line_limit::LineLimit;
+use crate::limits::{ENTRIES_IN_FLIGHT_MAX, ENTRY_COMMANDS_GATHERED, ENTRY_LEN_GATHERED};
 use crate::mutant::{self, Mutant};
 use crate::notify::Notify;
 use crate::raft::TICK;
 use crate::range::command::{self, Action, COMMAND_OVERHEAD, RangeOrder};
 use crate::range::sink::WriteSink;
+use crate::range::write_admission::{Size, WriteAdmission};
 use crate::request::{Batch, RequestId};
-use crate::tree::budget::{WriteBudget, WriteShare};
+use crate::tree::budget::WriteBudget;
 use crate::tree::departures::{Departures, Gathering};
 
 /// How long an entry is in flight before the next one departs beside it. Several times as long as a
@@ -52,11 +48,6 @@ const GATHER_MAX: Duration = Duration::from_millis(2);
 const GATHERED_LEN: usize = 256 << 10;
 /// Most entries that depart together.
 pub(super) const ENTRIES_TOGETHER_MAX: usize = 4;
-/// The shortest and the longest time after which a client that found no room should try again.
-const RETRY_AFTER_MIN: Duration = Duration::from_millis(10);
-const RETRY_AFTER_MAX: Duration = Duration::from_secs(1);
-/// At most one log line in this time says that a range is overloaded.
-const OVERLOAD_LINES_INTERVAL: Duration = Duration::from_mins(1);
 /// An entry in flight for longer than this may miss the deadlines of its writes.
 const LATE_AFTER: Duration = Duration::from_millis(20);
 /// A waiting write is answered so long before its deadline: the shard's driver ([`TICK`]) looks only so
@@ -102,9 +93,12 @@ impl<T: Instant> Proposal<T> {
         Proposal { is_named, ..self }
     }
 
-    /// The bytes that it counts for in the shard's budget.
-    fn cost(&self) -> usize {
-        size_of::<Proposal<T>>() + self.len_max
+    /// What it counts for.
+    fn size(&self) -> Size {
+        Size {
+            len_max: self.len_max,
+            cost: size_of::<Proposal<T>>() + self.len_max,
+        }
     }
 }
 
@@ -171,11 +165,8 @@ struct Flight<T: Instant> {
 /// The queue of one range's leader.
 pub struct Proposer<T: Instant> {
     waiting: RefCell<VecDeque<Proposal<T>>>,
-    bytes_waiting: Cell<usize>,
-    /// What this range uses of the shard's budget, for writes that wait or are in flight.
-    pub(super) share: WriteShare,
-    /// The limit on log lines which say that the range is overloaded.
-    overload_lines: LineLimit<T>,
+    /// Whether there is room for another write.
+    pub(super) admission: WriteAdmission<T>,
     in_flight: RefCell<Vec<Flight<T>>>,
     departed: Cell<u64>,
     /// The departures of the whole shard.
@@ -196,9 +187,7 @@ impl<T: Instant> Proposer<T> {
     pub fn new(budget: Rc<WriteBudget>, departures: Rc<Departures<T>>) -> Proposer<T> {
         Proposer {
             waiting: RefCell::new(VecDeque::new()),
-            bytes_waiting: Cell::new(0),
-            share: WriteShare::of(budget),
-            overload_lines: LineLimit::new(1, OVERLOAD_LINES_INTERVAL),
+            admission: WriteAdmission::new(budget),
             in_flight: RefCell::new(Vec::with_capacity(ENTRIES_IN_FLIGHT_MAX)),
             departed: Cell::new(0),
             departures,
@@ -229,25 +218,22 @@ impl<T: Instant> Proposer<T> {
     /// [`Proposer::close`] with [`Error::ShuttingDown`]. `Some(n)`: log now that the range is overloaded;
     /// `n` refusals have not been logged.
     pub fn push(&self, proposal: Proposal<T>) -> Option<u64> {
-        let lack = match proposal.kind.is_order() {
-            true => None,
-            false => self.lacks_room(&proposal),
-        };
-        let refusal = match lack {
-            _ if self.closed.get() => Some(Error::ShuttingDown),
-            Some(reason) => Some(Error::overloaded(reason, self.retry_after_ms())),
-            None => None,
-        };
-        if let Some(error) = refusal {
-            let is_overloaded = matches!(error, Error::Overloaded { .. });
-            proposal.sink.complete(proposal.token, Err(error));
-            if !is_overloaded {
-                return None;
-            }
-            self.share.refuse();
-            return self.overload_lines.pass(T::now());
+        if self.closed.get() {
+            proposal
+                .sink
+                .complete(proposal.token, Err(Error::ShuttingDown));
+            return None;
         }
-        self.counted(&proposal);
+        let last_flight = self.departures.last_flight.get();
+        if !proposal.kind.is_order()
+            && let Err(overloaded) =
+                self.admission
+                    .admit(proposal.size(), self.waiting(), last_flight)
+        {
+            proposal.sink.complete(proposal.token, Err(overloaded));
+            return self.admission.refuse();
+        }
+        self.admission.join(proposal.size());
         self.waiting.borrow_mut().push_back(proposal);
         self.departures.written(&self.gathering);
         if self.has_enough() {
@@ -255,41 +241,6 @@ impl<T: Instant> Proposer<T> {
         }
         self.news.notify();
         None
-    }
-
-    /// Why there is no room for another write, if so.
-    fn lacks_room(&self, proposal: &Proposal<T>) -> Option<&'static str> {
-        if self.waiting.borrow().len() >= PROPOSALS_WAITING_MAX
-            || self.bytes_waiting.get() + proposal.len_max > PROPOSAL_BYTES_WAITING_MAX
-        {
-            return Some("the range's queue of writes is full");
-        }
-        let is_over = !self.share.allows(proposal.cost());
-        is_over.then_some("the shard is full, and the range has its share of the writes that wait")
-    }
-
-    /// When a client that found no room should try again: about when what waits now will have been
-    /// written, reckoned from how long the shard's last entry took.
-    fn retry_after_ms(&self) -> u32 {
-        let by_number = self.waiting.borrow().len() / ENTRY_COMMANDS_GATHERED;
-        let by_len = self.bytes_waiting.get() / ENTRY_LEN_GATHERED;
-        let entries = by_number.max(by_len) as u32;
-        let wait = self.departures.last_flight.get().saturating_mul(entries);
-        wait.clamp(RETRY_AFTER_MIN, RETRY_AFTER_MAX).as_millis() as u32
-    }
-
-    /// Counts a proposal that joins the queue.
-    fn counted(&self, proposal: &Proposal<T>) {
-        let waiting = self.bytes_waiting.get() + proposal.len_max;
-        self.bytes_waiting.set(waiting);
-        self.share.take(proposal.cost());
-    }
-
-    /// Counts a proposal that leaves the queue without being proposed.
-    fn uncounted(&self, proposal: &Proposal<T>) {
-        let waiting = self.bytes_waiting.get() - proposal.len_max;
-        self.bytes_waiting.set(waiting);
-        self.share.give_back(proposal.cost());
     }
 
     /// Accepts nothing more, and refuses whatever was not proposed yet.
@@ -303,7 +254,7 @@ impl<T: Instant> Proposer<T> {
     pub fn refuse_all(&self, error: &Error) {
         let refused = std::mem::take(&mut *self.waiting.borrow_mut());
         for proposal in refused {
-            self.uncounted(&proposal);
+            self.admission.leave(proposal.size());
             proposal.sink.complete(proposal.token, Err(error.clone()));
         }
     }
@@ -312,7 +263,7 @@ impl<T: Instant> Proposer<T> {
     pub fn abandon(&self) {
         let lost = std::mem::take(&mut *self.in_flight.borrow_mut());
         for flight in lost {
-            self.share.give_back(flight.cost);
+            self.admission.give_back(flight.cost);
             self.departures.lose();
             complete_all(
                 flight.proposals,
@@ -352,13 +303,13 @@ impl<T: Instant> Proposer<T> {
 
     /// Whether as much waits as one entry takes.
     fn has_whole_entry(&self) -> bool {
-        self.bytes_waiting.get() >= ENTRY_LEN_GATHERED
+        self.admission.bytes_waiting() >= ENTRY_LEN_GATHERED
             || self.waiting.borrow().len() >= ENTRY_COMMANDS_GATHERED
     }
 
     /// Whether enough waits for an entry whose own cost is small beside that of its writes.
     fn has_enough(&self) -> bool {
-        self.bytes_waiting.get() >= GATHERED_LEN || self.has_whole_entry()
+        self.admission.bytes_waiting() >= GATHERED_LEN || self.has_whole_entry()
     }
 
     /// Waits until an entry can be built. `false`: the queue is closed.
@@ -409,11 +360,11 @@ impl<T: Instant> Proposer<T> {
                 .is_some_and(|deadline| deadline <= *now.get_or_insert_with(T::now))
                 && !mutant::is(Mutant::DeadlineIgnored);
             if too_late {
-                self.uncounted(&next);
+                self.admission.leave(next.size());
                 late.push(next);
             } else {
                 // The entry will count for it in the budget.
-                self.bytes_waiting.set(self.bytes_waiting.get() - next_len);
+                self.admission.depart(next.size());
                 len += next_len;
                 work += next_work;
                 gathered.push(next);
@@ -433,7 +384,7 @@ impl<T: Instant> Proposer<T> {
         let number = self.departed.get();
         self.departed.set(number + 1);
         self.departures.depart(&self.gathering);
-        let cost = proposals.iter().map(Proposal::cost).sum();
+        let cost = proposals.iter().map(|proposal| proposal.size().cost).sum();
         let is_alone = matches!(proposals.as_slice(), [only] if only.kind.is_alone());
         let proposals = proposals.into_iter().map(Some).collect();
         self.in_flight.borrow_mut().push(Flight {
@@ -455,7 +406,7 @@ impl<T: Instant> Proposer<T> {
             return (Vec::new(), false);
         };
         let flight = in_flight.swap_remove(at);
-        self.share.give_back(flight.cost);
+        self.admission.give_back(flight.cost);
         let now = T::now();
         let took = now.saturating_duration_since(flight.departed_at);
         let answered = flight.proposals.iter().flatten().count();
@@ -496,7 +447,7 @@ impl<T: Instant> Proposer<T> {
         if waiting.iter().any(&is_due) {
             for proposal in std::mem::take(&mut *waiting) {
                 if is_due(&proposal) {
-                    self.uncounted(&proposal);
+                    self.admission.leave(proposal.size());
                     taken.push((proposal, Fate::NotApplied));
                 } else {
                     waiting.push_back(proposal);
@@ -527,7 +478,7 @@ impl<T: Instant> Proposer<T> {
                     waiting.push_back(proposal);
                 }
                 None => {
-                    self.uncounted(&proposal);
+                    self.admission.leave(proposal.size());
                     refused.push(proposal);
                 }
             }
@@ -543,7 +494,7 @@ impl<T: Instant> Proposer<T> {
     pub(super) fn give_back(&self, proposals: impl DoubleEndedIterator<Item = Proposal<T>>) {
         let mut waiting = self.waiting.borrow_mut();
         for proposal in proposals.rev() {
-            self.counted(&proposal);
+            self.admission.join(proposal.size());
             waiting.push_front(proposal);
         }
         drop(waiting);

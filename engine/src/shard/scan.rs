@@ -237,12 +237,11 @@ struct Reach {
 }
 
 impl Reach {
-    /// What the scan reads in a range whose leader may have closed keys: those of a range that is being
-    /// split off may have been written there already. They were in this range at the scan's timestamp, so it
-    /// goes on there at that, unless it ends before them.
+    /// What the scan reads in a range whose leader may have closed keys: those that are being split off. The
+    /// other leader may have acknowledged writes to them before the scan began, which are above its
+    /// timestamp. So it goes on there at another one.
     fn of<E: Env>(scan: &ScanRequest, replica: &Replica<E>, at: Timestamp) -> Reach {
         let mut open = replica.with_state(|state| state.descriptor.clone());
-        let closed_from = replica.is_splitting().then(|| replica.open_keys().end);
         open.keys = replica.open_keys();
         let from = match scan.reverse {
             true => scan.end.as_deref(),
@@ -250,10 +249,7 @@ impl Reach {
         };
         let from = from.unwrap_or_default();
         replica.with_state(|state| state.borders.cut(&mut open.keys, at, from, scan.reverse));
-        Reach {
-            has_shrunk: !scan.reverse && closed_from == Some(open.keys.end.clone()),
-            ..Reach::new(scan, &open)
-        }
+        Reach::new(scan, &open)
     }
 
     fn new(scan: &ScanRequest, descriptor: &Descriptor) -> Reach {

@@ -4,7 +4,7 @@
 //!
 //! 1. The manager gives the ids of the child and of its replicas, and asks the leader.
 //! 2. The leader takes the flag of changes, so no change of members runs beside the split. It closes the
-//!    keys of the child and queues the split ([`crate::range::splitting`]).
+//!    keys of the child and queues the split (`engine/src/range/splitting.rs`).
 //! 3. The split is one entry of the log, alone. Each replica makes the birth durable before it applies
 //!    the entry, and then, in one turn, shrinks and gives birth ([`crate::range::split`]).
 //! 4. The leader tells its followers that the entry is committed as soon as it begins to apply it;

@@ -1,7 +1,7 @@
 //! The log of one group as its replica uses it: changes the index in memory, and has the shard's log
 //! write the change.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use bytes::Bytes;
@@ -19,6 +19,8 @@ pub struct GroupLog<E: Env> {
     group: Group,
     log: Rc<RefCell<Log>>,
     core: Rc<Core<E>>,
+    /// Whether a vote is being made durable.
+    saves_vote: Rc<Cell<bool>>,
 }
 
 impl<E: Env> Clone for GroupLog<E> {
@@ -27,13 +29,19 @@ impl<E: Env> Clone for GroupLog<E> {
             group: self.group,
             log: self.log.clone(),
             core: self.core.clone(),
+            saves_vote: self.saves_vote.clone(),
         }
     }
 }
 
 impl<E: Env> GroupLog<E> {
     pub(super) fn new(group: Group, log: Rc<RefCell<Log>>, core: Rc<Core<E>>) -> GroupLog<E> {
-        GroupLog { group, log, core }
+        GroupLog {
+            group,
+            log,
+            core,
+            saves_vote: Rc::default(),
+        }
     }
 
     /// The Raft state of the log, including what is not yet durable.
@@ -81,9 +89,16 @@ impl<E: Env> GroupLog<E> {
             self.core.append_lazily(&Record::Vote(self.group, vote));
             return Ok(());
         }
-        self.core
-            .append_durably(&Record::Vote(self.group, vote))
-            .await
+        self.saves_vote.set(true);
+        let vote = Record::Vote(self.group, vote);
+        let saved = self.core.append_durably(&vote).await;
+        self.saves_vote.set(false);
+        saved
+    }
+
+    /// Whether this handle or a clone of it is making a vote durable.
+    pub fn is_saving_vote(&self) -> bool {
+        self.saves_vote.get()
     }
 
     /// Notes the last committed entry. That becomes durable with the next write, and causes none.

@@ -26,16 +26,12 @@ pub(super) enum Done {
     Leave(Vec<RecordLocation>),
 }
 
-/// A payload that is at least this long is copied once, from the entry into the batch. A shorter one
-/// costs less when it is copied to the other records first.
-const LONG_PAYLOAD_LEN: usize = 4 << 10;
-
 /// Pending records that become one batch.
 #[derive(Default)]
 pub(super) struct Chunk {
-    /// The records without the long payloads of entries.
+    /// The records without the payloads of entries.
     pub bytes: Vec<u8>,
-    /// The long payloads. Each belongs before this offset in `bytes`.
+    /// The payloads, which are copied once, into the batch. Each belongs before this offset in `bytes`.
     payloads: Vec<(usize, Bytes)>,
     payloads_len: usize,
     pub records: u64,
@@ -67,14 +63,10 @@ impl Chunk {
     /// Adds the record of an entry.
     pub fn append_entry(&mut self, group: Group, entry: &LogEntry) {
         let begin = self.len();
-        match record::encode_entry_head(group, entry, &mut self.bytes) {
-            Some(payload) if payload.len() >= LONG_PAYLOAD_LEN => {
-                self.payloads_len += payload.len();
-                let payload = payload.bytes().clone();
-                self.payloads.push((self.bytes.len(), payload));
-            }
-            Some(payload) => self.bytes.extend_from_slice(payload),
-            None => {}
+        if let Some(payload) = record::encode_entry_head(group, entry, &mut self.bytes) {
+            self.payloads_len += payload.len();
+            let payload = payload.bytes().clone();
+            self.payloads.push((self.bytes.len(), payload));
         }
         self.entries.push((group, entry.id, begin, self.len()));
     }

@@ -53,7 +53,7 @@ use self::page::stream::{Viewer, Viewers};
 use crate::descriptors::{ConnectionLimit, Shares};
 use crate::peers::Peers;
 use crate::probe::{ReportRequest, ShardReport};
-use crate::settings::Settings;
+use crate::settings_in_force::Settings;
 
 /// How long the server pauses after the system refused to accept a connection.
 const ACCEPT_RETRY_INTERVAL: Duration = Duration::from_millis(100);
@@ -79,8 +79,8 @@ pub enum Phase {
     Starting = 0,
     /// The node serves.
     Ready = 1,
-    /// The node is stopping.
-    Draining = 2,
+    /// The node is shutting down: it takes no more requests.
+    ShuttingDown = 2,
     /// The node is about to stop, and still serves.
     Leaving = 3,
 }
@@ -149,7 +149,7 @@ impl Node {
     pub fn phase(&self) -> Phase {
         match self.phase.load(Ordering::SeqCst) {
             phase if phase == Phase::Ready as u8 => Phase::Ready,
-            phase if phase == Phase::Draining as u8 => Phase::Draining,
+            phase if phase == Phase::ShuttingDown as u8 => Phase::ShuttingDown,
             phase if phase == Phase::Leaving as u8 => Phase::Leaving,
             _ => Phase::Starting,
         }

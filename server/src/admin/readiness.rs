@@ -119,8 +119,8 @@ impl Node {
     /// The same, by reports that the shards have given.
     pub(super) fn readiness_by(&self, reports: &[Option<ShardReport>]) -> (StatusCode, String) {
         let not_ready = |why: String| (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n"));
-        if matches!(self.phase(), Phase::Leaving | Phase::Draining) {
-            return not_ready("draining: the node is stopping".to_owned());
+        if matches!(self.phase(), Phase::Leaving | Phase::ShuttingDown) {
+            return not_ready("stopping: the node was told to stop".to_owned());
         }
         let Some(serving) = self.serving.get() else {
             return not_ready(self.waits());
@@ -182,14 +182,17 @@ mod tests {
 
     #[tokio::test]
     async fn a_node_without_shards_says_what_it_waits_for() {
-        let node = Node::new(crate::settings::Settings::of_test());
+        let node = Node::new(crate::settings_in_force::Settings::of_test());
         let (status, why) = node.readiness().await;
         assert_eq!((status.as_u16(), why.starts_with("starting")), (503, true));
         node.wait_for("nobody answers".to_owned());
         let (_, why) = node.readiness().await;
         assert!(why.ends_with("cluster: nobody answers\n"), "{why}");
-        node.enter(Phase::Draining);
+        node.enter(Phase::ShuttingDown);
         let (status, why) = node.readiness().await;
-        assert_eq!((status.as_u16(), why.starts_with("draining")), (503, true));
+        assert_eq!(
+            (status.as_u16(), why.starts_with("stopping: ")),
+            (503, true)
+        );
     }
 }

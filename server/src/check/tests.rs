@@ -225,7 +225,7 @@ fn clocks_are_to_be_kept_and_quick() {
 fn the_mount_nearest_to_the_folder_counts() {
     let mounts = "22 1 8:1 / / rw,relatime shared:1 - overlay overlay rw,lowerdir=/x\n\
                   23 22 8:2 / /data rw - ext4 /dev/sdb rw\n\
-                  24 22 0:9 / /data/tmp rw - tmpfs tmpfs rw\n\
+                  24 22 0:9 / /data/scratch rw - tmpfs tmpfs rw\n\
                   25 22 8:3 / /old\\040disk ro - ext4 /dev/sdc rw\n\
                   26 22 8:4 / /fast rw - xfs /dev/sdd rw,nobarrier\n\
                   27 22 8:5 / /cow rw - btrfs /dev/sde rw\n";
@@ -233,7 +233,7 @@ fn the_mount_nearest_to_the_folder_counts() {
     let state = |folder: &str| of(&files, |root| disk::file_system(root, Path::new(folder)));
     assert_eq!(state("/data/node"), State::Ok);
     assert_eq!(state("/database"), State::Warn);
-    assert_eq!(state("/data/tmp/x"), State::Fail);
+    assert_eq!(state("/data/scratch/x"), State::Fail);
     assert_eq!(state("/old disk/node"), State::Fail);
     assert_eq!(state("/fast"), State::Fail);
     assert_eq!(state("/cow"), State::Warn);

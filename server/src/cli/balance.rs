@@ -1,4 +1,5 @@
-//! `rangedb balance`: the last decisions of the cluster's manager, and with `--watch` those that come.
+//! `rangedb balance`: the latest decisions of the cluster's manager, and with `--watch` also those that it
+//! makes from then on.
 
 use std::collections::BTreeMap;
 use std::io::Write;

@@ -55,8 +55,8 @@ pub(super) async fn show(
             };
             (of_state(range)?, whole_range(range, now_ms()))
         }
-        Show::Setting(Some(name)) => super::settings::one(&admin, name).await?,
-        Show::Setting(None) => super::settings::all(&admin).await?,
+        Show::Setting(Some(name)) => super::config_and_reload::one(&admin, name).await?,
+        Show::Setting(None) => super::config_and_reload::all(&admin).await?,
         Show::History => {
             let history = admin.config_history().await?;
             let rows = history.iter().map(|change| {

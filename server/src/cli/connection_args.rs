@@ -1,10 +1,10 @@
 //! Flags that every client command has: which nodes are asked, for how long, and how results look.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use rangedb_client::{ClusterId, TlsOptions};
+use rangedb_client::ClusterId;
+use rangedb_client::flags::TlsArgs;
 
 /// The format of results.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -48,29 +48,9 @@ pub struct ConnectionArgs {
     /// Arguments and results have keys and values as hexadecimal digits.
     #[arg(long)]
     pub hex: bool,
-    /// PEM file with the certificates that sign those of nodes; it makes the connections encrypted.
-    #[arg(long, env = "RANGEDB_CLIENT_TLS_CA", value_name = "FILE")]
-    pub tls_ca: Option<PathBuf>,
-    /// PEM file with the certificate that nodes want to see.
-    #[arg(long, env = "RANGEDB_CLIENT_TLS_CERT", value_name = "FILE")]
-    pub tls_cert: Option<PathBuf>,
-    /// PEM file with the key of that certificate.
-    #[arg(long, env = "RANGEDB_CLIENT_TLS_KEY", value_name = "FILE")]
-    pub tls_key: Option<PathBuf>,
-    /// The host that the certificates of nodes name, instead of those in their addresses.
-    #[arg(long, env = "RANGEDB_CLIENT_TLS_NAME", value_name = "NAME")]
-    pub tls_name: Option<String>,
-}
-
-impl ConnectionArgs {
-    /// How connections are encrypted, if they are.
-    ///
-    /// # Errors
-    /// One of the flags lacks another.
-    pub fn tls(&self) -> Result<Option<TlsOptions>, String> {
-        let identity = (self.tls_cert.as_deref(), self.tls_key.as_deref());
-        TlsOptions::of_flags(self.tls_ca.as_deref(), identity, self.tls_name.as_deref())
-    }
+    /// How connections are encrypted.
+    #[command(flatten)]
+    pub tls: TlsArgs,
 }
 
 /// [`ConnectionArgs`] in front of the command. The names are the same, so clap hands the values on to

@@ -1,6 +1,6 @@
-//! `rangedb demo`: a cluster to try things with. Its nodes are processes of this binary, in process groups of
-//! their own so that Ctrl-C reaches this process alone, which then stops them and removes their folder. Only
-//! SIGKILL of this process leaves them running.
+//! `rangedb demo`: a cluster to try things with. Its nodes are processes of this binary in process groups of
+//! their own, so that Ctrl-C reaches this process alone. It then stops the nodes and removes their folder.
+//! After SIGKILL of this process they go on running.
 
 use std::fs::{DirBuilder, File};
 use std::io::{self, Write};

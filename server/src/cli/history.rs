@@ -1,5 +1,5 @@
-//! `rangedb history`: what a node did and what happened to it. A node that is named is asked itself, as
-//! each knows its own past only.
+//! `rangedb history`: what a node did and what happened to it. With `--node` the command asks that node
+//! itself, since a node keeps no history but its own.
 
 use std::fmt::Write as _;
 use std::io::Write;

@@ -1,6 +1,6 @@
-//! `rangedb node drain|undrain|decommission|remove`: orders by which a node leaves the cluster, and
-//! the progress of those that take a while. A line of progress is JSON in every format: scripts
-//! read it, and people can.
+//! `rangedb node drain|undrain|decommission|remove`: orders by which a node leaves the cluster, and the
+//! progress of those that take a while. A line of progress is JSON in every format, so that scripts can
+//! read it.
 
 use std::io::Write;
 use std::time::Duration;

@@ -2,17 +2,19 @@
 //! `rangedb status`, `rangedb top`, `rangedb history`, `rangedb node`, `rangedb range`, `rangedb config`,
 //! `rangedb reload`. `rangedb version` asks no node. `rangedb demo` starts nodes as processes of their own.
 //!
-//! A thin layer over the client library; only the binary contains it, and of the server it uses
-//! only the forms of batches, keys and values in JSON. One thread, one tokio runtime.
+//! A thin layer over the client library, in the binary alone. Of the server it uses only how batches, keys
+//! and values look in JSON. One thread, one tokio runtime.
 //!
 //! Exit codes: 0 done, 1 not found or condition failed, 2 usage, 3 refused (not applied), 4 fate
 //! unknown, 5 unreachable, 6 applied, but the result could not be printed; 141 if the reader of standard
-//! output went away, as after SIGPIPE. Of `rangedb status`: 0 whole, 1 degraded, 3 a range is unavailable. Results go to standard output, errors to standard error.
+//! output went away, as after SIGPIPE. Of `rangedb status`: 0 whole, 1 degraded, 3 a range is unavailable.
+//! Results go to standard output, errors to standard error.
 
 mod args;
 mod balance;
 mod cluster;
 mod commands;
+mod config_and_reload;
 mod connection_args;
 mod demo;
 mod history;
@@ -22,7 +24,6 @@ mod output;
 mod range_args;
 mod request;
 mod scrape;
-mod settings;
 mod split;
 mod status;
 mod top;
@@ -165,7 +166,7 @@ async fn connect(addresses: &[String], connection: &ConnectionArgs) -> Result<Cl
         .timeout(connection.timeout)
         .connect_timeout(Duration::ZERO)
         .cluster(connection.cluster)
-        .tls(connection.tls().map_err(Trouble::usage)?);
+        .tls(connection.tls.options().map_err(Trouble::usage)?);
     Client::connect(options).await.map_err(|error| Trouble {
         exit: match error.code {
             ErrorCode::Invalid => Exit::Usage,

@@ -1,10 +1,10 @@
-//! `rangedb range split`: one range at a few keys or into equal parts, or all ranges at the keys of a file.
+//! `rangedb range split`: splits one range at a few keys or into equal parts, or all ranges at the keys of a
+//! file.
 //!
-//! The keys of a file that are in one range may be too many for one order. Then a few of them that lie
-//! evenly among the others come first, and the keys between them follow in orders to the ranges that are
-//! there now, several at a time. The cluster spreads the parts of the first order over nodes and shards, so
-//! those that follow are carried out all over the cluster. A key at which a range begins already needs nothing, so a command that has ended early is
-//! repeated.
+//! A file may have more keys for one range than one order may have. Then a first order splits the range at a
+//! few of them, evenly chosen. The cluster spreads these parts over nodes and shards. The keys between
+//! follow in orders to the new ranges, several at a time, so that the whole cluster carries them out. A
+//! command that has ended early can be repeated: nothing is done for a key at which a range already begins.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io::Write;

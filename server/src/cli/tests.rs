@@ -1,4 +1,5 @@
-//! Arguments to requests, bytes to text. What needs a server is tested with the real binary.
+//! Tests of how arguments become requests, and how answers become text. `tests/tests` has those that need a
+//! node, with the real binary.
 
 use std::io::{self, ErrorKind};
 use std::time::Duration;

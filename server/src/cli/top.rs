@@ -1,8 +1,8 @@
 //! `rangedb top`: a live view of the cluster in the terminal, and with `--once` one picture as plain text.
 //!
-//! Each picture is made of the answers of the cluster's manager and of the metrics of each node, which are
-//! asked for at the same time. Rates and latencies are those of the time between two pictures. It draws
-//! with the escape sequences that every terminal has, and gives the terminal back as it was.
+//! Each picture has the answers of the cluster's manager and the metrics of all nodes, which are asked for at
+//! the same time. Rates and latencies are those between two pictures. It draws with the escape sequences
+//! that every terminal has, and restores the terminal when it ends.
 
 use std::collections::BTreeMap;
 use std::io::{self, IsTerminal as _, Read as _, Write};

@@ -1,4 +1,4 @@
-//! `rangedb version`: what this binary is. It asks no node.
+//! `rangedb version`: the release of this binary. It asks no node.
 
 use std::io::{self, Write};
 

@@ -3,8 +3,9 @@
 //! a key (directory, status, orders of an operator) have files of their own.
 //!
 //! Hot path: a get under a lease allocates nothing. A write allocates one buffer for its keys and
-//! values, since the receive buffer that its frame lies in is used again; a multi-get allocates for its
-//! list of keys and for its values together, and not for each. Runs on a shard's thread.
+//! values if its frame lies in the shard's receive buffer, which is used again; a long one keeps the
+//! buffer into which its frame was gathered ([`batch`]). A multi-get allocates for its list of keys and
+//! for its values together, and not for each. Runs on a shard's thread.
 
 mod admin;
 mod batch;
@@ -27,6 +28,7 @@ use crate::env::Now;
 use crate::handler::refusal::Refusal;
 use crate::handler::reply::Head;
 use crate::net::connection::Connection;
+use crate::net::input::OwnBuffer;
 use crate::shard::context::Context;
 use crate::world::GlommioEnv;
 
@@ -158,14 +160,15 @@ pub struct Times {
 #[derive(Debug)]
 pub struct Malformed;
 
-/// Handles one frame of a client. The reply goes to the connection, at once or later.
+/// Handles one frame of a client, which may lie in the connection's own buffer. The reply goes to the
+/// connection, at once or later.
 ///
 /// # Errors
 /// The frame's table cannot be decoded.
 pub fn handle(
     context: &Rc<Context>,
     connection: &Rc<Connection>,
-    found: Frame<'_>,
+    (found, own): (Frame<'_>, Option<OwnBuffer<'_>>),
     times: Times,
 ) -> Result<(), Malformed> {
     let request = match Request::decode(found.kind, found.body) {
@@ -195,7 +198,7 @@ pub fn handle(
     let admitted = context.gateway.admit(&call, times.now);
     let handled = admitted
         .map_err(Refusal::from)
-        .and_then(|()| serve(context, connection, &call, pending, request.body));
+        .and_then(|()| serve(context, connection, &call, (pending, own), request.body));
     if let Err(refusal) = handled {
         connection.send(|to| reply::refusal(context, Head::of(found.id), &refusal, to));
     }
@@ -206,7 +209,7 @@ fn serve(
     context: &Rc<Context>,
     connection: &Rc<Connection>,
     call: &Call<GlommioEnv>,
-    pending: PendingRequest,
+    (pending, own): (PendingRequest, Option<OwnBuffer<'_>>),
     body: RequestBody<'_>,
 ) -> Result<(), Refusal> {
     let gateway = &context.gateway;
@@ -218,7 +221,7 @@ fn serve(
         RequestBody::Get { key } => gateway.get(connection, call, pending, key),
         RequestBody::MultiGet { keys } => gateway.multi_get(connection, call, pending, &keys),
         RequestBody::Batch { batch, session } => {
-            let write = (batch::of(&batch)?, request_id(session));
+            let write = (batch::of(&batch, own)?, request_id(session));
             gateway.write(connection, call, pending, write)
         }
         RequestBody::Scan {

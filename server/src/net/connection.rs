@@ -6,9 +6,9 @@
 //!
 //! Limits: requests in flight (further ones get a typed error); replies that the client does not
 //! read (nothing more is read from it, and after a time it is disconnected); scans (one at a time);
-//! and the memory of incomplete frames ([`super::input`]). When a pass of the shard over its tasks has become
-//! long, connections with more frames wait for their turn ([`reactor::wait_for_turn`]), so that clients who
-//! send much keep others waiting for little longer. A client whose frame makes no progress
+//! and the memory of incomplete frames ([`super::input`]). A pass of the shard over its connections is
+//! cut short when it has become long, so that clients who send much keep others waiting for little
+//! longer: what they have sent waits in their own connections. A client whose frame makes no progress
 //! is disconnected, too. One that sends nothing costs nothing but its memory. The task is a single
 //! poll function that never waits inside a turn, so no borrow is held across a wait. Lives on its
 //! shard's thread.
@@ -31,13 +31,13 @@ use rangedb_protocol::frame::{self, BadFrame};
 use rangedb_protocol::limits::IN_FLIGHT_MAX;
 use slab::Slab;
 
-use crate::env::reactor::{self, TcpStream, Turn, spawn_local};
+use crate::env::reactor::{self, TcpStream, spawn_local};
 use crate::env::{GlommioRuntime, Now};
 use crate::handler::refusal::Refusal;
 use crate::handler::reply::Head;
 use crate::handler::{self, PendingRequest, Times, reply};
 use crate::net::buffers::Output;
-use crate::net::input::{Added, Input, Taken};
+use crate::net::input::{Added, Input, OwnBuffer, Taken};
 use crate::net::tls::{Received, Stream};
 use crate::shard::context::{AnsweredBy, Context};
 
@@ -45,14 +45,14 @@ use crate::shard::context::{AnsweredBy, Context};
 pub const UNSENT_LEN_PAUSE: usize = 1 << 20;
 /// Most frames that are handled before other connections get a turn.
 const FRAMES_PER_TURN: usize = 256;
-/// In a pass that is longer than this, a connection handles [`FRAMES_LATE`] frames, if it is its turn or if
-/// it had none before; the rest waits for its turn. A write takes several passes from its frame to its reply,
-/// so many frames of many connections in each pass would keep the few of the others waiting for long.
+/// A pass over all connections that is longer than this is cut short: each handles [`FRAMES_LATE`] short
+/// frames, and the rest in the next pass. So many frames of many connections keep a short one that arrives
+/// meanwhile waiting for little longer.
 const PASS_MAX: Duration = Duration::from_micros(250);
-/// How many frames a connection handles in a pass that has become long.
+/// How many frames a connection handles in a pass that is cut short.
 const FRAMES_LATE: usize = 4;
-/// A frame that is longer than this, such as a multi-get of many keys, waits for the connection's turn if
-/// the pass has become long, but only until this long after it has arrived.
+/// A frame that is longer than this, such as a multi-get of many keys, waits for a later pass if this one
+/// is cut short, but only until this long after it has arrived.
 const SHORT_FRAME_LEN: usize = 2 << 10;
 const LONG_FRAME_WAIT_MAX: Duration = Duration::from_millis(50);
 /// How long, and how much, is read and discarded after a last reply, so that it arrives.
@@ -109,8 +109,6 @@ pub struct Connection {
     unfinished_since: Cell<Option<Now>>,
     task: RefCell<Option<Waker>>,
     woken: Cell<bool>,
-    /// The turn for which its frames wait.
-    turn: Cell<Option<Turn>>,
 }
 
 /// Serves a connection until it ends.
@@ -132,11 +130,10 @@ pub async fn serve(context: Rc<Context>, mut stream: Stream, smart: bool) {
         unfinished_since: Cell::new(None),
         task: RefCell::default(),
         woken: Cell::new(false),
-        turn: Cell::new(None),
     });
     let place = context.connections.borrow_mut().insert(connection.clone());
     let mut input = Input::default();
-    let end = poll_fn(|cx| connection.poll(cx, &mut input)).await;
+    let end = poll_fn(|cx| connection.turn(cx, &mut input)).await;
     context.connections.borrow_mut().remove(place);
     input.clear(&context.buffers);
     connection.follow(&mut Input::default());
@@ -182,7 +179,7 @@ enum Step {
 impl Connection {
     /// Handles frames, sends replies and receives bytes until nothing is left to do. Whatever
     /// becomes ready during the turn is handled in it.
-    fn poll(self: &Rc<Self>, cx: &mut TaskContext<'_>, input: &mut Input) -> Poll<End> {
+    fn turn(self: &Rc<Self>, cx: &mut TaskContext<'_>, input: &mut Input) -> Poll<End> {
         self.keep_waker(cx.waker());
         self.woken.set(true);
         loop {
@@ -278,11 +275,8 @@ impl Connection {
             return Ok(Step::Idle);
         }
         if input.more {
-            match self.turn.get() {
-                Some(turn) if !turn.has_come() => return Ok(Step::Idle),
-                turn => self.take_kept(input, turn.is_some()),
-            }
-            return Ok(self.go_on(cx, input));
+            self.take_kept(input);
+            return Ok(if input.more { Step::Busy } else { Step::Worked });
         }
         if self.state.get() != ConnectionState::Open {
             return Ok(Step::Idle);
@@ -299,10 +293,9 @@ impl Connection {
         }
         input.received = Now::now();
         let mut bytes = input.skip(received.get(..len).unwrap_or_default());
-        let waits = is_late() && !reactor::take_first_step();
         // Whole frames are handled where they lie in the shard's buffer; only the rest is copied.
-        if input.is_empty() && !waits {
-            let taken = self.take_frames(bytes, input.received, false);
+        if input.is_empty() {
+            let taken = self.take_frames(bytes, None, input.received);
             input.more = taken.more;
             bytes = bytes.get(taken.len..).unwrap_or_default();
         }
@@ -310,37 +303,22 @@ impl Connection {
             let refusal = Refusal::from(no_room());
             self.send(|to| reply::refusal(&self.context, Head::of(request), &refusal, to));
         } else if !input.more && input.is_whole() {
-            match waits {
-                true => input.more = true,
-                false => self.take_kept(input, false),
-            }
+            self.take_kept(input);
         }
         self.follow(input);
-        Ok(match self.go_on(cx, input) {
-            Step::Worked if more => Step::Busy,
-            step => step,
+        Ok(if more || input.more {
+            Step::Busy
+        } else {
+            Step::Worked
         })
     }
 
-    /// How a connection goes on that has handled or received frames: if more are kept and the pass has become
-    /// long, they wait for its turn.
-    fn go_on(&self, cx: &TaskContext<'_>, input: &Input) -> Step {
-        self.turn.set(None);
-        match input.more {
-            false => Step::Worked,
-            true if is_late() => {
-                self.turn.set(Some(reactor::wait_for_turn(cx.waker())));
-                Step::Worked
-            }
-            true => Step::Busy,
-        }
-    }
-
-    /// Handles frames among the kept bytes; their turn may have come.
-    fn take_kept(self: &Rc<Self>, input: &mut Input, is_turn: bool) {
-        let bytes = input.take();
-        let taken = self.take_frames(&bytes, input.received, is_turn);
-        input.put_back(&self.context.buffers, taken, bytes);
+    /// Handles frames among the kept bytes.
+    fn take_kept(self: &Rc<Self>, input: &mut Input) {
+        let received = input.received;
+        input.handle(&self.context.buffers, |bytes, own| {
+            self.take_frames(bytes, own, received)
+        });
         self.follow(input);
     }
 
@@ -384,15 +362,21 @@ impl Connection {
         }
     }
 
-    /// Handles the whole frames at the start of `bytes`. If it is their turn, a long one is not put off.
-    fn take_frames(self: &Rc<Self>, bytes: &[u8], received: Now, is_turn: bool) -> Taken {
+    /// Handles the whole frames at the start of `bytes`, which lie in the shard's buffer or in the
+    /// connection's `own`.
+    fn take_frames(
+        self: &Rc<Self>,
+        bytes: &[u8],
+        own: Option<OwnBuffer<'_>>,
+        received: Now,
+    ) -> Taken {
         let times = Times {
             received,
             now: Now::now(),
         };
         let mut rest = bytes;
-        let may_wait =
-            !is_turn && times.now.saturating_duration_since(received) < LONG_FRAME_WAIT_MAX;
+        let is_late = || reactor::pass_has_taken(Now::now()) > PASS_MAX;
+        let may_wait = times.now.saturating_duration_since(received) < LONG_FRAME_WAIT_MAX;
         for number in 1..=FRAMES_PER_TURN {
             if !self.may_take() {
                 break;
@@ -409,7 +393,7 @@ impl Connection {
                 }
                 Ok(Some(found)) => {
                     rest = rest.get(found.len..).unwrap_or_default();
-                    if handler::handle(&self.context, self, found, times).is_err() {
+                    if handler::handle(&self.context, self, (found, own), times).is_err() {
                         self.refuse(Some(found.id), Refusal::malformed());
                     }
                 }
@@ -504,11 +488,6 @@ impl Connection {
         }
         self.stream.borrow_mut().take()
     }
-}
-
-/// Whether the present pass has become long.
-fn is_late() -> bool {
-    reactor::pass_has_taken(Now::now()) > PASS_MAX
 }
 
 /// The request id of a bad frame, if it can be read.

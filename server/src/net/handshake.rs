@@ -109,7 +109,7 @@ fn objection(context: &Context, handshake: &Handshake, stream: &TcpStream) -> Op
     let tls = context.node.settings.tls();
     let unknown = handshake.shard != ANY_SHARD && handshake.shard >= context.node.shards;
     match handshake {
-        _ if context.gateway.is_draining() => Some(Verdict::ShuttingDown),
+        _ if context.gateway.is_shutting_down() => Some(Verdict::ShuttingDown),
         _ if handshake.version(spoken(handshake.role)).is_none() => Some(Verdict::NoCommonVersion),
         Handshake {
             tls: true,

@@ -5,6 +5,7 @@
 //! with `overloaded`, and the rest of it is discarded on arrival; the connection lives on. Short
 //! frames may use the whole budget, long frames leave a quarter of it to them.
 
+use bytes::{Buf, Bytes};
 use rangedb_protocol::frame;
 use rangedb_protocol::limits::FRAME_LEN_MAX;
 
@@ -29,6 +30,30 @@ pub struct Input {
     skipped: usize,
     /// Bytes of the incomplete frame since it was last found to make progress.
     progress: usize,
+}
+
+/// A connection's own buffer, in which frames lie. A write may keep it.
+#[derive(Clone, Copy)]
+pub struct OwnBuffer<'a> {
+    bytes: &'a Bytes,
+    capacity: usize,
+}
+
+/// The least that a write must use of a buffer to keep it: no budget counts the rest.
+fn least_kept(capacity: usize) -> usize {
+    capacity / 4 * 3
+}
+
+impl OwnBuffer<'_> {
+    /// Whether a write with `len` bytes of keys and values may keep the buffer.
+    pub fn may_be_kept(self, len: usize) -> bool {
+        len >= least_kept(self.capacity)
+    }
+
+    /// The part of the buffer that `part` borrows from it.
+    pub fn share(self, part: &[u8]) -> Bytes {
+        self.bytes.slice_ref(part)
+    }
 }
 
 /// How far the bytes at hand were handled.
@@ -142,25 +167,41 @@ impl Input {
         expected > WHOLE_LEN_MAX || self.bytes.len() >= expected
     }
 
-    /// Takes the bytes out, to be handled; [`Input::put_back`] must follow.
-    pub fn take(&mut self) -> Vec<u8> {
-        std::mem::take(&mut self.bytes)
-    }
-
-    /// Keeps the bytes that were not handled.
-    pub fn put_back(&mut self, buffers: &Buffers, taken: Taken, mut bytes: Vec<u8>) {
-        let before = bytes.capacity();
+    /// Has the kept bytes handled, and keeps those that `handle` leaves. It gets them as a buffer that may
+    /// be kept, too, if their first frame is most of that.
+    pub fn handle(
+        &mut self,
+        buffers: &Buffers,
+        handle: impl FnOnce(&[u8], Option<OwnBuffer<'_>>) -> Taken,
+    ) {
+        let mut bytes = std::mem::take(&mut self.bytes);
+        let capacity = bytes.capacity();
+        let taken = if frame::expected_len(&bytes) >= least_kept(capacity) {
+            let mut shared = Bytes::from(bytes);
+            let own = OwnBuffer {
+                bytes: &shared,
+                capacity,
+            };
+            let taken = handle(&shared, Some(own));
+            shared.advance(taken.len);
+            // The rest moves to the front of its buffer, or to a new one if a write has kept that.
+            bytes = Vec::from(shared);
+            taken
+        } else {
+            let taken = handle(&bytes, None);
+            bytes.drain(..taken.len);
+            taken
+        };
         self.more = taken.more;
         self.note_end(taken.len > 0);
-        bytes.drain(..taken.len);
         // An empty buffer is freed, since idle connections would be dear; and a short rest does not
         // keep the memory of a long frame.
         if bytes.is_empty() {
             bytes = Vec::new();
-        } else if before > READ_LEN && bytes.len() < before / 4 {
+        } else if capacity > READ_LEN && bytes.len() < capacity / 4 {
             bytes.shrink_to_fit();
         }
-        buffers.release(before - bytes.capacity());
+        buffers.release(capacity - bytes.capacity());
         self.bytes = bytes;
     }
 
@@ -182,10 +223,42 @@ mod tests {
     }
 
     fn handle(input: &mut Input, buffers: &Buffers) {
-        let bytes = input.take();
-        let len = frame::decode(&bytes).expect("good").expect("whole").len;
-        let more = len < bytes.len();
-        input.put_back(buffers, Taken { len, more }, bytes);
+        input.handle(buffers, |bytes, _| handle_first(bytes).0);
+    }
+
+    /// Handles the first frame; gives its body, too.
+    fn handle_first(bytes: &[u8]) -> (Taken, &[u8]) {
+        let frame = frame::decode(bytes).expect("good").expect("whole");
+        let (len, more) = (frame.len, frame.len < bytes.len());
+        (Taken { len, more }, frame.body)
+    }
+
+    #[test]
+    fn a_write_that_fills_its_buffer_keeps_it_and_the_rest_gets_another() {
+        let buffers = Buffers::new(4 << 20, 0);
+        for rest in [0, 20] {
+            let mut input = Input::default();
+            let mut bytes = frame_of(1, 1 << 20);
+            let next = frame_of(2, 10);
+            bytes.extend_from_slice(&next[..rest]);
+            assert_eq!(input.add(&buffers, &bytes), Added::Kept);
+            let mut kept = Bytes::new();
+            input.handle(&buffers, |bytes, own| {
+                let (taken, body) = handle_first(bytes);
+                let own = own.expect("it has the frame alone");
+                assert!(own.may_be_kept(body.len()));
+                assert!(!own.may_be_kept(body.len() / 2));
+                kept = own.share(body);
+                assert_eq!(kept.as_ptr(), body.as_ptr(), "not a copy");
+                taken
+            });
+            assert!(buffers.frames_len() < 100, "{}", buffers.frames_len());
+            assert_eq!(input.add(&buffers, &next[rest..]), Added::Kept);
+            assert!(input.is_whole());
+            handle(&mut input, &buffers);
+            assert_eq!(kept, vec![7; 1 << 20]);
+            assert_eq!(buffers.frames_len(), 0);
+        }
     }
 
     #[test]

@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::admin::{Node, Phase};
 use crate::env::notify::{ServiceManager, State};
 use crate::probe::BeatRequest;
-use crate::settings::Settings;
+use crate::settings_in_force::Settings;
 
 /// The longest time from one message to the next.
 const INTERVAL: Duration = Duration::from_secs(2);
@@ -77,8 +77,11 @@ impl Service {
         match phase {
             Phase::Starting => {}
             Phase::Ready => self.tell(&[State::Ready, status("ready")]),
-            Phase::Leaving | Phase::Draining => {
-                self.tell(&[State::Stopping, status("draining: the node is stopping")]);
+            Phase::Leaving | Phase::ShuttingDown => {
+                self.tell(&[
+                    State::Stopping,
+                    status("stopping: the node was told to stop"),
+                ]);
             }
         }
     }

@@ -18,7 +18,7 @@ const REPEATED_SIGNAL_INTERVAL: Duration = Duration::from_millis(500);
 /// The exit code after a second signal; shells report the same for a process that SIGINT ended.
 const EXIT_AT_ONCE: i32 = 130;
 /// The time that requests in flight get to finish after the first signal.
-const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Goes on serving for a while after the signal to stop, so that load balancers notice it.
 pub(super) async fn linger(
@@ -55,7 +55,7 @@ fn end_at_once(told: StdInstant) {
 }
 
 /// Stops all shards and waits until they have ended.
-pub(super) async fn drain(shards: &mut Shards, signals: &mut Signals) -> Result<(), NodeError> {
+pub(super) async fn shut_down(shards: &mut Shards, signals: &mut Signals) -> Result<(), NodeError> {
     tracing::info!(
         event = "drain_started",
         "the node was told to stop: what is in flight gets 10 s; a second signal ends it at once"
@@ -63,7 +63,7 @@ pub(super) async fn drain(shards: &mut Shards, signals: &mut Signals) -> Result<
     let told = StdInstant::now();
     // A shard that has ended already receives no order.
     let _ = shards.orders.send(Order::Stop {
-        until: Now::now() + DRAIN_TIMEOUT,
+        until: Now::now() + SHUTDOWN_TIMEOUT,
     });
     while shards.running > 0 {
         tokio::select! {

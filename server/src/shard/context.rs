@@ -30,7 +30,7 @@ use crate::net::pending_handshakes::PendingHandshakes;
 use crate::peers::link::Links;
 use crate::peers::{Addresses, Peers};
 use crate::probe::{Bytes, ShardProbe, ShardReport};
-use crate::settings::Settings;
+use crate::settings_in_force::Settings;
 use crate::shard::mesh::Mesh;
 use crate::world::GlommioEnv;
 
@@ -138,8 +138,8 @@ pub struct Context {
     pub handshakes: Rc<PendingHandshakes>,
     /// How many clients were disconnected because their frame made no progress.
     pub stalled: Cell<u64>,
-    /// How many other shards have sent [`crate::shard::message::ShardMessage::Drained`].
-    pub drained: Count,
+    /// How many other shards have sent [`crate::shard::message::ShardMessage::Finished`].
+    pub finished: Count,
     probe: RefCell<ShardProbe>,
     slow_lines: LineLimit<Now>,
 }
@@ -165,7 +165,7 @@ impl Context {
             connected: Rc::default(),
             handshakes: PendingHandshakes::new(node.limits.handshakes_max),
             stalled: Cell::new(0),
-            drained: Count::default(),
+            finished: Count::default(),
             node,
             probe: RefCell::default(),
             slow_lines: LineLimit::default(),

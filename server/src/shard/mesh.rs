@@ -146,9 +146,9 @@ impl Mesh {
     }
 
     /// Tells all other shards that this one has answered everything and sends no more requests.
-    pub async fn tell_drained(&self) {
+    pub async fn tell_finished(&self) {
         for peer in self.peers.iter().flatten() {
-            peer.messages.send_in_time(ShardMessage::Drained).await;
+            peer.messages.send_in_time(ShardMessage::Finished).await;
         }
     }
 

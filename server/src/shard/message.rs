@@ -16,7 +16,7 @@ pub enum ShardMessage {
     /// All routes of the sender: sent at its start and whenever they change.
     Routes(Vec<Route>),
     /// The sender is stopping: it has answered everything and sends no more requests.
-    Drained,
+    Finished,
     /// A request of a replica, of the cluster's management or of a gateway. The reply is
     /// [`ShardReply::Response`].
     Request {

@@ -164,7 +164,7 @@ pub async fn run(setup: ShardSetup) -> Result<(), ShardError> {
     shard.leave();
     shard.transfer_leaders().await?;
     accepting.cancel().await;
-    drain(&context, until).await;
+    shut_down(&context, until).await;
     shard.clone().close().await?;
     for task in reading {
         task.cancel().await;
@@ -319,7 +319,7 @@ fn receive(context: &Rc<Context>, from: ShardId, message: ShardMessage) {
             })
             .detach();
         }
-        ShardMessage::Drained => context.drained.add(1),
+        ShardMessage::Finished => context.finished.add(1),
         ShardMessage::Status { id } => {
             let status = Box::new(context.state());
             context.mesh.reply(from, ShardReply::Status { id, status });
@@ -359,14 +359,14 @@ async fn stop_order(mut orders: watch::Receiver<Order>) -> Now {
 }
 
 /// Finishes the requests in flight, here and for other shards, then ends all connections.
-async fn drain(context: &Context, until: Now) {
-    context.gateway.drain();
+async fn shut_down(context: &Context, until: Now) {
+    context.gateway.shut_down();
     // What is not finished in time is dropped.
     let _ = GlommioRuntime::timeout_at(until, context.idle()).await;
-    context.mesh.tell_drained().await;
+    context.mesh.tell_finished().await;
     let others = context.mesh.others().count();
-    let are_drained = context.drained.until(|drained| drained >= others);
-    let _ = GlommioRuntime::timeout_at(until, are_drained).await;
+    let have_finished = context.finished.until(|finished| finished >= others);
+    let _ = GlommioRuntime::timeout_at(until, have_finished).await;
     context.close_connections();
     let are_closed = context.connected.until(|connected| connected == 0);
     let _ = GlommioRuntime::timeout(CLOSE_TIMEOUT, are_closed).await;

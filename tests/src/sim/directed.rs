@@ -49,6 +49,9 @@ pub enum Scenario {
     /// The power of a single node fails right after a birth. Before that the shard is flushed, since two other
     /// ranges are to be merged, and the log's disk is slow.
     PowerAtBirth,
+    /// The power of a single node fails, and its log's disk takes as long for a write as a lone voter waits
+    /// between two campaigns.
+    PowerOverSlowDisk,
     /// One split after the other, while another range's rows fill memtables.
     SplitsWhileFlushing,
     /// The parent's replica moves to another shard right after a birth; then the power fails.
@@ -69,9 +72,10 @@ pub enum Scenario {
 
 impl Scenario {
     /// All of them.
-    pub const ALL: [Scenario; 8] = [
+    pub const ALL: [Scenario; 9] = [
         Scenario::LeaderAppliesLate,
         Scenario::PowerAtBirth,
+        Scenario::PowerOverSlowDisk,
         Scenario::SplitsWhileFlushing,
         Scenario::ParentMoves,
         Scenario::DeafAtMerge,
@@ -82,7 +86,7 @@ impl Scenario {
 
     fn sizes(self) -> Sizes {
         match self {
-            Scenario::PowerAtBirth => Sizes { nodes: 1, ..SIZES },
+            Scenario::PowerAtBirth | Scenario::PowerOverSlowDisk => Sizes { nodes: 1, ..SIZES },
             Scenario::SplitsWhileFlushing => Sizes {
                 memtable_bytes: 1 << 10,
                 ..SIZES
@@ -144,6 +148,7 @@ impl Story {
         match scenario {
             Scenario::LeaderAppliesLate => self.leader_applies_late().await,
             Scenario::PowerAtBirth => self.power_at_birth().await,
+            Scenario::PowerOverSlowDisk => self.power_over_slow_disk().await,
             Scenario::SplitsWhileFlushing => self.splits_while_flushing().await,
             Scenario::ParentMoves => self.parent_moves().await,
             Scenario::DeafAtMerge => self.deaf_at_merge().await,
@@ -273,6 +278,20 @@ impl Story {
         let later = Duration::from_micros(self.random.between(1_000, 8_000));
         SimRuntime::sleep(later).await;
         self.lose_power(1).await;
+    }
+
+    async fn power_over_slow_disk(self: &Rc<Story>) {
+        const SLOW_US: u64 = 500_000;
+        let Some(node) = self.cluster.on(1) else {
+            return;
+        };
+        let slow_to = |latency_us: u64| {
+            node.platters()
+                .for_each(|platter| platter.latency_max_us.set(latency_us));
+        };
+        slow_to(SLOW_US);
+        self.lose_power(1).await;
+        slow_to(300);
     }
 
     async fn splits_while_flushing(self: &Rc<Story>) {

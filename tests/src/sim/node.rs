@@ -545,7 +545,7 @@ impl SimNode {
             for gateway in gateways.iter() {
                 let stopped = async {
                     gateway.shard().transfer_leaders().await?;
-                    gateway.drain();
+                    gateway.shut_down();
                     gateway.shard().clone().close().await
                 };
                 if let Err(why) = stopped.await {

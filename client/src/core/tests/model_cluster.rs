@@ -1,6 +1,6 @@
 //! A model cluster in virtual time: nodes in memory that stop and start, ranges that split and move,
-//! requests and replies that get lost or arrive late. Clients drive the core against it. Whatever
-//! happens, a write is applied at most once, and its fate is true.
+//! requests and replies that get lost or arrive late. Clients drive the core against it. The test checks
+//! that a write is applied at most once, and that the client gets its true fate.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

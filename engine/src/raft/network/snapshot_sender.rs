@@ -31,7 +31,11 @@ const END_TIMEOUT: Duration = Duration::from_mins(10);
 const PART_PAUSE: Duration = Duration::from_millis(4);
 /// The pause is also at least this many times as long as reading the part took: a snapshot yields
 /// to all else that the shard does, and what slows its reads (a busy processor or disk) slows it.
-const PART_PAUSE_FACTOR: u32 = 8;
+const PAUSE_PER_READ: u32 = 8;
+/// And at least this many times as long as the answer took, up to [`ANSWER_PAUSE_MAX`]: so it yields to what
+/// the receiver does, too. An answer also takes long because the receiver could not be reached.
+const PAUSE_PER_ANSWER: u32 = 2;
+const ANSWER_PAUSE_MAX: Duration = Duration::from_millis(100);
 
 impl<M: Machine> Link<M> {
     /// Sends a part of a snapshot until it is answered or its time is up.
@@ -83,6 +87,7 @@ impl<M: Machine> Link<M> {
             let len = |row: &SnapshotRow| row.key.len() + row.value.as_ref().map_or(0, Bytes::len);
             let bytes: usize = rows.iter().map(len).sum();
             let part = SnapshotPart::rows(number, parts, rows);
+            let sent = Now::<M::Env>::now();
             match self.send_part(part, option).await? {
                 RaftResponse::Done => {
                     parts += 1;
@@ -92,7 +97,9 @@ impl<M: Machine> Link<M> {
                 _ => return Err(wrong_answer::<M>()),
             }
             self.progress.part_taken.set(Some(Now::<M::Env>::now()));
-            RuntimeOf::<M>::sleep(PART_PAUSE.max(took * PART_PAUSE_FACTOR)).await;
+            let for_answer = (sent.elapsed() * PAUSE_PER_ANSWER).min(ANSWER_PAUSE_MAX);
+            let pause = (took * PAUSE_PER_READ).max(for_answer);
+            RuntimeOf::<M>::sleep(pause.max(PART_PAUSE)).await;
         }
         let end = SnapshotPart::End {
             number,

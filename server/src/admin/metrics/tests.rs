@@ -28,7 +28,7 @@ use crate::env::reactor::Load;
 use crate::history::History;
 use crate::peers::Peers;
 use crate::probe::{Bytes, ShardProbe};
-use crate::settings::Settings;
+use crate::settings_in_force::Settings;
 
 /// More ranges than a shard has in practice.
 const RANGES: u64 = 10_000;
@@ -260,7 +260,7 @@ fn the_number_of_series_does_not_grow_with_ranges_or_clients() {
 fn a_shard_that_does_not_answer_has_only_that_series() {
     let node = serving();
     let reports = [Some(report(0)), None];
-    let page = Scrape::new(&node, Phase::Draining, &reports).render();
+    let page = Scrape::new(&node, Phase::ShuttingDown, &reports).render();
     assert!(page.contains("rangedb_shard_up{shard=\"1\"} 0\n"), "{page}");
     assert_eq!(page.matches("shard=\"1\"").count(), 1);
     assert!(page.contains("rangedb_node_ready 0\n"));

@@ -21,7 +21,6 @@
 mod cross_thread;
 mod file;
 mod helper;
-mod pass;
 mod ring;
 mod socket;
 mod stalls;
@@ -49,7 +48,6 @@ pub use file::{read_at, write_at};
 use helper::Helper;
 pub use helper::blocking;
 use helper::resolving;
-pub use pass::{Turn, has_worked, pass_has_taken, take_first_step, wait_for_turn, worked_in_pass};
 use ring::Ring;
 pub use ring::Unsupported;
 pub use socket::{TcpListener, TcpStream, Traffic};
@@ -66,6 +64,9 @@ thread_local! {
     static CURRENT: RefCell<Option<Rc<Reactor>>> = const { RefCell::new(None) };
     /// How many polls and ends of tasks there were on this thread.
     static POLLS: Cell<u64> = const { Cell::new(0) };
+    /// When the present pass over the tasks that are ready began, and for how long tasks that can stop
+    /// have worked in it.
+    static PASS: Cell<Option<(BootInstant, Duration)>> = const { Cell::new(None) };
 }
 
 /// Everything that the tasks of one thread may wait for.
@@ -143,7 +144,10 @@ impl Reactor {
             let others_ran = std::mem::replace(&mut seen, polls) != polls;
             self.turn(!others_ran, &mut woken);
             woken.drain(..).for_each(Waker::wake);
-            pass::begin(stalls::ran(stalls::name_of::<Reactor>()));
+            PASS.set(Some((
+                stalls::ran(stalls::name_of::<Reactor>()),
+                Duration::ZERO,
+            )));
             yield_now().await;
         }
     }
@@ -154,7 +158,6 @@ impl Reactor {
         let late = self.timers.take_due(now, woken);
         self.longest_stall.set(self.longest_stall.get().max(late));
         self.wake_queue.take(woken);
-        pass::give_turns(woken);
         let mut ring = self.ring.borrow_mut();
         ring.take_completed(woken);
         if !may_sleep || !woken.is_empty() {
@@ -238,6 +241,24 @@ pub async fn drive<F: Future>(future: F) -> Result<F::Output, Unsupported> {
 /// Lets the other tasks run before the calling one goes on.
 pub async fn yield_now() {
     glommio::executor().yield_now().await;
+}
+
+/// How long the present pass over the tasks that are ready has taken until `now`. What has arrived since
+/// it began waits for its end.
+pub fn pass_has_taken(now: BootInstant) -> Duration {
+    PASS.get().map_or(Duration::ZERO, |(began, _)| {
+        now.saturating_duration_since(began)
+    })
+}
+
+/// For how long the tasks that can stop have worked in the present pass.
+pub fn worked_in_pass() -> Duration {
+    PASS.get().map_or(Duration::ZERO, |(_, worked)| worked)
+}
+
+/// Notes that a task that can stop has worked for this long.
+pub fn has_worked(time: Duration) {
+    PASS.set(PASS.get().map(|(began, worked)| (began, worked + time)));
 }
 
 /// How busy this thread is.

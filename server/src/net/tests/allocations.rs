@@ -1,9 +1,9 @@
-//! What a connection allocates for a get, when it has served such gets before.
+//! What a connection allocates for a get or a put, when it has served such requests before.
 //!
 //! A connection's task does all the work of a get: it receives the frame, calls the handler, the
-//! gateway and the shard, which read the row cache or the tables, and sends the reply. The test
-//! polls that task itself and counts what each poll allocates. Other tasks and threads do not
-//! count.
+//! gateway and the shard, which read the row cache or the tables, and sends the reply. Of a put it does
+//! the part up to the proposer's queue. The test polls that task itself and counts what each poll
+//! allocates. Other tasks and threads do not count.
 
 use std::future::poll_fn;
 use std::net::TcpListener;
@@ -25,9 +25,9 @@ use crate::test_node::{TestClient, TestNode, open_alone};
 
 const ROWS: usize = 256;
 const VALUE: [u8; 128] = [b'v'; 128];
-/// Gets that are sent together.
+/// Requests that are sent together.
 const DEPTH: usize = 32;
-/// Rounds of which each reads all rows. The first of them make caches and buffers full.
+/// Rounds of which each reads or writes all rows. The first of them make caches and buffers full.
 const ROUNDS: usize = 8;
 const ROUNDS_BEFORE: usize = 3;
 
@@ -46,21 +46,35 @@ fn load(folder: &Path) {
     node.stop(Duration::from_secs(10));
 }
 
-/// Gets all rows, `DEPTH` at a time, each with its value.
-fn get_all(client: &mut TestClient) {
+/// What is done with all rows.
+#[derive(Clone, Copy)]
+enum Ask {
+    Get,
+    Put,
+}
+
+/// Gets or puts all rows, `DEPTH` at a time.
+fn ask_all(client: &mut TestClient, ask: Ask) {
     let mut bytes = Vec::new();
     for first in (0..ROWS).step_by(DEPTH) {
         bytes.clear();
         for row in first..first + DEPTH {
-            client.encode(RequestBody::Get { key: &key(row) }, &mut bytes);
+            let key = key(row);
+            let session = client.session();
+            let body = match ask {
+                Ask::Get => RequestBody::Get { key: &key },
+                Ask::Put => RequestBody::put(&key, &VALUE, session),
+            };
+            client.encode(body, &mut bytes);
         }
         client.send(&bytes);
         for _ in 0..DEPTH {
             let received = client.receive().expect("a reply");
-            let Reply::Value { value, .. } = received.reply() else {
-                panic!("no value: {:?}", received.reply());
-            };
-            assert_eq!(value, Some(&VALUE[..]));
+            match (ask, received.reply()) {
+                (Ask::Get, Reply::Value { value, .. }) => assert_eq!(value, Some(&VALUE[..])),
+                (Ask::Put, Reply::Written { .. }) => {}
+                (_, other) => panic!("another reply: {other:?}"),
+            }
         }
     }
 }
@@ -100,9 +114,9 @@ async fn serve_one(
     hits
 }
 
-/// The fewest allocations of a round of gets after the first ones, and the hits of the row cache in
-/// all rounds. A round in which the lease must be renewed first may allocate more.
-fn measure(row_cache_bytes: usize) -> (u64, u64) {
+/// The fewest allocations of a round after the first ones, and the hits of the row cache in all rounds.
+/// A round in which the lease must be renewed first may allocate more.
+fn measure(row_cache_bytes: usize, ask: Ask) -> (u64, u64) {
     let folder = tempfile::tempdir().expect("a folder");
     load(folder.path());
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
@@ -123,7 +137,7 @@ fn measure(row_cache_bytes: usize) -> (u64, u64) {
         // A poll is counted when it ends, at the latest before the first reply of the next poll. So
         // one poll may be counted for the next round.
         let before = allocations.load(Ordering::SeqCst);
-        get_all(&mut client);
+        ask_all(&mut client, ask);
         rounds.push(allocations.load(Ordering::SeqCst) - before);
     }
     drop(client);
@@ -134,13 +148,21 @@ fn measure(row_cache_bytes: usize) -> (u64, u64) {
 
 #[test]
 fn a_get_that_the_row_cache_answers_allocates_nothing() {
-    let (allocations, hits) = measure(1 << 20);
+    let (allocations, hits) = measure(1 << 20, Ask::Get);
     assert!(hits >= ((ROUNDS - 1) * ROWS) as u64, "{hits} hits");
     assert_eq!(allocations, 0);
 }
 
 #[test]
 fn a_get_that_the_tables_answer_allocates_nothing() {
-    let (allocations, hits) = measure(0);
+    let (allocations, hits) = measure(0, Ask::Get);
     assert_eq!((allocations, hits), (0, 0));
+}
+
+/// The buffer for its key and value, the count of those who share that buffer, and what answers the put.
+/// What the requests that are sent together need besides is less than one for each put.
+#[test]
+fn a_put_allocates_three_times_before_it_is_queued() {
+    let (allocations, _) = measure(0, Ask::Put);
+    assert_eq!(allocations / ROWS as u64, 3, "{allocations}");
 }

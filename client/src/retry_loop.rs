@@ -1,4 +1,8 @@
-//! How the client makes a call: it carries out what the [core](crate::core) decides.
+//! The retry loop of a call: [`Client::call`] opens connections, sends, waits, pauses and asks for the
+//! directory, as the [core](crate::core) decides, until the call has a result or the core gives up.
+//!
+//! Which node is tried, how often and when is not decided here, but in the core. The loop runs in the
+//! task of the caller.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -164,21 +168,20 @@ impl Try {
 
     /// The result in a reply and the node's time, or the event of a call that goes on.
     fn read<T>(&self, frame: &ReplyFrame, take: Take<T>) -> Result<(T, u64), Event> {
-        match Reply::decode(frame.kind, &frame.body) {
-            Ok((Reply::Error(error), timestamp)) => Err(self.refused(timestamp, error)),
-            Ok((Reply::Values(values), timestamp))
-                if let Some(error) = multi_get::refusal(values.keys()) =>
-            {
-                Err(self.refused(timestamp, Box::new(error)))
+        let (reply, timestamp) = Reply::decode(frame.kind, &frame.body)
+            .map_err(|bad| Event::Unreadable(bad.to_string()))?;
+        let reply = match reply {
+            Reply::Error(error) => return Err(self.refused(timestamp, error)),
+            reply => reply,
+        };
+        if let Reply::Values(values) = &reply {
+            if let Some(error) = multi_get::refusal(values.keys()) {
+                return Err(self.refused(timestamp, Box::new(error)));
             }
-            Ok((reply, timestamp)) => match take(reply, &frame.body) {
-                Some(value) => Ok((value, timestamp)),
-                None => {
-                    let message = "the server's reply is of the wrong kind";
-                    Err(Event::Unreadable(message.to_owned()))
-                }
-            },
-            Err(bad) => Err(Event::Unreadable(bad.to_string())),
         }
+        let value = take(reply, &frame.body);
+        value
+            .map(|value| (value, timestamp))
+            .ok_or_else(|| Event::Unreadable("the server's reply is of the wrong kind".to_owned()))
     }
 }
