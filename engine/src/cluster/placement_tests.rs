@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::*;
 use crate::cluster::balance::{Allowance, Picture};
-use crate::cluster::loads::Loads;
+use crate::cluster::loads::{Expected, Loads};
 use crate::cluster::spread;
 
 fn node(id: u64) -> Node {
@@ -60,7 +60,8 @@ fn plan(nodes: &[Node], ranges: &[Range], factor: usize, spread: bool) -> Vec<St
             leads: BTreeMap::new(),
         };
         let of_shards = Loads::<std::time::Instant>::new();
-        let spread = spread::by_count(&picture, &of_shards, &mut BTreeMap::new(), &mut allowance);
+        let mut expected = Expected::default();
+        let spread = spread::by_count(&picture, &of_shards, &mut expected, &mut allowance);
         steps.extend(spread.into_iter().map(|proposal| proposal.step));
     }
     steps
