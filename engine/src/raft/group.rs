@@ -25,6 +25,7 @@ use crate::raft::network::Links;
 use crate::raft::pins::Pins;
 use crate::raft::progress::Progress;
 use crate::raft::role::{Role, Standing};
+use crate::raft::snapshot_pace::SnapshotPace;
 use crate::raft::state_machine::StateMachine;
 use crate::raft::timers::{HEARTBEAT, Timers};
 use crate::raft::type_config::{CallbackResponder, Commands, RaftMembership, TypeConfig};
@@ -141,6 +142,7 @@ impl<M: Machine> RaftGroup<M> {
             progress: progress.clone(),
             machine: Rc::downgrade(&machine),
             counters: around.counters,
+            snapshot_pace: around.snapshot_pace,
         };
         let machine = StateMachine::new(machine, log.clone(), pins.clone());
         let raft = Raft::<M>::new(id, Arc::new(config), links, store, machine)
@@ -441,6 +443,8 @@ pub struct GroupDeps<E: Env> {
     pub stalled: Rc<Cell<Duration>>,
     /// What the shard's groups count.
     pub counters: Rc<RaftCounters>,
+    /// The pace of the snapshots that the shard's groups send.
+    pub snapshot_pace: Rc<SnapshotPace<Now<E>>>,
     /// Whether the node is stopping: its replicas no longer campaign, and refuse leadership
     /// transfers.
     pub leaves: Rc<Cell<bool>>,

@@ -35,6 +35,7 @@ mod pins;
 mod progress;
 mod purge;
 mod role;
+mod snapshot_pace;
 mod state_machine;
 mod tick;
 mod timers;
