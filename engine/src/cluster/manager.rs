@@ -14,6 +14,8 @@ use super::departure::Departure;
 use super::health::Health;
 use super::ids::Ids;
 use super::known_shards::KnownShards;
+use super::load_mean::RangeMean;
+use super::loads::Cpu;
 use super::message::{ClusterRequest, HighestIds, LedRange, NodeHealth, Trouble};
 use super::moves::Moves;
 use super::news::Published;
@@ -58,6 +60,7 @@ pub(super) struct KnownRange<T: Instant> {
     /// Since when it has these bounds and little load.
     pub(super) rest: Rest<T>,
     pub(super) watch: SplitWatch<T>,
+    pub(super) load: RangeMean<T>,
 }
 
 impl<T: Instant> KnownRange<T> {
@@ -69,8 +72,15 @@ impl<T: Instant> KnownRange<T> {
             ordered: None,
             rest: Rest::new(record.descriptor.epoch.version, now),
             watch: SplitWatch::default(),
+            load: RangeMean::new(),
             record,
         }
+    }
+
+    /// What it takes at its leader.
+    pub(super) fn cpu(&self, now: T) -> Cpu {
+        let (short, long) = self.load.loads(now);
+        Cpu { short, long }
     }
 }
 

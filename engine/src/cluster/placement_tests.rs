@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use super::*;
 use crate::cluster::balance::{Allowance, Picture};
+use crate::cluster::loads::{Expected, Loads};
 use crate::cluster::spread;
 
 fn node(id: u64) -> Node {
@@ -58,7 +59,9 @@ fn plan(nodes: &[Node], ranges: &[Range], factor: usize, spread: bool) -> Vec<St
             incoming: BTreeMap::new(),
             leads: BTreeMap::new(),
         };
-        let spread = spread::by_count(&picture, &mut BTreeMap::new(), &mut allowance);
+        let of_shards = Loads::<std::time::Instant>::new();
+        let mut expected = Expected::default();
+        let spread = spread::by_count(&picture, &of_shards, &mut expected, &mut allowance);
         steps.extend(spread.into_iter().map(|proposal| proposal.step));
     }
     steps
