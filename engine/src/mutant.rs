@@ -82,6 +82,10 @@ pub enum Mutant {
     DrainedNodeLeads,
     /// A leader goes on serving the keys of a range that is being split off.
     ReadsDuringSplit,
+    /// A scan goes on in keys that are being split off at the timestamp at which it read the rest.
+    ScanGoesOnInClosedKeys,
+    /// A replica campaigns although the vote of its last campaign is still being made durable.
+    CampaignWhileVoteIsSaved,
     /// A replica is born before its birth is durable.
     BirthNotDurable,
     /// A replica is removed, or becomes a snapshot, though a child still needs its log.
@@ -119,7 +123,7 @@ pub enum Mutant {
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Mutant; 47] = [
+    pub const ALL: [Mutant; 49] = [
         Mutant::AcknowledgeBeforeDurable,
         Mutant::LeaseWithoutMargin,
         Mutant::VoteAfterRestart,
@@ -155,6 +159,8 @@ impl Mutant {
         Mutant::ColdReadUnconfirmed,
         Mutant::DrainedNodeLeads,
         Mutant::ReadsDuringSplit,
+        Mutant::ScanGoesOnInClosedKeys,
+        Mutant::CampaignWhileVoteIsSaved,
         Mutant::BirthNotDurable,
         Mutant::ParentGoesFirst,
         Mutant::SessionRequestCopied,

@@ -45,6 +45,8 @@ pub struct ShardState {
     pub pressure: f32,
     /// Writes are refused because the disk is full.
     pub disk_full: bool,
+    /// Writes are refused because compactions fail and level 0 of the tables is full.
+    pub stuck: bool,
     /// Durable writes to the log since the node started.
     pub log_writes: u64,
     /// Bytes of these writes.
@@ -156,6 +158,7 @@ fn build_shard<'b>(
         replay_bytes: shard.replay_bytes,
         pressure: shard.pressure,
         disk_full: shard.disk_full,
+        stuck: shard.stuck,
         log_writes: shard.log_writes,
         log_bytes: shard.log_bytes,
         table_bytes: shard.table_bytes,
@@ -213,6 +216,7 @@ fn shard_state(t: &wire::ShardState<'_>) -> ShardState {
         replay_bytes: t.replay_bytes(),
         pressure: t.pressure(),
         disk_full: t.disk_full(),
+        stuck: t.stuck(),
         log_writes: t.log_writes(),
         log_bytes: t.log_bytes(),
         table_bytes: t.table_bytes(),

@@ -90,7 +90,7 @@ impl<E: Env> Bench<E> {
         let (replica, log) = self.bare_replica().await;
         (
             LogStore::new(log.clone()),
-            StateMachine::new(replica, log, Rc::default()),
+            StateMachine::new(replica, log, Rc::default(), Rc::default()),
         )
     }
 

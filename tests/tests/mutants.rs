@@ -169,6 +169,8 @@ mutants! {
     finds_cold_read_unconfirmed: ColdReadUnconfirmed by directed(Scenario::DeposedReader),
     finds_drained_node_leads: DrainedNodeLeads by seed,
     finds_reads_during_split: ReadsDuringSplit by directed(Scenario::LeaderAppliesLate),
+    finds_scan_goes_on_in_closed_keys: ScanGoesOnInClosedKeys by directed(Scenario::LeaderAppliesLate),
+    finds_campaign_while_vote_is_saved: CampaignWhileVoteIsSaved by directed(Scenario::PowerOverSlowDisk),
     finds_birth_not_durable: BirthNotDurable by directed(Scenario::PowerAtBirth),
     finds_parent_goes_first: ParentGoesFirst by directed(Scenario::ParentMoves),
     finds_session_request_copied: SessionRequestCopied by seed,

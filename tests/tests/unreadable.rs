@@ -190,32 +190,33 @@ fn code<T: std::fmt::Debug>(result: Result<T, Error>) -> ErrorCode {
 
 #[test]
 fn a_node_without_others_refuses_what_needs_the_block_and_nothing_else() {
+    const ROW: usize = ROWS / 2;
     let temp = tempfile::tempdir().expect("a folder");
     let home = Home::new(temp.path(), &["--shards", "1"]);
     let mut node = Some(home.start());
     let client = connect(&home.listen, Duration::from_secs(1));
     put_all(&client);
-    restart(&home, &mut node, || flip(&home, 7));
+    restart(&home, &mut node, || flip(&home, ROW));
     let client = connect(&home.listen, Duration::from_secs(1));
 
-    assert_eq!(code(client.get(key(7))), ErrorCode::Unreadable);
+    assert_eq!(code(client.get(key(ROW))), ErrorCode::Unreadable);
     assert_eq!(
         code(client.scan(ScanOptions::default()).count()),
         ErrorCode::Unreadable
     );
     // A write that depends on the row is refused, and does not get into the way of others.
-    let swapped = client.compare_and_swap(key(7), Condition::Absent, "new");
+    let swapped = client.compare_and_swap(key(ROW), Condition::Absent, "new");
     assert_eq!(code(swapped), ErrorCode::Unreadable);
-    assert_eq!(code(client.delete(key(7))), ErrorCode::Unreadable);
+    assert_eq!(code(client.delete(key(ROW))), ErrorCode::Unreadable);
     for row in [0, ROWS - 1] {
         read(&client, row);
     }
     client.put("d-other", "value").expect("is written");
     assert!(client.get("d-other").expect("is read").is_some());
-    client.put(key(7), value(7)).expect("is written");
-    read(&client, 7);
+    client.put(key(ROW), value(ROW)).expect("is written");
+    read(&client, ROW);
     // Another row of the block is as lost as before.
-    assert_eq!(code(client.get(key(8))), ErrorCode::Unreadable);
+    assert_eq!(code(client.get(key(ROW + 1))), ErrorCode::Unreadable);
 
     let status = status(&home);
     assert_eq!(

@@ -35,6 +35,9 @@ const TRY_TIMEOUT: Duration = Duration::from_millis(1500);
 /// If a node has not answered a try for this long (or a quarter of the remaining time), the range
 /// may have another leader: other nodes are asked for it while the try goes on.
 const LOOK_ELSEWHERE_TIMEOUT: Duration = Duration::from_millis(500);
+/// If that is shorter than this, no other node could answer in time, and none is asked: otherwise a call at
+/// its deadline would ask as fast as it can.
+const LOOK_ELSEWHERE_MIN: Duration = Duration::from_millis(1);
 /// Longest wait, in milliseconds, for a timestamp that a node finds too far ahead. A longer wait
 /// means that a clock is wrong, and the client drops the timestamp.
 const WAIT_FOR_CLOCK_MS: u32 = 100;
@@ -318,13 +321,15 @@ impl<'a> Call<'a> {
             self.write = Some(self.core.session.begin(self.deadline, now));
         }
         let request_id = self.write.as_mut().map(|write| write.request_id(now));
+        let silence = LOOK_ELSEWHERE_TIMEOUT.min(left / 4);
+        let can_look = others && self.key.is_some() && silence >= LOOK_ELSEWHERE_MIN;
         Action::Send(Attempt {
             target: self.tried.as_ref().and_then(|tried| tried.target),
             request_id: request_id.unwrap_or_default(),
             token: self.core.session.token(),
             deadline_ms: limit.as_millis().clamp(1, u32::MAX.into()) as u32,
             until,
-            silence: (others && self.key.is_some()).then(|| LOOK_ELSEWHERE_TIMEOUT.min(left / 4)),
+            silence: can_look.then_some(silence),
         })
     }
 

@@ -459,6 +459,20 @@ fn a_try_at_one_of_several_nodes_leaves_time_for_the_others() {
 }
 
 #[test]
+fn a_call_at_its_deadline_asks_no_other_nodes() {
+    let client = Client::new();
+    let mut call = client.begin(Kind::Read);
+    let action = call.on(Event::Resume, client.now);
+    assert!(matches!(action, Action::Open { .. }), "{action:?}");
+    let late = client.now + TIMEOUT - Duration::from_micros(3);
+    let action = call.on(Event::Opened, late);
+    assert!(
+        matches!(&action, Action::Send(attempt) if attempt.silence.is_none()),
+        "{action:?}"
+    );
+}
+
+#[test]
 fn a_silent_try_is_given_up_only_if_the_range_has_moved() {
     let client = Client::new();
     let mut call = client.begin(Kind::Write);

@@ -8,8 +8,13 @@
 //! - If that takes too little off it, replicas that it leads move to idler shards, of its own node or of
 //!   others, and the leadership goes with them.
 //!
-//! A load moves only if the shards differ by more than [`DIFFERENCE`], and have for half a minute; and only
-//! if the other shard is not busier afterwards than the first one: the move must not cross the middle. So a
+//! Every balancer looks at the mean loads over 5 minutes, so loads that jump or change sides move nothing. A
+//! load moves only if two shards differ by enough ([`LASTING`]): it begins at one difference and goes on to
+//! half of that, so that it does not begin again soon. Loads of the last 10 s count only where they differ
+//! by half a core ([`EXTREME`]): a shard that is filled at once is not left alone for minutes.
+//!
+//! And a load moves only if the other shard is not busier afterwards than the first one: the move must not
+//! cross the middle ([`keeps_order`]). So a
 //! hot range that makes any shard busy does not wander. What a shard gives away in one plan must take a
 //! third of the difference, or it is not worth the trouble. Several ranges count together: a shard with many
 //! small ones would never be rid of them otherwise.
@@ -20,17 +25,38 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::loads::{Loads, ShardCpu};
+use super::loads::{Cpu, Expected, Loads, ShardCpu, Span, shift};
 use super::moves;
 use super::placement::{Node, Range, Step};
-use super::report::RangeStats;
 use crate::env::Instant;
 use crate::types::{Location, NodeId, RangeId, SYSTEM_RANGE};
 
-/// Shards may differ by so much, in thousandths of a core.
-pub(super) const DIFFERENCE: i64 = 150;
+/// A difference of the loads of two shards because of which loads move.
+pub(super) struct Difference {
+    span: Span,
+    /// From where on loads move, and to where, in thousandths of a core.
+    begins: i64,
+    ends: i64,
+    /// How it is told.
+    words: &'static str,
+}
+
+/// Shards differ for long.
+pub(super) const LASTING: Difference = Difference {
+    span: Span::Long,
+    begins: 150,
+    ends: 75,
+    words: "over the last 5 minutes",
+};
+/// A shard is filled while another one is idle.
+pub(super) const EXTREME: Difference = Difference {
+    span: Span::Short,
+    begins: 500,
+    ends: 75,
+    words: "for 15 s, by half a core,",
+};
 /// A range with so much CPU time at its leader carries load, in thousandths of a core.
-pub(super) const CARRIES_LOAD: u32 = 10;
+const CARRIES_LOAD: u32 = 10;
 /// A replica with fewer bytes is copied in a moment.
 const SMALL_BYTES: u64 = 1 << 20;
 /// Leaderships of ranges without load that may be on their way to a shard at the same time.
@@ -39,17 +65,19 @@ pub(super) const LEADS_MAX: usize = 32;
 /// The load and the size of a range at its leader.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct RangeLoad {
-    /// CPU time, in thousandths of a core.
-    pub cpu: u32,
+    pub cpu: Cpu,
     pub bytes: u64,
 }
 
 impl RangeLoad {
-    pub fn of(stats: RangeStats) -> RangeLoad {
-        RangeLoad {
-            cpu: stats.cpu_millis_per_second,
-            bytes: stats.bytes,
-        }
+    /// Whether nobody uses the range.
+    pub fn is_idle(self) -> bool {
+        self.cpu.short == 0 && self.cpu.long == 0
+    }
+
+    /// Whether the range carries load, now or often.
+    pub fn carries_load(self) -> bool {
+        self.cpu.short.max(self.cpu.long) >= CARRIES_LOAD
     }
 
     /// Whether a step costs next to nothing: the range carries no load, and no more than a little is copied.
@@ -58,7 +86,7 @@ impl RangeLoad {
             Step::Lead { .. } => 0,
             Step::Change { .. } => self.bytes,
         };
-        self.cpu < CARRIES_LOAD && copies < SMALL_BYTES
+        !self.carries_load() && copies < SMALL_BYTES
     }
 }
 
@@ -87,13 +115,8 @@ impl<'a> Picture<'a> {
         }
     }
 
-    fn load(&self, range: RangeId) -> RangeLoad {
+    pub fn load(&self, range: RangeId) -> RangeLoad {
         self.loads.get(&range).copied().unwrap_or_default()
-    }
-
-    /// The CPU time of a range at its leader, in thousandths of a core.
-    pub fn cpu(&self, range: RangeId) -> u32 {
-        self.load(range).cpu
     }
 
     /// Whether a step costs next to nothing.
@@ -175,12 +198,6 @@ pub(super) fn keeps_order(cpu: &ShardCpu, (from, to): (Location, Location), load
     }
 }
 
-/// Counts a load as gone from one shard to another.
-pub(super) fn shift(cpu: &mut ShardCpu, (from, to): (Location, Location), load: u32) {
-    cpu.entry(from).and_modify(|cpu| *cpu -= i64::from(load));
-    cpu.entry(to).and_modify(|cpu| *cpu += i64::from(load));
-}
-
 /// How a range's load can leave a shard.
 #[derive(Clone, Copy)]
 enum By {
@@ -192,19 +209,20 @@ enum By {
 struct Departure<'a> {
     range: &'a Range,
     to: Location,
-    load: u32,
 }
 
-/// The moves because of load. `cpu` are the expected loads of the shards; those of the moves are counted.
+/// The moves because of load, where shards differ like this. `expected` are the loads of the shards; those of
+/// the moves are counted.
 pub(super) fn by_load<T: Instant>(
     picture: &Picture<'_>,
-    loads: &Loads<T>,
-    cpu: &mut ShardCpu,
+    (loads, difference): (&Loads<T>, &Difference),
+    expected: &mut Expected,
     allowance: &mut Allowance,
 ) -> Vec<Proposal> {
+    let of = |range: &Range| picture.load(range.id).cpu.of(difference.span);
     let mut led: BTreeMap<Location, Vec<&Range>> = BTreeMap::new();
     for range in picture.ranges {
-        let is_users = range.id != SYSTEM_RANGE && picture.cpu(range.id) > 0;
+        let is_users = range.id != SYSTEM_RANGE && of(range) > 0;
         if let Some(at) = range
             .led_at()
             .filter(|_| is_users && picture.is_free(range))
@@ -213,21 +231,27 @@ pub(super) fn by_load<T: Instant>(
         }
     }
     let mut busiest: Vec<(Location, Vec<&Range>)> = led.into_iter().collect();
-    busiest.sort_by_key(|(at, _)| Reverse(cpu.get(at).copied()));
+    busiest.sort_by_key(|(at, _)| Reverse(expected.of(difference.span).get(at).copied()));
     let mut proposals = Vec::new();
     for (from, mut ranges) in busiest {
+        let cpu = expected.of(difference.span);
         let idlest = cpu.values().min().copied().unwrap_or_default();
-        if cpu.get(&from).is_none_or(|cpu| cpu - idlest <= DIFFERENCE) {
+        if cpu
+            .get(&from)
+            .is_none_or(|cpu| cpu - idlest <= difference.ends)
+        {
             continue;
         }
-        ranges.sort_by_key(|range| Reverse(picture.cpu(range.id)));
+        ranges.sort_by_key(|range| Reverse(of(range)));
         for by in [By::Leader, By::Replica] {
-            let departures = departures(picture, (loads, cpu, allowance), from, &ranges, by);
+            let compared = (loads, difference, &*expected);
+            let departures = departures(picture, compared, allowance, from, &ranges, by);
             if departures.is_empty() {
                 continue;
             }
             for departure in departures {
-                proposals.extend(departure.propose(picture, from, cpu, allowance));
+                let proposal = departure.propose(picture, (from, difference), expected, allowance);
+                proposals.extend(proposal);
             }
             break;
         }
@@ -238,24 +262,29 @@ pub(super) fn by_load<T: Instant>(
 /// Which ranges a shard gives away, the largest loads first; none if that is not worth it.
 fn departures<'a, T: Instant>(
     picture: &Picture<'_>,
-    (loads, expected, allowance): (&Loads<T>, &ShardCpu, &Allowance),
+    (loads, difference, expected): (&Loads<T>, &Difference, &Expected),
+    allowance: &Allowance,
     from: Location,
     ranges: &[&'a Range],
     by: By,
 ) -> Vec<Departure<'a>> {
+    let span = difference.span;
+    let expected = expected.of(span);
     let mut cpu = expected.clone();
     let gap = |cpu: &ShardCpu, to: Location| match (cpu.get(&from), cpu.get(&to)) {
         (Some(from), Some(to)) => from - to,
         _ => 0,
     };
     let (mut taken, mut widest) = (0, 0);
+    let mut exceeded: BTreeMap<Location, bool> = BTreeMap::new();
     let mut departures = Vec::new();
     for range in ranges {
-        let load = picture.cpu(range.id);
+        let load = picture.load(range.id).cpu.of(span);
         let is_worse = |to: &Location| {
-            gap(&cpu, *to) > DIFFERENCE
+            let has_begun = || loads.exceeded(span, (from, *to), difference.begins);
+            gap(&cpu, *to) > difference.ends
                 && keeps_order(&cpu, (from, *to), load)
-                && loads.exceeds(from, *to, DIFFERENCE)
+                && *exceeded.entry(*to).or_insert_with(has_begun)
         };
         let targets = match by {
             By::Leader => leader_targets(picture, range),
@@ -268,8 +297,8 @@ fn departures<'a, T: Instant>(
         };
         widest = widest.max(gap(expected, to));
         taken += 2 * i64::from(load);
-        shift(&mut cpu, (from, to), load);
-        departures.push(Departure { range, to, load });
+        shift(&mut cpu, (from, to), load.into());
+        departures.push(Departure { range, to });
     }
     if taken * 3 < widest {
         departures.clear();
@@ -312,11 +341,11 @@ impl Departure<'_> {
     fn propose(
         &self,
         picture: &Picture<'_>,
-        from: Location,
-        cpu: &mut ShardCpu,
+        (from, difference): (Location, &Difference),
+        expected: &mut Expected,
         allowance: &mut Allowance,
     ) -> Option<Proposal> {
-        let Departure { range, to, load } = *self;
+        let Departure { range, to } = *self;
         let step = match range.voters.iter().find(|place| place.location == to) {
             Some(voter) => Step::Lead {
                 range: range.id,
@@ -328,17 +357,21 @@ impl Departure<'_> {
         if !allowance.take(&step, to, is_cheap) {
             return None;
         }
+        let used = |expected: &Expected| {
+            let cpu = expected.of(difference.span);
+            (percent(cpu.get(&from)), percent(cpu.get(&to)))
+        };
+        let (busy, idle) = used(expected);
         let reason = format!(
-            "for 30 s shard {from} has used more CPU time than shard {to}, now {} of a core against {}",
-            percent(cpu.get(&from)),
-            percent(cpu.get(&to)),
+            "{} shard {from} has used more CPU time than shard {to}: {busy} of a core against {idle}",
+            difference.words
         );
-        shift(cpu, (from, to), load);
+        let load = picture.load(range.id).cpu;
+        expected.shift((from, to), load);
+        let (busy, idle) = used(expected);
         let expected = format!(
-            "shard {from} uses {} and shard {to} {}: the range takes {} along",
-            percent(cpu.get(&from)),
-            percent(cpu.get(&to)),
-            percent(Some(&i64::from(load)))
+            "shard {from} uses {busy} and shard {to} {idle}: the range takes {} along",
+            percent(Some(&load.of(difference.span).into()))
         );
         Some(Proposal {
             step,

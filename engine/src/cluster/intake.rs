@@ -303,6 +303,9 @@ impl<T: Instant> Manager<T> {
         known
             .watch
             .take(version, led.stats.cpu_millis_per_second, now);
+        known
+            .load
+            .take(version, from, led.stats.cpu_millis_per_second, now);
         known.report = Some(LeaderReport {
             from: Some(from),
             at: now,

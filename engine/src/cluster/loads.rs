@@ -1,23 +1,33 @@
-//! The CPU loads of shards as the balancer counts them: what was reported, and what is expected of the
+//! The CPU loads of shards as the balancer compares them: what was reported, and what is expected of the
 //! orders that are under way. No I/O here.
 //!
-//! Reports tell a shard's CPU time over about the last 10 s. So for a while after a range was led elsewhere
+//! There are two of them ([`Span`]). The *short* load is what reports tell, over about the last 10 s. So for a
+//! while after a range was led elsewhere
 //! they still tell the old story. The load that an order takes along ([`Loads::begin`]) is therefore taken
 //! from where it goes away and added to where it comes, as long as it is under way; after its end the rest
 //! of it that reports do not show yet. What several orders take along is added up; none of them replaces
 //! what is known of another.
 //!
-//! Loads jump. A difference between two shards counts only if it was there in every round of the last
-//! [`STEADY`] ([`Loads::exceeds`]).
+//! The *long* load of a shard is made of means over 5 minutes ([`super::load_mean`]): those of the ranges that
+//! are led there, or will be after the orders that are under way, and that of all else that the shard does. So
+//! it follows a leadership at once, and jumps for no other reason.
+//!
+//! A difference between two shards counts only if it was there in every round of a while. Then it counts for
+//! a minute: what moves because of it goes on while it becomes smaller ([`Loads::exceeded`]).
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
+use super::load_mean::Mean;
 use crate::env::Instant;
 use crate::types::{Location, RangeId};
 
-/// How long a difference must have been there.
+/// How long a difference of long loads must have been there.
 const STEADY: Duration = Duration::from_secs(30);
+/// The same of short loads.
+const STEADY_SHORT: Duration = Duration::from_secs(15);
+/// For so long rounds are remembered.
+const REMEMBERED: Duration = Duration::from_mins(1);
 /// Rounds further apart say nothing about the time between them.
 const BREAK: Duration = Duration::from_secs(5);
 /// The time over which the reported CPU time forgets.
@@ -27,6 +37,59 @@ const FORGOTTEN_AFTER: Duration = Duration::from_secs(40);
 
 /// The load of shards, in thousandths of a core.
 pub(super) type ShardCpu = BTreeMap<Location, i64>;
+
+/// The time over which a load is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Span {
+    /// About 10 s.
+    Short,
+    /// 5 minutes.
+    Long,
+}
+
+/// What a range takes at its leader, in thousandths of a core.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Cpu {
+    pub short: u32,
+    pub long: u32,
+}
+
+impl Cpu {
+    pub fn of(self, span: Span) -> u32 {
+        match span {
+            Span::Short => self.short,
+            Span::Long => self.long,
+        }
+    }
+}
+
+/// The loads of shards that are expected, over both times.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Expected {
+    short: ShardCpu,
+    long: ShardCpu,
+}
+
+impl Expected {
+    pub fn of(&self, span: Span) -> &ShardCpu {
+        match span {
+            Span::Short => &self.short,
+            Span::Long => &self.long,
+        }
+    }
+
+    /// Counts a load as gone from one shard to another.
+    pub fn shift(&mut self, route: (Location, Location), load: Cpu) {
+        shift(&mut self.short, route, load.short.into());
+        shift(&mut self.long, route, load.long.into());
+    }
+}
+
+/// Counts a load as gone from one shard to another.
+pub(super) fn shift(cpu: &mut ShardCpu, (from, to): (Location, Location), load: i64) {
+    cpu.entry(from).and_modify(|cpu| *cpu -= load);
+    cpu.entry(to).and_modify(|cpu| *cpu += load);
+}
 
 /// A load that goes from one shard to another.
 struct Flight<T> {
@@ -47,23 +110,85 @@ impl<T: Instant> Flight<T> {
     }
 }
 
+/// The loads of the last rounds.
+struct Rounds<T> {
+    rounds: VecDeque<(T, ShardCpu)>,
+    /// How long a difference must be there.
+    steady: Duration,
+}
+
+impl<T: Instant> Rounds<T> {
+    /// None yet. A difference must be there for so long.
+    fn new(steady: Duration) -> Rounds<T> {
+        Rounds {
+            rounds: VecDeque::new(),
+            steady,
+        }
+    }
+
+    fn push(&mut self, cpu: ShardCpu, now: T) {
+        let is_late = |(at, _): &(T, ShardCpu)| now >= *at + BREAK;
+        if self.rounds.back().is_some_and(is_late) {
+            self.rounds.clear();
+        }
+        while self
+            .rounds
+            .front()
+            .is_some_and(|(at, _)| now > *at + REMEMBERED)
+        {
+            self.rounds.pop_front();
+        }
+        self.rounds.push_back((now, cpu));
+    }
+
+    fn last(&self) -> ShardCpu {
+        self.rounds
+            .back()
+            .map_or_else(ShardCpu::new, |(_, cpu)| cpu.clone())
+    }
+
+    /// See [`Loads::exceeded`].
+    fn exceeded(&self, busy: Location, idle: Location, by: i64) -> bool {
+        let mut since = None;
+        self.rounds.iter().any(|(at, cpu)| {
+            let differs = match (cpu.get(&busy), cpu.get(&idle)) {
+                (Some(busy), Some(idle)) => busy - idle > by,
+                _ => false,
+            };
+            since = since.or(Some(*at)).filter(|_| differs);
+            since.is_some_and(|since| *at >= since + self.steady)
+        })
+    }
+}
+
 /// See the module's chapter.
 pub(super) struct Loads<T> {
-    rounds: VecDeque<(T, ShardCpu)>,
+    short: Rounds<T>,
+    long: Rounds<T>,
     flights: Vec<Flight<T>>,
+    /// What each shard does beside the ranges that it leads.
+    besides: BTreeMap<Location, Mean<T>>,
 }
 
 impl<T: Instant> Loads<T> {
     /// Nothing is known yet.
     pub fn new() -> Loads<T> {
         Loads {
-            rounds: VecDeque::new(),
+            short: Rounds::new(STEADY_SHORT),
+            long: Rounds::new(STEADY),
             flights: Vec::new(),
+            besides: BTreeMap::new(),
         }
     }
 
-    /// Takes what all shards that are there last reported, in thousandths of a core.
-    pub fn observe(&mut self, reported: impl Iterator<Item = (Location, u32)>, now: T) {
+    /// Takes what all shards that are there last reported, in thousandths of a core, and what the ranges take
+    /// that are led there, or will be.
+    pub fn observe(
+        &mut self,
+        reported: impl Iterator<Item = (Location, u32)>,
+        ranges: impl Iterator<Item = (Location, Cpu)>,
+        now: T,
+    ) {
         self.flights.retain(|flight| {
             flight
                 .ended
@@ -71,38 +196,41 @@ impl<T: Instant> Loads<T> {
         });
         let mut cpu: ShardCpu = reported.map(|(at, cpu)| (at, i64::from(cpu))).collect();
         for flight in &self.flights {
-            let unseen = flight.unseen(now);
-            cpu.entry(flight.from).and_modify(|cpu| *cpu -= unseen);
-            cpu.entry(flight.to).and_modify(|cpu| *cpu += unseen);
+            shift(&mut cpu, (flight.from, flight.to), flight.unseen(now));
         }
-        let is_late = |(at, _): &(T, ShardCpu)| now >= *at + BREAK;
-        if self.rounds.back().is_some_and(is_late) {
-            self.rounds.clear();
+        let (mut led, mut long) = (ShardCpu::new(), ShardCpu::new());
+        for (at, of_range) in ranges {
+            *led.entry(at).or_default() += i64::from(of_range.short);
+            *long.entry(at).or_default() += i64::from(of_range.long);
         }
-        // One that is as old as can be is kept: the rounds span the whole time.
-        while self.rounds.len() > 1 && now >= self.rounds[1].0 + STEADY {
-            self.rounds.pop_front();
+        self.besides.retain(|at, _| cpu.contains_key(at));
+        long.retain(|at, _| cpu.contains_key(at));
+        for (at, cpu) in &cpu {
+            let besides = (cpu - led.get(at).copied().unwrap_or_default()) as f64;
+            let mean = self.besides.entry(*at);
+            let mean = mean.or_insert_with(|| Mean::new(besides, now));
+            mean.take(besides, now);
+            *long.entry(*at).or_default() += mean.until(now).max(0.0).round() as i64;
         }
-        self.rounds.push_back((now, cpu));
+        self.short.push(cpu, now);
+        self.long.push(long, now);
     }
 
     /// The loads that are expected now.
-    pub fn expected(&self) -> ShardCpu {
-        self.rounds
-            .back()
-            .map_or_else(ShardCpu::new, |(_, cpu)| cpu.clone())
+    pub fn expected(&self) -> Expected {
+        Expected {
+            short: self.short.last(),
+            long: self.long.last(),
+        }
     }
 
-    /// Whether one shard's load has exceeded another's by more than this for the whole time.
-    pub fn exceeds(&self, busy: Location, idle: Location, by: i64) -> bool {
-        let (Some((first, _)), Some((last, _))) = (self.rounds.front(), self.rounds.back()) else {
-            return false;
-        };
-        let differs = |cpu: &ShardCpu| match (cpu.get(&busy), cpu.get(&idle)) {
-            (Some(busy), Some(idle)) => busy - idle > by,
-            _ => false,
-        };
-        *last >= *first + STEADY && self.rounds.iter().all(|(_, cpu)| differs(cpu))
+    /// Whether within the last minute one shard's load has exceeded another's by more than this, in every
+    /// round for as long as it takes to count.
+    pub fn exceeded(&self, span: Span, (busy, idle): (Location, Location), by: i64) -> bool {
+        match span {
+            Span::Short => self.short.exceeded(busy, idle, by),
+            Span::Long => self.long.exceeded(busy, idle, by),
+        }
     }
 
     /// Notes that the load of a range is about to go from one shard to another.
@@ -132,6 +260,7 @@ impl<T: Instant> Loads<T> {
 
 #[cfg(test)]
 mod tests {
+    use std::iter;
     use std::time::Instant as StdInstant;
 
     use super::*;
@@ -150,42 +279,77 @@ mod tests {
         let reported = [(at(0), 900), (at(1), 100)];
         loads.begin(RangeId(1), (at(0), at(1)), 200);
         loads.begin(RangeId(2), (at(0), at(1)), 100);
-        loads.observe(reported.into_iter(), now);
-        assert_eq!(loads.expected(), [(at(0), 600), (at(1), 400)].into());
+        loads.observe(reported.into_iter(), iter::empty(), now);
+        assert_eq!(loads.expected().short, [(at(0), 600), (at(1), 400)].into());
         // One fails, the other one ends: reports do not show that yet.
         loads.ended(RangeId(1), false, now);
         loads.ended(RangeId(2), true, now);
-        loads.observe(reported.into_iter(), now);
-        assert_eq!(loads.expected(), [(at(0), 800), (at(1), 200)].into());
+        loads.observe(reported.into_iter(), iter::empty(), now);
+        assert_eq!(loads.expected().short, [(at(0), 800), (at(1), 200)].into());
         // Ten seconds later they show two thirds of it.
-        loads.observe(reported.into_iter(), now + REPORTED_OVER);
-        assert_eq!(loads.expected(), [(at(0), 863), (at(1), 137)].into());
-        loads.observe(reported.into_iter(), now + FORGOTTEN_AFTER);
+        loads.observe(reported.into_iter(), iter::empty(), now + REPORTED_OVER);
+        assert_eq!(loads.expected().short, [(at(0), 863), (at(1), 137)].into());
+        loads.observe(reported.into_iter(), iter::empty(), now + FORGOTTEN_AFTER);
         assert_eq!(
-            loads.expected(),
+            loads.expected().short,
             reported.map(|(at, cpu)| (at, i64::from(cpu))).into()
         );
     }
 
     #[test]
-    fn a_difference_counts_only_if_it_was_there_all_the_time() {
+    fn a_difference_counts_for_a_minute_if_it_was_there_for_a_while() {
         let (mut loads, mut now) = (Loads::new(), StdInstant::now());
         let mut pass = |seconds: u64, busy: u32, idle: u32| {
             for _ in 0..seconds * 2 {
                 now += Duration::from_millis(500);
-                loads.observe([(at(0), busy), (at(1), idle)].into_iter(), now);
+                let reported = [(at(0), busy), (at(1), idle)];
+                loads.observe(reported.into_iter(), iter::empty(), now);
             }
-            loads.exceeds(at(0), at(1), 150)
+            let exceeded = |span| loads.exceeded(span, (at(0), at(1)), 150);
+            (exceeded(Span::Short), exceeded(Span::Long))
         };
-        assert!(!pass(29, 800, 100));
-        assert!(pass(2, 800, 100));
-        assert!(!pass(1, 200, 100));
-        assert!(!pass(29, 800, 100), "it was away for a second");
-        assert!(pass(3, 800, 100));
+        assert_eq!(pass(14, 800, 100), (false, false));
+        assert_eq!(pass(2, 800, 100), (true, false));
+        assert_eq!(pass(43, 250, 100), (true, true), "it is remembered");
+        assert_eq!(pass(5, 250, 100), (false, true), "the mean still differs");
+        assert_eq!(pass(14, 800, 100), (false, true));
+        pass(1, 200, 100);
+        assert_eq!(
+            pass(14, 800, 100),
+            (false, true),
+            "it was away for a second"
+        );
+        assert_eq!(pass(2, 800, 100), (true, true));
         // The manager was held up: nothing is known of the time between.
         now += Duration::from_mins(1);
-        loads.observe([(at(0), 800), (at(1), 100)].into_iter(), now);
-        assert!(!loads.exceeds(at(0), at(1), 150));
-        assert!(!loads.exceeds(at(0), at(2), 150), "nothing is known of it");
+        let reported = [(at(0), 800), (at(1), 100)];
+        loads.observe(reported.into_iter(), iter::empty(), now);
+        assert!(!loads.exceeded(Span::Short, (at(0), at(1)), 150));
+        assert!(!loads.exceeded(Span::Long, (at(0), at(1)), 150));
+        let unknown = (at(0), at(2));
+        assert!(
+            !loads.exceeded(Span::Short, unknown, 150),
+            "nothing is known of it"
+        );
+    }
+
+    #[test]
+    fn the_long_load_of_a_shard_follows_leaderships_and_does_not_jump() {
+        let (mut loads, mut now) = (Loads::new(), StdInstant::now());
+        let cpu = |short, long| Cpu { short, long };
+        let mut pass = |seconds: u64, led_at: u16, of_range: Cpu| {
+            for _ in 0..seconds * 2 {
+                now += Duration::from_millis(500);
+                let besides = |shard: u16| if shard == led_at { of_range.short } else { 0 };
+                let reported = [0, 1].map(|shard| (at(shard), 50 + besides(shard)));
+                let ranges = [(at(led_at), of_range)];
+                loads.observe(reported.into_iter(), ranges.into_iter(), now);
+            }
+            let expected = loads.expected();
+            [0, 1].map(|shard| expected.of(Span::Long)[&at(shard)])
+        };
+        assert_eq!(pass(60, 0, cpu(300, 300)), [350, 50]);
+        assert_eq!(pass(10, 0, cpu(900, 320)), [370, 50]);
+        assert_eq!(pass(1, 1, cpu(900, 320)), [50, 370]);
     }
 }

@@ -14,6 +14,8 @@ use super::departure::Departure;
 use super::health::Health;
 use super::ids::Ids;
 use super::known_shards::KnownShards;
+use super::load_mean::RangeMean;
+use super::loads::Cpu;
 use super::message::{ClusterRequest, HighestIds, LedRange, NodeHealth, Trouble};
 use super::moves::Moves;
 use super::news::Published;
@@ -58,6 +60,7 @@ pub(super) struct KnownRange<T: Instant> {
     /// Since when it has these bounds and little load.
     pub(super) rest: Rest<T>,
     pub(super) watch: SplitWatch<T>,
+    pub(super) load: RangeMean<T>,
 }
 
 impl<T: Instant> KnownRange<T> {
@@ -69,8 +72,15 @@ impl<T: Instant> KnownRange<T> {
             ordered: None,
             rest: Rest::new(record.descriptor.epoch.version, now),
             watch: SplitWatch::default(),
+            load: RangeMean::new(),
             record,
         }
+    }
+
+    /// What it takes at its leader.
+    pub(super) fn cpu(&self, now: T) -> Cpu {
+        let (short, long) = self.load.loads(now);
+        Cpu { short, long }
     }
 }
 
@@ -359,14 +369,17 @@ impl<T: Instant> Manager<T> {
     }
 
     /// The member of a range that must be replaced although its node is alive. Only one at a time,
-    /// only while most voters are well, and never the leader.
+    /// only while most voters are well, and never the leader. One that cannot read all its rows votes and
+    /// appends, so it stands in no other's way. It goes by itself once it may; then it is missing.
     fn given_up(&self, known: &KnownRange<T>, now: T) -> Option<(ReplicaId, Trouble)> {
         let RangeRecord {
             descriptor, voters, ..
         } = &known.record;
         let leader = self.fresh(known, now).map(|report| report.leader);
         let mut troubles = self.troubles(known, now);
-        troubles.retain(|(replica, _)| Some(*replica) != leader);
+        troubles.retain(|(replica, trouble)| {
+            Some(*replica) != leader && *trouble != Trouble::Unreadable
+        });
         let is_well = |voter: &&ReplicaId| {
             let place = descriptor.location(**voter);
             let node = place.and_then(|place| self.nodes.get(&place.node));
@@ -374,11 +387,8 @@ impl<T: Instant> Manager<T> {
                 && node.is_some_and(|node| self.node_health(node, now) == NodeHealth::Alive)
         };
         let well = voters.iter().filter(is_well).count();
-        // One that cannot read all its rows goes by itself once it may; then it is missing.
-        let stays = |trouble: Trouble| trouble == Trouble::Unreadable;
         let worst = troubles
             .iter()
-            .filter(|(_, trouble)| !stays(*trouble))
             .min_by_key(|(_, trouble)| *trouble == Trouble::Behind);
         worst.copied().filter(|_| well * 2 > voters.len())
     }

@@ -281,11 +281,21 @@ fn a_replica_that_cannot_read_all_its_rows_is_told_and_replaced_once_it_is_gone(
     assert_eq!(case.range().troubles, [(ReplicaId(2), Trouble::Unreadable)]);
     assert!(case.range().under_replicated);
     assert_eq!(case.planned(), None, "it goes by itself");
-    // Without it most voters would not be well: another one is not replaced at the same time.
-    case.lost = vec![3];
+    // It votes: another one that is missing is replaced meanwhile.
+    case.missing = vec![3];
+    case.pass(5);
+    let both = [
+        (ReplicaId(2), Trouble::Unreadable),
+        (ReplicaId(3), Trouble::Missing),
+    ];
+    assert_eq!(case.range().troubles, both);
+    assert_eq!(case.planned(), Some((vec![4], vec![1, 2])));
+    // Not if it has lost entries besides.
+    case.lost = vec![2];
     case.pass(1);
     assert_eq!(case.planned(), None);
-    (case.lost, case.unreadable, case.missing) = (Vec::new(), Vec::new(), vec![2]);
+    case.lost = Vec::new();
+    (case.unreadable, case.missing) = (Vec::new(), vec![2]);
     case.pass(5);
     assert_eq!(case.range().troubles, [(ReplicaId(2), Trouble::Missing)]);
     assert_eq!(case.planned(), Some((vec![4], vec![1, 3])));

@@ -23,6 +23,7 @@ mod ids;
 mod intake;
 mod known_shards;
 mod leaving;
+mod load_mean;
 pub mod load_splits;
 mod loads;
 pub mod manager;

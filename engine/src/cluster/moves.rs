@@ -69,6 +69,11 @@ impl<T: Instant> Moves<T> {
         self.leads.contains_key(&range)
     }
 
+    /// Where a range's leadership is to go with a replica.
+    pub(super) fn leads_to(&self, range: RangeId) -> Option<Location> {
+        self.leads.get(&range).map(|(to, _)| *to)
+    }
+
     /// Forgets that a range must be led elsewhere.
     pub(super) fn stays(&mut self, range: RangeId) {
         self.leads.remove(&range);

@@ -9,7 +9,8 @@
 //!
 //! A node that is decommissioned does not count, so its replicas are replaced as if it were dead. Its own
 //! replicas may lead these changes, since they are alive. A node that drains keeps its replicas, gives up
-//! its leaderships, and gets nothing new.
+//! its leaderships, and gets nothing new, unless a replica of its own has to be replaced and there is no other
+//! node for that.
 
 use std::collections::BTreeMap;
 
@@ -278,7 +279,7 @@ impl<'a> Plan<'a> {
             let but = kept.iter().map(|place| place.location.node);
             let but: Vec<NodeId> = but.chain(range.not_on).collect();
             let mut others = self.others(&but);
-            others.extend(self.draining_learners(range, &but));
+            others.extend(self.draining_members(range, &but));
             // A learner has the data already. A node whose replica is to be replaced may fail
             // again.
             others.sort_by_key(|node| {
@@ -314,11 +315,15 @@ impl<'a> Plan<'a> {
         }
     }
 
-    /// The nodes that drain and have a learner of a range: it stays.
-    fn draining_learners(&self, range: &Range, but: &[NodeId]) -> Vec<NodeId> {
-        let learners = range.learners.iter().map(|place| place.location.node);
-        let kept = learners.filter(|node| !but.contains(node));
-        kept.filter(|node| self.nodes.iter().any(|n| n.id == *node && n.drains))
+    /// The nodes that drain and have a member of a range: a learner stays there, and a replica that does
+    /// not do its part may be replaced there.
+    fn draining_members(&self, range: &Range, but: &[NodeId]) -> Vec<NodeId> {
+        let drains = |node: &NodeId| self.nodes.iter().any(|n| n.id == *node && n.drains);
+        let all = range.voters.iter().chain(&range.learners);
+        let gone = |place: &&ReplicaPlace| Some(place.replica) == range.given_up;
+        let stays = |place: &&ReplicaPlace| range.learners.contains(place) || gone(place);
+        let on = all.filter(stays).map(|place| place.location.node);
+        on.filter(|node| !but.contains(node) && drains(node))
             .collect()
     }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use super::*;
 use crate::cluster::balance::{Allowance, Picture};
+use crate::cluster::loads::{Expected, Loads};
 use crate::cluster::spread;
 
 fn node(id: u64) -> Node {
@@ -58,7 +59,9 @@ fn plan(nodes: &[Node], ranges: &[Range], factor: usize, spread: bool) -> Vec<St
             incoming: BTreeMap::new(),
             leads: BTreeMap::new(),
         };
-        let spread = spread::by_count(&picture, &mut BTreeMap::new(), &mut allowance);
+        let of_shards = Loads::<std::time::Instant>::new();
+        let mut expected = Expected::default();
+        let spread = spread::by_count(&picture, &of_shards, &mut expected, &mut allowance);
         steps.extend(spread.into_iter().map(|proposal| proposal.step));
     }
     steps
@@ -312,6 +315,30 @@ fn a_node_that_drains_is_given_nothing_and_keeps_its_replicas() {
         }),
         "{steps:?}"
     );
+}
+
+#[test]
+fn a_lost_replica_of_a_node_that_drains_is_replaced_there_only_without_another_node() {
+    let mut nodes: Vec<Node> = (1..=3).map(node).collect();
+    (nodes[2].accepts_new, nodes[2].drains) = (false, true);
+    let mut lost = range(1, &[1, 2, 3]);
+    lost.given_up = lost.voters.last().map(|place| place.replica);
+    let on = |steps: &[Step]| {
+        let new = steps.iter().find_map(|step| match step {
+            Step::Change { voters, .. } => {
+                let new = voters.iter().find(|slot| matches!(slot, Slot::New(_)));
+                new.map(|slot| slot.location().node)
+            }
+            _ => None,
+        });
+        new.map(|node| node.0)
+    };
+    assert_eq!(
+        on(&plan(&nodes, std::slice::from_ref(&lost), 3, false)),
+        Some(3)
+    );
+    nodes.push(node(4));
+    assert_eq!(on(&plan(&nodes, &[lost], 3, false)), Some(4));
 }
 
 #[test]

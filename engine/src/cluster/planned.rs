@@ -14,7 +14,7 @@ use crate::types::{Location, RangeId};
 /// The most orders of balance in [`ORDERS_PER`], without those that cost next to nothing.
 pub(super) const ORDERS_MAX: usize = 16;
 pub(super) const ORDERS_PER: Duration = Duration::from_secs(10);
-/// How long a range that carries load is led where balance has moved it.
+/// How long a range that is not idle is led where balance has moved it.
 const REST: Duration = Duration::from_mins(5);
 /// How long balance leaves a range alone after its order failed.
 const PAUSES: Limits = Limits {

@@ -9,7 +9,7 @@
 //!   nothing: of ranges that carry no load, leaderships, and replicas with hardly any bytes;
 //! - of those at most [`LEADS_MAX`](balance::LEADS_MAX) leaderships that are on their way to a shard;
 //! - at most `moves-max` replicas that are on their way to a shard, those of repairs counted;
-//! - a range that carries load is led elsewhere once in `REST`;
+//! - a range that is not idle is led elsewhere once in `REST`;
 //! - a range whose order failed is left alone for a while, twice as long each time.
 //!
 //! Every order is a decision, which is shown with its reason and its end ([`super::decisions`]).
@@ -17,7 +17,8 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-use super::balance::{self, Allowance, CARRIES_LOAD, Picture, Proposal, RangeLoad};
+use super::balance::{self, Allowance, EXTREME, LASTING, Picture, Proposal, RangeLoad};
+use super::loads::Cpu;
 use super::manager::{Goal, KnownRange, Manager};
 use super::message::NodeHealth;
 use super::placement::{self, Node, Range, Slot, Step};
@@ -50,7 +51,18 @@ impl<T: Instant> Manager<T> {
             })
             .map(|(at, shard)| (*at, shard.stats.cpu))
             .collect();
-        self.planning.loads.observe(cpu.into_iter(), now);
+        let ranges = self.ranges.values().filter_map(|known| {
+            let cpu = known.cpu(now);
+            let has_load = cpu.short > 0 || cpu.long > 0;
+            let range = known.record.descriptor.range;
+            let led_at = || self.expected(known, now).led_at();
+            let led_at = || self.moves.leads_to(range).or_else(led_at);
+            Some((has_load.then(led_at)??, cpu))
+        });
+        let ranges: Vec<(Location, Cpu)> = ranges.collect();
+        self.planning
+            .loads
+            .observe(cpu.into_iter(), ranges.into_iter(), now);
         let unheard = self.planning.under_way.iter();
         let unheard = unheard.filter(|(range, order)| {
             now >= order.since + UNHEARD_MAX || !self.ranges.contains_key(range)
@@ -134,8 +146,11 @@ impl<T: Instant> Manager<T> {
             .ranges
             .iter()
             .filter_map(|(range, known)| {
-                let stats = self.fresh(known, now)?.stats;
-                Some((*range, RangeLoad::of(stats)))
+                let load = RangeLoad {
+                    cpu: known.cpu(now),
+                    bytes: self.fresh(known, now)?.stats.bytes,
+                };
+                Some((*range, load))
             })
             .collect();
         let is_unready =
@@ -155,16 +170,19 @@ impl<T: Instant> Manager<T> {
         if self.setting("balance") != Some("off") {
             let has_moved = |range: &RangeId| {
                 let cost = cost.get(range);
-                let carries_load = cost.is_some_and(|cost| cost.cpu >= CARRIES_LOAD);
-                scatter.has(*range) || carries_load && moved.contains_key(range)
+                let has_load = cost.is_some_and(|cost| !cost.is_idle());
+                scatter.has(*range) || has_load && moved.contains_key(range)
             };
             resting.extend(ids().filter(has_moved));
-            let mut shards = loads.expected();
+            let mut expected = loads.expected();
+            for difference in [&EXTREME, &LASTING] {
+                let picture = Picture::new(nodes, ranges, &cost, &resting);
+                let compared = (loads, difference);
+                let stage = balance::by_load(&picture, compared, &mut expected, allowance);
+                settle(ranges, stage);
+            }
             let picture = Picture::new(nodes, ranges, &cost, &resting);
-            let stage = balance::by_load(&picture, loads, &mut shards, allowance);
-            settle(ranges, stage);
-            let picture = Picture::new(nodes, ranges, &cost, &resting);
-            let stage = spread::by_count(&picture, &mut shards, allowance);
+            let stage = spread::by_count(&picture, loads, &mut expected, allowance);
             settle(ranges, stage);
         }
         proposals
@@ -232,26 +250,30 @@ impl<T: Instant> Manager<T> {
                 avoided: of_node.map(|at| at.shard).collect(),
             })
         });
-        let ranges = self.ranges.values().map(|known| {
-            let mut range = self.range(known, now);
-            let goal = self.goal(known, now);
-            match goal.filter(|_| range.busy) {
-                Some(Goal::Members { voters, learners }) => {
-                    range.voters.clone_from(voters);
-                    range.learners.clone_from(learners);
-                    let order = self.planning.under_way.get(&range.id);
-                    if range.led_at().is_none() {
-                        let to = order.and_then(|order| order.to);
-                        let at_goal = |place: &&ReplicaPlace| Some(place.location) == to;
-                        range.leader = voters.iter().find(at_goal).map(|place| place.replica);
-                    }
-                }
-                Some(Goal::Leader(to)) => range.leader = Some(*to),
-                _ => {}
-            }
-            range
-        });
+        let ranges = self.ranges.values();
+        let ranges = ranges.map(|known| self.expected(known, now));
         (nodes.collect(), ranges.collect())
+    }
+
+    /// A range as placement sees it: with an order, as it will be after that.
+    fn expected(&self, known: &KnownRange<T>, now: T) -> Range {
+        let mut range = self.range(known, now);
+        let goal = self.goal(known, now);
+        match goal.filter(|_| range.busy) {
+            Some(Goal::Members { voters, learners }) => {
+                range.voters.clone_from(voters);
+                range.learners.clone_from(learners);
+                let order = self.planning.under_way.get(&range.id);
+                if range.led_at().is_none() {
+                    let to = order.and_then(|order| order.to);
+                    let at_goal = |place: &&ReplicaPlace| Some(place.location) == to;
+                    range.leader = voters.iter().find(at_goal).map(|place| place.replica);
+                }
+            }
+            Some(Goal::Leader(to)) => range.leader = Some(*to),
+            _ => {}
+        }
+        range
     }
 
     /// The shard of a node that should be given the next replica; see

@@ -424,7 +424,7 @@ fn a_shard_of_two_takes_half_of_the_load_and_no_more_while_moves_are_under_way()
         for _ in 0..ranges {
             model.range(&[(1, 0)], 800.0 / f64::from(ranges));
         }
-        model.pass(29);
+        model.pass(14);
         assert_eq!(model.given.len(), 0, "it may pass by itself");
         model.pass(240);
         let (busy, idle) = (model.cpu(at(1, 0)), model.cpu(at(1, 1)));
@@ -593,3 +593,6 @@ fn without_moves_only_leaders_go() {
 
 #[path = "spread_tests.rs"]
 mod spread;
+
+#[path = "steadiness_tests.rs"]
+mod steadiness;

@@ -44,8 +44,7 @@ impl<T: Instant> Manager<T> {
         let takes_load = goes_along || kind == DecisionKind::MoveLeader;
         if let Some(route) = route.filter(|_| takes_load) {
             let known = self.ranges.get(&range);
-            let report = known.and_then(|known| self.fresh(known, now));
-            let cpu = report.map_or(0, |report| report.stats.cpu_millis_per_second);
+            let cpu = known.map_or(0, |known| known.cpu(now).short);
             self.planning.loads.begin(range, route, cpu);
         }
         if why.origin == Origin::Balance {

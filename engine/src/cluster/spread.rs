@@ -1,30 +1,31 @@
 //! Balance by numbers: nodes hold about equally many replicas and lead about equally many ranges. Pure.
 //!
-//! Numbers within a tenth of the average are left alone, and so is a difference of one. Leaders that carry
-//! load move first, as long as the shard that gets one is not busier afterwards than the one that gave it;
-//! other leaders move whatever the loads are. So numbers never undo what was done because of load
-//! ([`super::balance`]).
+//! Numbers within a tenth of the average are left alone, and so is a difference of one. Leaders of ranges that
+//! are used move first, and only if the shard that gets one is not busier afterwards than the one that gave it,
+//! and would not have been for half a minute, by the mean loads of 5 minutes. However small a load is: many
+//! small ones are a large one. Leaders of idle ranges move whatever the
+//! loads are. So numbers never undo what was done because of load ([`super::balance`]).
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
-use super::balance::{
-    Allowance, CARRIES_LOAD, Picture, Proposal, keeps_order, leader_targets, shift,
-};
-use super::loads::ShardCpu;
+use super::balance::{Allowance, Picture, Proposal, RangeLoad, keeps_order, leader_targets};
+use super::loads::{Expected, Loads, Span};
 use super::moves;
 use super::placement::{Plan, Range, Step};
+use crate::env::Instant;
 use crate::types::{Location, NodeId, RangeId, SYSTEM_RANGE, ShardId};
 
-/// The moves because of numbers. `cpu` are the expected loads of the shards.
-pub(super) fn by_count(
+/// The moves because of numbers. `expected` are the loads of the shards.
+pub(super) fn by_count<T: Instant>(
     picture: &Picture<'_>,
-    cpu: &mut ShardCpu,
+    loads: &Loads<T>,
+    expected: &mut Expected,
     allowance: &mut Allowance,
 ) -> Vec<Proposal> {
     let mut proposals = replicas(picture, allowance);
     let moved: Vec<RangeId> = proposals.iter().map(|moved| moved.step.range()).collect();
-    proposals.extend(leaders(picture, &moved, cpu, allowance));
+    proposals.extend(leaders(picture, &moved, (loads, expected), allowance));
     proposals
 }
 
@@ -53,7 +54,7 @@ fn replicas(picture: &Picture<'_>, allowance: &mut Allowance) -> Vec<Proposal> {
             (plan.node_load(full.location.node), plan.node_load(empty))
         });
         // A leader's load would go to who knows where.
-        let is_busy = range.led_at() == Some(from) && picture.cpu(range.id) >= CARRIES_LOAD;
+        let is_busy = range.led_at() == Some(from) && picture.load(range.id).carries_load();
         let has_learner = range.learners.iter().any(|p| p.location.node == empty);
         if is_busy || has_learner || !is_uneven(loads(&plan), sum, picture.nodes.len()) {
             continue;
@@ -102,12 +103,25 @@ fn emptiest_shard(
     fit.min_by_key(|at| plan.load.get(at).copied().unwrap_or_default())
 }
 
+/// Whether a leadership with this load may go from one shard to another because of numbers.
+fn may_go<T: Instant>(
+    load: RangeLoad,
+    route: (Location, Location),
+    loads: &Loads<T>,
+    expected: &Expected,
+) -> bool {
+    let long = load.cpu.long;
+    load.is_idle()
+        || keeps_order(expected.of(Span::Long), route, long)
+            && loads.exceeded(Span::Long, route, 2 * i64::from(long) - 1)
+}
+
 /// Makes the nodes that accept new leaders lead equally many ranges. The leader of the system range stays,
 /// and so do those of ranges that are `moved`.
-fn leaders(
+fn leaders<T: Instant>(
     picture: &Picture<'_>,
     moved: &[RangeId],
-    cpu: &mut ShardCpu,
+    (loads, expected): (&Loads<T>, &mut Expected),
     allowance: &mut Allowance,
 ) -> Vec<Proposal> {
     let users = || picture.ranges.iter().filter(|r| r.id != SYSTEM_RANGE);
@@ -118,13 +132,9 @@ fn leaders(
         *led.entry(node).or_default() += 1;
     }
     let (sum, nodes) = (led.values().sum(), led.len());
-    let load_of = |range: &Range| match picture.cpu(range.id) {
-        cpu if cpu < CARRIES_LOAD => 0,
-        cpu => cpu,
-    };
     let free = |range: &&Range| picture.is_free(range) && !moved.contains(&range.id);
     let mut ranges: Vec<&Range> = users().filter(free).collect();
-    ranges.sort_by_key(|range| Reverse(load_of(range)));
+    ranges.sort_by_key(|range| Reverse(picture.load(range.id).cpu.long));
     let mut proposals = Vec::new();
     for range in ranges {
         let Some(from) = range.led_at() else {
@@ -137,9 +147,8 @@ fn leaders(
         let Some(to) = others.min_by_key(|at| count(&led, *at)) else {
             continue;
         };
-        let (counts, load) = ((count(&led, from), count(&led, to)), load_of(range));
-        let is_uneven = is_uneven(counts, sum, nodes);
-        if !is_uneven || load > 0 && !keeps_order(cpu, (from, to), load) {
+        let (counts, load) = ((count(&led, from), count(&led, to)), picture.load(range.id));
+        if !is_uneven(counts, sum, nodes) || !may_go(load, (from, to), loads, expected) {
             continue;
         }
         let Some(replica) = range.ready_at(to) else {
@@ -155,7 +164,7 @@ fn leaders(
         }
         *led.entry(from.node).or_default() -= 1;
         *led.entry(to.node).or_default() += 1;
-        shift(cpu, (from, to), load);
+        expected.shift((from, to), load.cpu);
         let words = |(full, empty): (usize, usize), verb| {
             format!(
                 "node {} {verb} {full} ranges and node {} {empty}",

@@ -521,7 +521,9 @@ impl TableStore for MemoryTables {
         }
         // Flushes go first. A compaction runs when no memtable waits.
         let Some(memtable) = self.jobs.pop_front() else {
-            if self.runs.iter().any(|run| run.stored.has_bad()) {
+            let has_bad = self.runs.iter().any(|run| run.stored.has_bad());
+            self.stats.compaction_fails = has_bad || self.disk.compactions_fail.get();
+            if self.stats.compaction_fails {
                 self.stats.compactions_failed += 1;
                 return Ok(None);
             }

@@ -211,6 +211,8 @@ pub struct TableStats {
     pub compactions: u64,
     /// Compactions that have failed and are tried again.
     pub compactions_failed: u64,
+    /// The compactions that keep level 0 small have failed, and wait until they are tried again.
+    pub compaction_fails: bool,
     /// The last write failed because the disk is full.
     pub disk_full: bool,
     /// The last write failed because the process could not get a file descriptor or memory.
@@ -224,6 +226,8 @@ pub struct Pressure {
     pub level: f32,
     /// Nothing may be applied that needs a new memtable.
     pub stopped: bool,
+    /// That does not pass by itself, because compactions fail.
+    pub stuck: bool,
     /// The disk is full.
     pub disk_full: bool,
 }
@@ -235,6 +239,8 @@ pub struct LsmStats {
     pub memtable_bytes: usize,
     /// Memtables that wait to be flushed.
     pub frozen: usize,
+    /// Whether nothing may be applied that needs a new memtable, because compactions fail.
+    pub stuck: bool,
     /// What is known of the files.
     pub tables: TableStats,
     /// Rows that the row cache has evicted.
@@ -538,6 +544,7 @@ impl<T: TableStore> Lsm<T> {
         LsmStats {
             memtable_bytes: self.active.size(),
             frozen: self.frozen.len(),
+            stuck: self.pressure().stuck,
             tables: self.store.stats(),
             row_evictions: self.row_cache.borrow().evictions(),
         }
@@ -551,9 +558,11 @@ fn pressure(frozen: usize, tables: TableStats) -> Pressure {
     };
     let level =
         part(frozen, FROZEN_SLOW, FROZEN_MAX).max(part(tables.level0_runs, RUNS_SLOW, RUNS_MAX));
+    let is_full = tables.level0_runs >= RUNS_MAX;
     Pressure {
         level,
-        stopped: frozen >= FROZEN_MAX || tables.level0_runs >= RUNS_MAX,
+        stopped: frozen >= FROZEN_MAX || is_full,
+        stuck: is_full && tables.compaction_fails,
         disk_full: tables.disk_full,
     }
 }

@@ -122,6 +122,7 @@ struct Shared {
     stop: AtomicBool,
     disk_full: AtomicBool,
     starved: AtomicBool,
+    compaction_fails: AtomicBool,
     counts: Counts,
     spare: Mutex<Vec<Memtable>>,
     rules: Arc<Mutex<Option<GcRules>>>,
@@ -251,6 +252,7 @@ impl LsmTables {
             stop: AtomicBool::new(false),
             disk_full: AtomicBool::new(false),
             starved: AtomicBool::new(false),
+            compaction_fails: AtomicBool::new(false),
             counts: Counts::default(),
             spare: Mutex::default(),
             rules,
@@ -422,6 +424,7 @@ impl TableStore for LsmTables {
                 .counts
                 .compactions_failed
                 .load(Ordering::Relaxed),
+            compaction_fails: self.shared.compaction_fails.load(Ordering::SeqCst),
             disk_full: self.shared.disk_full.load(Ordering::SeqCst),
             starved: self.shared.starved.load(Ordering::SeqCst),
         }

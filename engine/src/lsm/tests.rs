@@ -712,6 +712,30 @@ fn a_full_disk_keeps_rows_readable_and_heals() {
 }
 
 #[test]
+fn tables_are_stuck_while_level_0_is_full_and_compactions_fail() {
+    let disk = Rc::new(MemoryDisk::default());
+    let of_store = disk.clone();
+    let mut run = Run::new(5, move || {
+        MemoryTables::open(of_store.clone(), MEMTABLE_BYTES)
+    });
+    disk.compactions_fail.set(true);
+    for _ in 0..RUNS_MAX {
+        assert!(!run.lsm.pressure().stuck, "there is room yet");
+        run.insert();
+        run.freeze();
+        // A flush, and a compaction.
+        (0..2).for_each(|_| run.poll());
+    }
+    let full = run.lsm.pressure();
+    assert!(full.stuck && full.stopped, "{full:?}");
+    (0..200).for_each(|_| run.check_get());
+    disk.compactions_fail.set(false);
+    run.poll();
+    assert_eq!(run.lsm.pressure(), Pressure::default());
+    assert!(!run.lsm.stats().tables.compaction_fails);
+}
+
+#[test]
 fn a_failed_write_is_told() {
     let disk = Rc::new(MemoryDisk::default());
     let of_store = disk.clone();

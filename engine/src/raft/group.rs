@@ -18,6 +18,7 @@ use crate::limits::{DRIFT_MARGIN, LEASE_MS};
 use crate::mutant::{self, Mutant};
 use crate::raft::convert;
 use crate::raft::counters::RaftCounters;
+use crate::raft::ending::Ending;
 use crate::raft::log_store::LogStore;
 use crate::raft::machine::{Machine, RuntimeOf};
 use crate::raft::message::{RaftRequest, RaftResponse};
@@ -25,6 +26,7 @@ use crate::raft::network::Links;
 use crate::raft::pins::Pins;
 use crate::raft::progress::Progress;
 use crate::raft::role::{Role, Standing};
+use crate::raft::snapshot_pace::SnapshotPace;
 use crate::raft::state_machine::StateMachine;
 use crate::raft::timers::{HEARTBEAT, Timers};
 use crate::raft::type_config::{CallbackResponder, Commands, RaftMembership, TypeConfig};
@@ -64,8 +66,8 @@ pub struct Group<M: Machine> {
     pub(super) pins: Rc<Pins<M::Env>>,
     /// Whether this replica is carrying out a change of members.
     pub(super) changing: Cell<bool>,
-    /// Whether this replica is being removed: it neither answers nor campaigns.
-    pub(super) retired: Cell<bool>,
+    /// Whether it is being removed, or has stopped.
+    pub(super) ending: Rc<Ending>,
     /// The term in which it asked another to lead; in it, it no longer stands in the way of an
     /// election.
     pub(super) transferred: Cell<u64>,
@@ -141,8 +143,10 @@ impl<M: Machine> RaftGroup<M> {
             progress: progress.clone(),
             machine: Rc::downgrade(&machine),
             counters: around.counters,
+            snapshot_pace: around.snapshot_pace,
         };
-        let machine = StateMachine::new(machine, log.clone(), pins.clone());
+        let ending = Rc::new(Ending::default());
+        let machine = StateMachine::new(machine, log.clone(), pins.clone(), ending.clone());
         let raft = Raft::<M>::new(id, Arc::new(config), links, store, machine)
             .await
             .map_err(|e| failed(e.to_string()))?;
@@ -172,7 +176,7 @@ impl<M: Machine> RaftGroup<M> {
                 log,
                 pins,
                 changing: Cell::new(false),
-                retired: Cell::new(false),
+                ending,
                 transferred: Cell::new(0),
                 leaves: around.leaves,
             }),
@@ -271,7 +275,7 @@ impl<M: Machine> Group<M> {
     /// Answers a request of another replica.
     pub async fn answer(&self, request: RaftRequest) -> RaftResponse {
         match request {
-            _ if self.retired.get() => RaftResponse::Refused,
+            _ if self.is_retired() => RaftResponse::Refused,
             RaftRequest::Append {
                 vote,
                 previous,
@@ -380,7 +384,7 @@ impl<M: Machine> Group<M> {
     /// removed do not count: its Raft tasks may have stopped already.
     pub(super) fn told(&self, told: Result<(), impl std::fmt::Display>) -> Result<(), Fatal> {
         match told {
-            Err(_) if self.retired.get() => Ok(()),
+            Err(_) if self.is_retired() => Ok(()),
             told => told.map_err(|e| self.failed(e)),
         }
     }
@@ -417,11 +421,12 @@ impl<M: Machine> Group<M> {
         self.told(self.raft.client_write_ff(commands, Some(responder)).await)
     }
 
-    /// Stops the group's tasks.
+    /// Stops the group's tasks. Nothing is applied after that.
     pub async fn stop(&self) {
         if let Err(error) = self.raft.shutdown().await {
             tracing::warn!(range = %self.range, %error, "a Raft task had failed before the stop");
         }
+        self.ending.stop();
     }
 }
 
@@ -441,6 +446,8 @@ pub struct GroupDeps<E: Env> {
     pub stalled: Rc<Cell<Duration>>,
     /// What the shard's groups count.
     pub counters: Rc<RaftCounters>,
+    /// The pace of the snapshots that the shard's groups send.
+    pub snapshot_pace: Rc<SnapshotPace<Now<E>>>,
     /// Whether the node is stopping: its replicas no longer campaign, and refuse leadership
     /// transfers.
     pub leaves: Rc<Cell<bool>>,

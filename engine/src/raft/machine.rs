@@ -80,15 +80,11 @@ pub trait Machine: Sized + 'static {
     fn make_room(&self, entry: &LogEntry) -> impl Future<Output = Result<(), Fatal>>;
 
     /// Applies the entry after the last one. Deterministic. `None`: what it needs cannot be read now, and
-    /// nothing has changed; it is tried again after [`Machine::until_retry`].
+    /// nothing has changed; it is tried again, for as long as the group runs.
     ///
     /// # Errors
     /// The entry or the machine is damaged, and the process must end.
     fn apply(&self, entry: &LogEntry) -> Result<Option<Self::Results>, Fatal>;
-
-    /// Waits until an entry that could not be applied is tried again. `false`: the group has stopped, and it
-    /// is not.
-    fn until_retry(&self) -> impl Future<Output = bool>;
 
     /// Does what can be done now of the work that the next flush would have to do. Called after each
     /// entry, when its proposer has been answered.

@@ -42,12 +42,12 @@ impl<M: Machine> Group<M> {
 
     /// Makes this replica answer no requests and campaign no more: it is being removed.
     pub fn retire(&self) {
-        self.retired.set(true);
+        self.ending.retired.set(true);
     }
 
     /// Whether this replica is being removed.
     pub fn is_retired(&self) -> bool {
-        self.retired.get()
+        self.ending.retired.get()
     }
 
     /// The members by the last membership entry of the log.

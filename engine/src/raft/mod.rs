@@ -20,6 +20,7 @@ mod acknowledged;
 mod append_stream;
 mod convert;
 mod counters;
+mod ending;
 mod followers;
 #[cfg(test)]
 mod fuzz;
@@ -35,6 +36,7 @@ mod pins;
 mod progress;
 mod purge;
 mod role;
+mod snapshot_pace;
 mod state_machine;
 mod tick;
 mod timers;

@@ -36,6 +36,7 @@ use crate::raft::followers::{self, Loss};
 use crate::raft::machine::{Machine, RuntimeOf};
 use crate::raft::message::{self, Candidacy, Envelope, Message, RaftRequest, RaftResponse};
 use crate::raft::progress::Progress;
+use crate::raft::snapshot_pace::SnapshotPace;
 use crate::raft::state_machine::{Snapshot, SnapshotHandle};
 use crate::raft::type_config::{RaftVote, TypeConfig};
 use crate::types::{Location, RangeId, ReplicaId};
@@ -70,6 +71,8 @@ pub struct Links<M: Machine> {
     pub machine: Weak<M>,
     /// Counts snapshots.
     pub counters: Rc<RaftCounters>,
+    /// The pace of the shard's snapshots.
+    pub snapshot_pace: Rc<SnapshotPace<Now<M::Env>>>,
 }
 
 /// The link to one other replica.
@@ -82,6 +85,7 @@ pub struct Link<M: Machine> {
     small_append_bytes: usize,
     machine: Weak<M>,
     counters: Rc<RaftCounters>,
+    snapshot_pace: Rc<SnapshotPace<Now<M::Env>>>,
 }
 
 impl<M: Machine> Clone for Link<M> {
@@ -95,6 +99,7 @@ impl<M: Machine> Clone for Link<M> {
             small_append_bytes: self.small_append_bytes,
             machine: self.machine.clone(),
             counters: self.counters.clone(),
+            snapshot_pace: self.snapshot_pace.clone(),
         }
     }
 }
@@ -116,6 +121,7 @@ impl<M: Machine> RaftNetworkFactory<TypeConfig<M>> for Links<M> {
             small_append_bytes: self.small_append_bytes,
             machine: self.machine.clone(),
             counters: self.counters.clone(),
+            snapshot_pace: self.snapshot_pace.clone(),
         }
     }
 }

@@ -3,22 +3,26 @@
 
 use std::io;
 use std::rc::Rc;
+use std::time::Duration;
 
 use futures_util::{Stream, StreamExt};
 use openraft::alias::SnapshotOf;
 use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
 
-use crate::env::yield_now;
+use crate::env::{AsyncRuntime, yield_now};
 use crate::error::Fatal;
 use crate::mutant::{self, Mutant};
 use crate::raft::convert;
-use crate::raft::machine::{AppliedState, Machine};
+use crate::raft::ending::Ending;
+use crate::raft::machine::{AppliedState, Machine, RuntimeOf};
 use crate::raft::pins::{Pin, Pins};
 use crate::raft::type_config::{RaftLogId, RaftMembership, SnapshotMeta, TypeConfig};
 use crate::wal::{GroupLog, LogEntry, Payload};
 
 /// After an entry this long others get a turn before the next one is applied.
 const LONG_ENTRY_LEN: usize = 16 << 10;
+/// Pause before an entry that needs what cannot be read is tried again.
+const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
 /// A handle of a snapshot; its rows are read when it is sent.
 pub enum SnapshotHandle<M: Machine> {
@@ -37,12 +41,43 @@ pub struct StateMachine<M: Machine> {
     machine: Rc<M>,
     log: GroupLog<M::Env>,
     pins: Rc<Pins<M::Env>>,
+    ending: Rc<Ending>,
 }
 
 impl<M: Machine> StateMachine<M> {
-    /// The state machine on `machine`, its log and its pins.
-    pub fn new(machine: Rc<M>, log: GroupLog<M::Env>, pins: Rc<Pins<M::Env>>) -> StateMachine<M> {
-        StateMachine { machine, log, pins }
+    /// The state machine on `machine`, its log, its pins and its end.
+    pub fn new(
+        machine: Rc<M>,
+        log: GroupLog<M::Env>,
+        pins: Rc<Pins<M::Env>>,
+        ending: Rc<Ending>,
+    ) -> StateMachine<M> {
+        StateMachine {
+            machine,
+            log,
+            pins,
+            ending,
+        }
+    }
+
+    /// Applies an entry, as soon as there is room for it and what it needs can be read. `None`: the group has
+    /// stopped, and nothing has changed.
+    async fn apply_one(&self, entry: &LogEntry) -> io::Result<Option<M::Results>> {
+        while !self.ending.has_stopped() {
+            let room = self.machine.make_room(entry).await;
+            room.map_err(|fatal| self.fatal(fatal))?;
+            // It may have stopped during the wait for room.
+            if self.ending.has_stopped() {
+                break;
+            }
+            let applied = self.machine.apply(entry);
+            let applied = applied.map_err(|fatal| self.fatal(fatal))?;
+            if applied.is_some() {
+                return Ok(applied);
+            }
+            let _ = RuntimeOf::<M>::timeout(RETRY_INTERVAL, self.ending.stopped()).await;
+        }
+        Ok(None)
     }
 
     fn snapshot(&self, pin: impl FnOnce(u64) -> Option<Pin<M::Env>>) -> io::Result<Snapshot<M>> {
@@ -109,16 +144,9 @@ impl<M: Machine> RaftStateMachine<TypeConfig<M>> for StateMachine<M> {
         while let Some(item) = entries.next().await {
             let (entry, responder) = item?;
             let entry = convert::entry(entry)?;
-            let results = loop {
-                let room = self.machine.make_room(&entry).await;
-                room.map_err(|fatal| self.fatal(fatal))?;
-                let applied = self.machine.apply(&entry);
-                if let Some(results) = applied.map_err(|fatal| self.fatal(fatal))? {
-                    break results;
-                }
-                if !self.machine.until_retry().await {
-                    return Err(io::Error::other("the group has stopped"));
-                }
+            // Nobody waits for what a group that has stopped does not apply.
+            let Some(results) = self.apply_one(&entry).await? else {
+                continue;
             };
             if let Some(responder) = responder {
                 responder.send(results);
@@ -134,7 +162,12 @@ impl<M: Machine> RaftStateMachine<TypeConfig<M>> for StateMachine<M> {
 
     async fn get_snapshot_builder(&mut self) -> SnapshotBuilder<M> {
         SnapshotBuilder {
-            machine: StateMachine::new(self.machine.clone(), self.log.clone(), self.pins.clone()),
+            machine: StateMachine::new(
+                self.machine.clone(),
+                self.log.clone(),
+                self.pins.clone(),
+                self.ending.clone(),
+            ),
         }
     }
 
@@ -147,6 +180,9 @@ impl<M: Machine> RaftStateMachine<TypeConfig<M>> for StateMachine<M> {
             // At a start openraft may offer a replica its own snapshot, which it already has.
             return Ok(());
         };
+        if self.ending.has_stopped() {
+            return Ok(());
+        }
         let installed = self.machine.install(staged, &self.log).await;
         installed.map_err(|fatal| self.fatal(fatal))
     }

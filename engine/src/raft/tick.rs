@@ -5,6 +5,7 @@ use openraft::async_runtime::watch::WatchReceiver;
 
 use crate::env::{Env, Instant, Now};
 use crate::error::Fatal;
+use crate::mutant::{self, Mutant};
 use crate::raft::counters::RaftCounters;
 use crate::raft::group::Group;
 use crate::raft::machine::Machine;
@@ -29,7 +30,7 @@ impl<M: Machine> Group<M> {
     /// # Errors
     /// The group has stopped.
     pub async fn tick(&self, tick: &Tick<'_, M::Env>, machine: &M) -> Result<(), Fatal> {
-        if self.retired.get() {
+        if self.is_retired() {
             return Ok(());
         }
         if self.standing.alone.get()
@@ -62,7 +63,11 @@ impl<M: Machine> Group<M> {
             }
             // Another campaign would begin anew with a vote for a later term. If a write of the log takes longer
             // than the pause between campaigns, no vote would ever count.
-            Role::Voter if self.log.is_saving_vote() => self.timers.grant(tick.now),
+            Role::Voter
+                if self.log.is_saving_vote() && !mutant::is(Mutant::CampaignWhileVoteIsSaved) =>
+            {
+                self.timers.grant(tick.now);
+            }
             Role::Voter if !self.silent.get() => {
                 let may_lead = !self.leaves.get();
                 if may_lead && self.timers.campaign_is_due(tick.now, (tick.random)()) {

@@ -4,8 +4,6 @@
 
 use std::cell::Cell;
 
-use crate::notify::Notify;
-
 /// What keeps a replica from serving.
 #[derive(Default)]
 pub(super) struct Faults {
@@ -15,10 +13,6 @@ pub(super) struct Faults {
     pub(super) unreadable: Cell<bool>,
     /// Whether the shard takes a step to give it up now.
     pub(super) is_leaving: Cell<bool>,
-    /// Whether its group has stopped.
-    pub(super) has_ended: Cell<bool>,
-    /// Notified when its group has stopped.
-    pub(super) ended: Notify,
 }
 
 impl Faults {

@@ -3,15 +3,10 @@
 //! first, then all of it. An entry of the log that needs such a block is not applied; it is tried again until
 //! the replica ends, or the block can be read. Lives on the shard's thread.
 
-use std::time::Duration;
-
-use crate::env::{AsyncRuntime, Env};
+use crate::env::Env;
 use crate::error::Error;
 use crate::lsm::LsmError;
 use crate::range::replica::Replica;
-
-/// Pause before an entry that needs an unreadable block is tried again.
-const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
 impl<E: Env> Replica<E> {
     /// Serves nothing from now on, until the process ends or a snapshot is installed: the replicas
@@ -66,17 +61,5 @@ impl<E: Env> Replica<E> {
     /// Ends that step.
     pub(crate) fn end_leaving(&self) {
         self.faults.is_leaving.set(false);
-    }
-
-    /// Notes that its group has stopped: what waits for blocks to become readable waits no more.
-    pub(crate) fn has_stopped(&self) {
-        self.faults.has_ended.set(true);
-        self.faults.ended.notify();
-    }
-
-    /// Waits until blocks that cannot be read are tried again. `false`: the group has stopped.
-    pub(super) async fn until_retry(&self) -> bool {
-        let ended = self.faults.ended.until(|| self.faults.has_ended.get());
-        E::Runtime::timeout(RETRY_INTERVAL, ended).await.is_err()
     }
 }

@@ -26,8 +26,10 @@ pub struct Leadership {
     /// The term of this replica's vote when the process started.
     term_before: u64,
     leading: Cell<Option<Leading>>,
-    /// The blank entry of its own that it applied last; `None` once it has asked another to lead.
+    /// The blank entry of its own that it applied last.
     blank: Cell<Option<Leading>>,
+    /// The last term in which it has asked another to lead: it never leads in that term again.
+    stopped_in: Cell<u64>,
     /// The leader that openraft knows.
     leader: Cell<Option<ReplicaId>>,
     /// The term of this replica's vote.
@@ -46,6 +48,7 @@ impl Leadership {
             term_before,
             leading: Cell::new(None),
             blank: Cell::new(None),
+            stopped_in: Cell::new(0),
             leader: Cell::new(None),
             term: Cell::new(0),
             lacks_quorum: Cell::new(false),
@@ -93,7 +96,7 @@ impl Leadership {
 
     /// Stops leading at once, whatever openraft says, until this replica leads in another term.
     pub(super) fn stop(&self) {
-        self.blank.set(None);
+        self.stopped_in.set(self.term.get());
         self.leading.set(None);
     }
 
@@ -132,8 +135,9 @@ impl Leadership {
     /// when another leads already.
     pub(super) fn begin(&self) -> Option<u64> {
         let blank = self.blank.get()?;
-        let is_it = self.leader.get() == Some(self.me);
-        if !is_it || blank.term != self.term.get() || self.leading.get() == Some(blank) {
+        let term = self.term.get();
+        let is_it = self.leader.get() == Some(self.me) && term != self.stopped_in.get();
+        if !is_it || blank.term != term || self.leading.get() == Some(blank) {
             return None;
         }
         self.leading.set(Some(blank));

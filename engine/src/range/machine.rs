@@ -68,10 +68,6 @@ impl<E: Env> Machine for Replica<E> {
         Replica::apply(self, entry)
     }
 
-    async fn until_retry(&self) -> bool {
-        Replica::until_retry(self).await
-    }
-
     async fn save_ahead(&self) -> Result<(), Fatal> {
         self.store.save_sessions_ahead().await
     }

@@ -277,10 +277,9 @@ pub(super) async fn close<E: Env>(inner: &Rc<Inner<E>>) -> Result<(), Fatal> {
     }
     inner.home.nursery.close();
     inner.home.absorption.close();
-    for (replica, raft) in &groups {
+    for (_, raft) in &groups {
         raft.note_durable().await?;
         raft.stop().await;
-        replica.has_stopped();
     }
     inner.wal.close().await?;
     tracing::debug!(shard = %inner.location, took = ?began.elapsed(), "shard closed");

@@ -173,7 +173,6 @@ impl<E: Env> Inner<E> {
         self.ranges.remove(group);
         replica.proposer.close();
         raft.stop().await;
-        replica.has_stopped();
         replica.proposer.abandon();
         self.end_staging(group.replica);
         tracing::info!(%range, replica = %group.replica, "a replica was removed");

@@ -78,6 +78,11 @@ use range_map::{RangeMap, Running};
 pub use slow_disk::SlowDiskStatus;
 pub use status::{ClusterStatus, PeerStatus, RangeStatus, ReplicationStatus, ShardStatus};
 
+/// Why a shard whose tables take no more writes refuses them, and when to try again.
+const STUCK: &str = "compactions fail on the node that leads the range, and its tables take no more writes until \
+     another node leads: the node's log names the damaged file (event compaction_failed)";
+const STUCK_RETRY_AFTER_MS: u32 = 1_000;
+
 /// A range with which a new shard starts.
 #[derive(Clone, Debug)]
 pub struct InitialRange {
@@ -337,6 +342,9 @@ impl<E: Env> Shard<E> {
             let store = &self.inner.store;
             if store.disk_full() && !(write.only_deletes() && store.has_reserve()) {
                 return Err(Error::DiskFull);
+            }
+            if store.is_stuck() {
+                return Err(Error::overloaded(STUCK, STUCK_RETRY_AFTER_MS));
             }
             Ok(replica)
         });

@@ -65,6 +65,7 @@ impl<E: Env> Shard<E> {
             small_append_bytes: options.small_append_bytes,
             stalled: Rc::default(),
             counters: Rc::default(),
+            snapshot_pace: Rc::default(),
             leaves: Rc::default(),
         };
         let home = Home {

@@ -293,7 +293,10 @@ impl Reach {
         };
         let from = from.unwrap_or_default();
         replica.with_state(|state| state.borders.cut(&mut open.keys, at, from, scan.reverse));
-        Reach::new(scan, &open)
+        Reach {
+            has_shrunk: mutant::is(Mutant::ScanGoesOnInClosedKeys) && replica.is_splitting(),
+            ..Reach::new(scan, &open)
+        }
     }
 
     fn new(scan: &ScanRequest, descriptor: &Descriptor) -> Reach {

@@ -13,6 +13,8 @@
 //! A write of the log that hangs for [`HANGS_AFTER`] makes the shard hand over everything at once to
 //! any voter that accepts; one that hangs for [`GIVEN_UP_AFTER`] ends the process. A log that waits
 //! for room on a full disk does not hang, and time in which the process did not run does not count.
+//! A shard whose tables take no more writes, because compactions fail ([`crate::tree::Store::is_stuck`]),
+//! also hands over everything.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -41,6 +43,10 @@ const STEP_INTERVAL: Duration = Duration::from_secs(1);
 const HANGS_AFTER: Duration = Duration::from_secs(5);
 /// A write of the log that takes this long will not end.
 const GIVEN_UP_AFTER: Duration = Duration::from_secs(30);
+/// Why a shard hands over everything, as its log says.
+const LOG_HANGS: &str = "a write of the log has taken 5 s";
+const TABLES_ARE_STUCK: &str =
+    "compactions fail (see the event compaction_failed), and level 0 of the tables is full";
 /// The most that counts of the time between two looks at a write: if more has passed, the process
 /// did not run.
 const LOOK_MAX: Duration = Duration::from_millis(500);
@@ -73,6 +79,8 @@ pub(super) struct SlowDisk<I> {
     stepped_at: Cell<Option<I>>,
     /// How many leaderships one step hands over at most.
     step: Cell<usize>,
+    /// Why it hands over everything, if it does.
+    all_because: Cell<Option<&'static str>>,
     handed_over: Cell<u64>,
 }
 
@@ -85,6 +93,7 @@ impl<I> Default for SlowDisk<I> {
             slow_since: Cell::new(None),
             stepped_at: Cell::new(None),
             step: Cell::new(0),
+            all_because: Cell::new(None),
             handed_over: Cell::new(0),
         }
     }
@@ -163,19 +172,24 @@ impl<I: Instant> SlowDisk<I> {
         next.map_or(Duration::ZERO, |next| next.seen)
     }
 
+    /// Whether leaderships may be handed over now, again. If so, a step begins.
+    fn begin_step(&self, now: I) -> bool {
+        let at = self.stepped_at.get();
+        let due = at.is_none_or(|at| now >= at + STEP_INTERVAL);
+        if due {
+            self.stepped_at.set(Some(now));
+        }
+        due
+    }
+
     /// How many of `led` leaderships may be handed over now.
     fn step(&self, led: usize, now: I) -> usize {
-        let due = self
-            .stepped_at
-            .get()
-            .is_none_or(|at| now >= at + STEP_INTERVAL);
-        if !due {
+        if !self.begin_step(now) {
             return 0;
         }
         if !self.stays_away(now) {
             self.step.set(led.div_ceil(3));
         }
-        self.stepped_at.set(Some(now));
         self.step.get().max(1)
     }
 }
@@ -196,20 +210,27 @@ pub(super) fn look<E: Env>(inner: &Rc<Inner<E>>, speed: Option<WriteSpeed>, now:
     if hangs_for >= GIVEN_UP_AFTER {
         return inner.store.fail(Fatal::LogHangs(GIVEN_UP_AFTER));
     }
-    if hangs_for >= HANGS_AFTER {
-        let was_away = slow_disk.stays_away(now);
+    let all_because = match hangs_for >= HANGS_AFTER {
+        true => Some(LOG_HANGS),
+        false => inner.store.is_stuck().then_some(TABLES_ARE_STUCK),
+    };
+    let is_news = slow_disk.all_because.replace(all_because) != all_because;
+    if let Some(why) = all_because {
         slow_disk.away_until.set(Some(now + KEEPS_AWAY));
-        let leaving = leaving(inner, |_| Some(Duration::ZERO));
-        if !was_away || !leaving.is_empty() {
-            tracing::warn!(
-                event = "slow_disk",
-                shard = %inner.location,
-                leaderships = leaving.len(),
-                "a write of the log has taken 5 s: the shard hands its leaderships over; look at the \
-                 disk of the node's data folder"
-            );
+        if slow_disk.begin_step(now) || is_news {
+            let leaving = leaving(inner, |_| Some(Duration::ZERO));
+            if is_news {
+                tracing::warn!(
+                    event = "slow_disk",
+                    shard = %inner.location,
+                    leaderships = leaving.len(),
+                    "{why}: the shard hands its leaderships over and accepts none; look at the disk of the \
+                     node's data folder"
+                );
+            }
+            hand_over(inner, leaving);
         }
-        return hand_over(inner, leaving);
+        return;
     }
     let (Some(speed), Some(median)) = (speed, slow_disk.stays_slow_beside(speed, now)) else {
         return;

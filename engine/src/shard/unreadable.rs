@@ -20,6 +20,8 @@ use crate::cluster::{ClusterRequest, ClusterResponse};
 use crate::env::{AsyncRuntime, Env};
 use crate::error::{Error, Fatal, OrderError};
 use crate::lsm::LsmError;
+use crate::raft::Role;
+use crate::range::RaftGroup;
 use crate::range::replica::Replica;
 use crate::types::{RangeId, ReplicaId};
 use crate::wal::Group;
@@ -75,7 +77,10 @@ impl<E: Env> Inner<E> {
                 .await?;
             return Ok(());
         }
-        if !self.others_are_well(replica, raft).await || replica.leading().is_some() {
+        if raft.role() == Role::Leader {
+            return self.hand_over_unapplied(replica, raft).await;
+        }
+        if !self.others_are_well(replica, raft).await || raft.role() == Role::Leader {
             return Ok(());
         }
         if let ClusterResponse::Done = self.remove_replica(range, me).await? {
@@ -87,12 +92,25 @@ impl<E: Env> Inner<E> {
         Ok(())
     }
 
-    /// Whether a majority of the voters is well without this replica, and another one leads.
-    async fn others_are_well(
+    /// Asks another replica to lead in place of this one, which was elected and may be unable to apply the log
+    /// up to the entry from which on it would lead.
+    async fn hand_over_unapplied(
         self: &Rc<Self>,
         replica: &Replica<E>,
-        raft: &crate::range::RaftGroup<E>,
-    ) -> bool {
+        raft: &RaftGroup<E>,
+    ) -> Result<(), Fatal> {
+        let targets = raft.transfer_targets();
+        if let Some(target) = self.transfer_target(replica, targets).await
+            && raft.role() == Role::Leader
+        {
+            replica.stop_leading();
+            raft.transfer_to(target.replica).await?;
+        }
+        Ok(())
+    }
+
+    /// Whether a majority of the voters is well without this replica, and another one leads.
+    async fn others_are_well(self: &Rc<Self>, replica: &Replica<E>, raft: &RaftGroup<E>) -> bool {
         let Group { range, replica: me } = replica.group;
         // By the log: what is applied may be old, if an entry needs the block.
         let members = raft.known_membership();

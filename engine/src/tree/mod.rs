@@ -504,6 +504,12 @@ impl<E: Env> Store<E> {
         self.lsm.borrow().pressure().disk_full || self.wal.lack() == Some(Lack::Room)
     }
 
+    /// Whether the tables take no more writes until their disk is mended: compactions fail, mostly because of a
+    /// block that cannot be read or is damaged, and level 0 is full.
+    pub fn is_stuck(&self) -> bool {
+        self.lsm.borrow().pressure().stuck
+    }
+
     /// Whether the log or the tables wait for file descriptors or memory.
     pub fn is_starved(&self) -> bool {
         self.stats().tables.starved || self.wal.lack() == Some(Lack::Resources)

@@ -3756,6 +3756,7 @@ impl<'a> ShardState<'a> {
   pub const VT_FROZEN_MEMTABLES: ::flatbuffers::VOffsetT = 22;
   pub const VT_CONNECTIONS: ::flatbuffers::VOffsetT = 24;
   pub const VT_MEMORY: ::flatbuffers::VOffsetT = 26;
+  pub const VT_STUCK: ::flatbuffers::VOffsetT = 28;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -3778,6 +3779,7 @@ impl<'a> ShardState<'a> {
     builder.add_pressure(args.pressure);
     if let Some(x) = args.ranges { builder.add_ranges(x); }
     builder.add_shard(args.shard);
+    builder.add_stuck(args.stuck);
     builder.add_disk_full(args.disk_full);
     builder.finish()
   }
@@ -3867,6 +3869,13 @@ impl<'a> ShardState<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<MemoryUse>>>>(ShardState::VT_MEMORY, None)}
   }
+  #[inline]
+  pub fn stuck(&self) -> bool {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<bool>(ShardState::VT_STUCK, Some(false)).unwrap()}
+  }
 }
 
 impl ::flatbuffers::Verifiable for ShardState<'_> {
@@ -3887,6 +3896,7 @@ impl ::flatbuffers::Verifiable for ShardState<'_> {
      .visit_field::<u32>("frozen_memtables", Self::VT_FROZEN_MEMTABLES, false)?
      .visit_field::<u32>("connections", Self::VT_CONNECTIONS, false)?
      .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, ::flatbuffers::ForwardsUOffset<MemoryUse>>>>("memory", Self::VT_MEMORY, false)?
+     .visit_field::<bool>("stuck", Self::VT_STUCK, false)?
      .finish();
     Ok(())
   }
@@ -3904,6 +3914,7 @@ pub struct ShardStateArgs<'a> {
     pub frozen_memtables: u32,
     pub connections: u32,
     pub memory: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<MemoryUse<'a>>>>>,
+    pub stuck: bool,
 }
 impl<'a> Default for ShardStateArgs<'a> {
   #[inline]
@@ -3921,6 +3932,7 @@ impl<'a> Default for ShardStateArgs<'a> {
       frozen_memtables: 0,
       connections: 0,
       memory: None,
+      stuck: false,
     }
   }
 }
@@ -3979,6 +3991,10 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> ShardStateBuilder<'a, 'b, A> 
     self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(ShardState::VT_MEMORY, memory);
   }
   #[inline]
+  pub fn add_stuck(&mut self, stuck: bool) {
+    self.fbb_.push_slot::<bool>(ShardState::VT_STUCK, stuck, false);
+  }
+  #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> ShardStateBuilder<'a, 'b, A> {
     let start = _fbb.start_table();
     ShardStateBuilder {
@@ -4009,6 +4025,7 @@ impl ::core::fmt::Debug for ShardState<'_> {
       ds.field("frozen_memtables", &self.frozen_memtables());
       ds.field("connections", &self.connections());
       ds.field("memory", &self.memory());
+      ds.field("stuck", &self.stuck());
       ds.finish()
   }
 }

@@ -49,7 +49,7 @@ pub(super) async fn status(
         let _ = writeln!(
             words,
             "shard {}: {} ranges, {} connections, {} tables of {} bytes, {} log bytes to replay, \
-             pressure {:.2}{}",
+             pressure {:.2}{}{}",
             shard.shard,
             shard.ranges.len(),
             shard.connections,
@@ -57,7 +57,12 @@ pub(super) async fn status(
             shard.table_bytes,
             shard.replay_bytes,
             shard.pressure,
-            if shard.disk_full { ", DISK FULL" } else { "" }
+            if shard.disk_full { ", DISK FULL" } else { "" },
+            if shard.stuck {
+                ", COMPACTIONS FAIL"
+            } else {
+                ""
+            }
         );
     }
     let facts = facts(&node, of_cluster)?;
@@ -143,6 +148,7 @@ fn facts(node: &NodeState, of_cluster: Result<ClusterStatus, Error>) -> Result<V
             "replay_bytes": shard.replay_bytes,
             "pressure": shard.pressure,
             "disk_full": shard.disk_full,
+            "stuck": shard.stuck,
             "log_writes": shard.log_writes,
             "log_bytes": shard.log_bytes,
         })

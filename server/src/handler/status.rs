@@ -50,6 +50,8 @@ async fn gather(context: &Context) -> NodeState {
     let missing = usize::from(context.node.shards) - shards.len();
     let health = if shards.iter().any(|shard| shard.disk_full) {
         "the disk is full".to_owned()
+    } else if shards.iter().any(|shard| shard.stuck) {
+        "compactions fail, and writes are refused: see the event compaction_failed in the node's log".to_owned()
     } else if missing > 0 {
         format!("{missing} shards do not answer")
     } else {
@@ -77,6 +79,7 @@ pub fn shard_state(context: &Context, shard: ShardId) -> ShardState {
     state.replay_bytes = status.replay_bytes;
     state.pressure = status.pressure;
     state.disk_full = status.disk_full;
+    state.stuck = status.lsm.stuck;
     state.log_writes = status.wal.writes;
     state.log_bytes = status.wal.bytes;
     state.table_bytes = status.lsm.tables.bytes;

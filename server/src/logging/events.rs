@@ -97,7 +97,7 @@ pub const EVENTS: [(&str, &str); 41] = [
     ),
     (
         "slow_disk",
-        "a shard hands leaderships over, because its disk is slow or hangs",
+        "a shard hands leaderships over, because its disk is slow or hangs, or its tables take no more writes",
     ),
     (
         "slow_request",

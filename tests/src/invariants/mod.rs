@@ -190,9 +190,19 @@ pub fn compare(seen: &Seen, cluster: &Cluster, at_rest: bool) {
     replicas::check(seen, &replicas, at_rest);
 }
 
-/// Whether each of these ranges has enough voters to lose the disk of one.
-pub fn can_spare_a_disk(ranges: impl Iterator<Item = RangeId>, begun_with: usize) -> bool {
-    ENTRIES.with_borrow(|entries| entries.voters.are_enough(ranges, begun_with))
+/// Whether each range has enough voters to lose the disk of one: those with which the cluster begins, and
+/// those that were split off.
+pub fn can_spare_a_disk(
+    ranges: impl Iterator<Item = RangeId>,
+    begun_with: usize,
+    looks: &[Look],
+) -> bool {
+    let born = replication::born(looks);
+    ENTRIES.with_borrow(|entries| {
+        let mut born = born.iter();
+        entries.voters.are_enough(ranges, begun_with)
+            && born.all(|(range, born)| entries.voters.are_born(*range, born))
+    })
 }
 
 /// The checks of all replicas at one moment.

@@ -64,16 +64,14 @@ pub fn missing(view: &View, nodes: &[NodeId], looks: &[Look]) -> Option<String> 
     (known != there).then(|| format!("the manager knows {known:?}, there are {there:?}"))
 }
 
-/// Whether every range that was ever split has enough replicas that were really born. One that lagged
-/// at the split counts as a member before the cluster has made it.
-pub fn are_born(looks: &[Look]) -> bool {
-    let mut born: BTreeMap<RangeId, usize> = BTreeMap::new();
-    for look in looks
-        .iter()
-        .filter(|look| look.status.route.epoch.version > 1)
-    {
-        let is_there = usize::from(look.status.applied > 0);
-        *born.entry(look.status.route.range).or_default() += is_there;
+/// The ranges that were ever split, or split off, with those of their replicas that are really there.
+pub fn born(looks: &[Look]) -> BTreeMap<RangeId, BTreeSet<ReplicaId>> {
+    let mut born: BTreeMap<RangeId, BTreeSet<ReplicaId>> = BTreeMap::new();
+    for status in looks.iter().map(|look| &look.status) {
+        if status.route.epoch.version > 1 {
+            let born = born.entry(status.route.range).or_default();
+            born.extend((status.applied > 0).then_some(status.replica));
+        }
     }
-    born.values().all(|count| *count >= ENOUGH)
+    born
 }

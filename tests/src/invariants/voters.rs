@@ -1,19 +1,28 @@
 //! A range that once had three voters always keeps at least three, whichever nodes come and go.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use rangedb_engine::raft;
 use rangedb_engine::range::state::RangeState;
-use rangedb_engine::types::RangeId;
+use rangedb_engine::types::{RangeId, ReplicaId};
 use rangedb_engine::wal::{Group, LogEntry, Payload};
 
 /// A range that once had this many voters must never have fewer.
 pub const ENOUGH: usize = 3;
 
-/// For each range, the newest applied change of members: its index and the number of voters after
-/// it, or `None` while the change is only half done.
+/// What is known of the voters of each range whose members have changed.
 #[derive(Default)]
-pub struct Voters(BTreeMap<RangeId, (u64, Option<usize>)>);
+pub struct Voters(BTreeMap<RangeId, Known>);
+
+#[derive(Default)]
+struct Known {
+    /// The index of the newest applied change.
+    index: u64,
+    /// The voters after it; `None` while the change is only half done.
+    now: Option<BTreeSet<ReplicaId>>,
+    /// Whether there were ever enough.
+    had_enough: bool,
+}
 
 impl Voters {
     /// Checks an entry that a replica has applied.
@@ -32,18 +41,23 @@ impl Voters {
         }
         let (voters, is_joint) = raft::voters(&state.membership.body)
             .map_err(|error| format!("range {range}: members of entry {index}: {error}"))?;
-        let now = (!is_joint).then_some(voters.len());
-        let known = self.0.entry(range).or_insert((index, now));
-        if index > known.0 {
-            let before = known.1.unwrap_or_default();
-            *known = (index, now);
-            if before >= ENOUGH && now.is_some_and(|now| now < ENOUGH) {
-                return Err(format!(
-                    "range {range}: of {before} voters entry {index} leaves {voters:?}"
-                ));
-            }
+        let known = self.0.entry(range).or_default();
+        if index <= known.index {
+            return Ok(());
         }
-        Ok(())
+        let count = voters.len();
+        let had_enough = known.had_enough;
+        *known = Known {
+            index,
+            now: (!is_joint).then(|| BTreeSet::from_iter(voters)),
+            had_enough: had_enough || (!is_joint && count >= ENOUGH),
+        };
+        match known.now.as_ref() {
+            Some(voters) if had_enough && count < ENOUGH => Err(format!(
+                "range {range}, which had {ENOUGH} voters: entry {index} leaves {voters:?}"
+            )),
+            _ => Ok(()),
+        }
     }
 
     /// Whether each of these ranges has enough voters to lose one with its disk. Ranges without a
@@ -51,8 +65,21 @@ impl Voters {
     pub fn are_enough(&self, mut ranges: impl Iterator<Item = RangeId>, begun_with: usize) -> bool {
         ranges.all(|range| {
             let known = self.0.get(&range);
-            let now = known.map_or(Some(begun_with), |(_, now)| *now);
+            let now = known.map_or(Some(begun_with), |known| Some(known.now.as_ref()?.len()));
             now.is_some_and(|now| now >= ENOUGH)
         })
+    }
+
+    /// Whether a range that was split off has enough voters to lose one with its disk. One that lagged at
+    /// the split counts as a voter before the cluster has made it, so all must be among those that are
+    /// `born`. Without a change of members, the range has the voters of its parent.
+    pub fn are_born(&self, range: RangeId, born: &BTreeSet<ReplicaId>) -> bool {
+        match self.0.get(&range) {
+            None => born.len() >= ENOUGH,
+            Some(Known { now: None, .. }) => false,
+            Some(Known {
+                now: Some(voters), ..
+            }) => voters.len() >= ENOUGH && voters.is_subset(born),
+        }
     }
 }

@@ -440,8 +440,8 @@ impl Story {
                 down_ms,
                 ..
             } => self.while_busy(node, move |story, node| async move {
+                SimRuntime::sleep(Duration::from_millis(down_ms)).await;
                 if story.can_spare_a_disk().await {
-                    SimRuntime::sleep(Duration::from_millis(down_ms)).await;
                     story.lose_part(&node, shard, part).await;
                 }
             }),
@@ -527,8 +527,7 @@ impl Story {
         let ranges = || (0..=u64::from(shards)).map(|range| RangeId(SYSTEM_RANGE.0 + range));
         let until = executor::current().now() + SPARE_TIMEOUT;
         while executor::current().now() < until {
-            let are_born = invariants::replication::are_born(&self.cluster.looks());
-            if are_born && invariants::can_spare_a_disk(ranges(), begun_with) {
+            if invariants::can_spare_a_disk(ranges(), begun_with, &self.cluster.looks()) {
                 return true;
             }
             SimRuntime::sleep(POLL_INTERVAL).await;

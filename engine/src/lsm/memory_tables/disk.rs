@@ -53,6 +53,8 @@ pub struct MemoryDisk {
     pub has_failed: Cell<bool>,
     /// Flushes and compactions do nothing.
     pub stuck: Cell<bool>,
+    /// Compactions fail, as they do if they meet a bad block that no read meets.
+    pub compactions_fail: Cell<bool>,
 }
 
 impl MemoryDisk {

@@ -149,7 +149,10 @@ impl Shared {
         let mut retries = Retries::default();
         while let Some(what) = next_compaction(kicks, &mut retries) {
             let compacted = self.compact_on(what);
-            let Some(pause) = retries.ended(what, compacted.is_err()) else {
+            let pause = retries.ended(what, compacted.is_err());
+            let fails = retries.holds_back(Compaction::Levels);
+            self.compaction_fails.store(fails, Ordering::SeqCst);
+            let Some(pause) = pause else {
                 continue;
             };
             self.counts

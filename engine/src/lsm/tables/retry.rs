@@ -232,8 +232,11 @@ impl Retries {
     }
 
     /// Whether a kind waits until it is tried again.
-    pub(super) fn holds_back(&mut self, what: Compaction) -> bool {
-        self.of(what).is_some()
+    pub(super) fn holds_back(&self, what: Compaction) -> bool {
+        match what {
+            Compaction::Levels => self.levels.is_some(),
+            Compaction::All => self.all.is_some(),
+        }
     }
 
     /// The kind that is tried again next, and when.
@@ -259,5 +262,34 @@ impl Retries {
             pause,
         });
         Some(pause)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kind_that_fails_waits_for_longer_each_time_and_holds_up_no_other() {
+        let mut retries = Retries::default();
+        assert_eq!(retries.ended(Compaction::All, false), None);
+        assert_eq!(retries.next(), None);
+        let mut pause = FAILED_RETRY;
+        for _ in 0..20 {
+            assert_eq!(retries.ended(Compaction::All, true), Some(pause));
+            pause = (pause * 2).min(FAILED_RETRY_MAX);
+        }
+        assert!(retries.holds_back(Compaction::All) && !retries.holds_back(Compaction::Levels));
+        assert_eq!(retries.ended(Compaction::Levels, true), Some(FAILED_RETRY));
+        let next = retries.next().map(|(_, what)| what);
+        assert_eq!(next, Some(Compaction::Levels), "it is due first");
+        assert_eq!(retries.ended(Compaction::Levels, false), None);
+        assert!(retries.holds_back(Compaction::All) && !retries.holds_back(Compaction::Levels));
+        assert_eq!(retries.ended(Compaction::All, false), None);
+        assert_eq!(
+            retries.ended(Compaction::All, true),
+            Some(FAILED_RETRY),
+            "anew"
+        );
     }
 }

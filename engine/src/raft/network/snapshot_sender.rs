@@ -26,8 +26,9 @@ pub const PART_TIMEOUT: Duration = Duration::from_mins(1);
 /// once.
 const END_TIMEOUT: Duration = Duration::from_mins(10);
 
-/// Shortest pause between two parts of a snapshot: others use the link and the disks, too. With
-/// parts of 256 KiB this allows 64 MiB a second at most.
+/// Shortest pause after a part of a snapshot: others use the link and the disks, too. The pauses of all
+/// snapshots that a shard sends add up ([`SnapshotPace`](crate::raft::snapshot_pace)). With parts of
+/// 256 KiB this allows the shard 64 MiB a second at most.
 const PART_PAUSE: Duration = Duration::from_millis(4);
 /// The pause is also at least this many times as long as reading the part took: a snapshot yields
 /// to all else that the shard does, and what slows its reads (a busy processor) slows it. Waits for the disk
@@ -100,7 +101,10 @@ impl<M: Machine> Link<M> {
             self.progress.part_taken.set(Some(Now::<M::Env>::now()));
             let for_answer = (sent.elapsed() * PAUSE_PER_ANSWER).min(ANSWER_PAUSE_MAX);
             let pause = (took * PAUSE_PER_READ).max(for_answer);
-            RuntimeOf::<M>::sleep(pause.max(PART_PAUSE)).await;
+            let wait = self
+                .snapshot_pace
+                .wait_for(Now::<M::Env>::now(), pause.max(PART_PAUSE));
+            RuntimeOf::<M>::sleep(wait).await;
         }
         let end = SnapshotPart::End {
             number,

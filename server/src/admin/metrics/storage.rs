@@ -86,6 +86,11 @@ pub(super) const LOG: &[Metric] = &[
         Source::Shard(|report| f64::from(u8::from(report.status.disk_full))),
     ),
     gauge(
+        "rangedb_tables_stuck",
+        "1 while writes are refused because compactions fail and level 0 of the tables is full.",
+        Source::Shard(|report| f64::from(u8::from(report.status.lsm.stuck))),
+    ),
+    gauge(
         "rangedb_files_starved",
         "1 while the log or tables wait for file descriptors or memory.",
         Source::Shard(|report| f64::from(u8::from(report.status.starved))),

@@ -712,7 +712,7 @@ function showHealth() {
   for (const [node, why] of Object.entries(last?.refused_by ?? {})) reasons.push(`node ${node} refuses this node: ${why}`);
   const silent = (last?.shards ?? []).flatMap((shard, number) => (shard ? [] : [number]));
   if (silent.length) reasons.push(`shards that did not answer: ${silent.join(", ")}`);
-  for (const [name, what] of [["disk_full", "the disk is full, writes are refused"], ["starved", "files wait for descriptors or memory"]]) {
+  for (const [name, what] of [["disk_full", "the disk is full, writes are refused"], ["stuck", "compactions fail, writes are refused"], ["starved", "files wait for descriptors or memory"]]) {
     if (last?.shards.some((shard) => shard?.tree[name])) [grade, reasons[reasons.length]] = ["bad", what];
   }
   section.className = grade;

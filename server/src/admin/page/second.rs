@@ -104,6 +104,7 @@ struct Tree {
     cold_reads: u64,
     pressure: f32,
     disk_full: bool,
+    stuck: bool,
     starved: bool,
 }
 
@@ -249,6 +250,7 @@ fn tree(now: &ShardReport, before: &ShardReport) -> Tree {
         cold_reads: (status.cold_reads.reads).saturating_sub(before.status.cold_reads.reads),
         pressure: status.pressure,
         disk_full: status.disk_full,
+        stuck: status.lsm.stuck,
         starved: status.starved,
     }
 }
