@@ -4,6 +4,8 @@
 use std::time::Duration;
 
 use rangedb_engine::env::Instant;
+use rangedb_engine::error::Error;
+use rangedb_engine::types::Location;
 
 use super::ENTRIES;
 use crate::sim::runtime::SimInstant;
@@ -31,8 +33,8 @@ pub fn paused() {
     ENTRIES.with_borrow_mut(|entries| entries.pauses += 1);
 }
 
-/// Checks a write that its node answers now.
-pub fn answered(due: &Due) {
+/// Checks a write that a shard answers now; `error` is why, if it is refused.
+pub fn answered(due: &Due, at: Location, error: Option<&Error>) {
     let Some(deadline) = due.deadline else { return };
     let now = SimInstant::now();
     if now <= deadline + LATE_MAX {
@@ -41,7 +43,9 @@ pub fn answered(due: &Due) {
     ENTRIES.with_borrow_mut(|entries| {
         if entries.pauses == due.pauses {
             let late = now - deadline;
-            let what = format!("a write was answered {late:?} after its deadline");
+            let answer = error.map_or_else(|| "it is applied".to_owned(), Error::to_string);
+            let what =
+                format!("a write was answered {late:?} after its deadline by shard {at}: {answer}");
             entries.violations.push(what);
         }
     });
