@@ -1,5 +1,5 @@
 //! A write that has a deadline is answered by it: applied, refused, or with a fate that is not known.
-//! The node may be a little late, and as late as it was paused.
+//! The node may be a little late, and as late as it was paused. One that fails answers nothing.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ const LATE_MAX: Duration = Duration::from_millis(250);
 #[derive(Clone, Copy, Debug)]
 pub struct Due {
     deadline: Option<SimInstant>,
-    /// The pauses of machines before it came.
+    /// How often machines had been paused, or failed, before it came.
     pauses: u64,
 }
 
@@ -28,8 +28,9 @@ pub fn due(deadline: Option<SimInstant>) -> Due {
     Due { deadline, pauses }
 }
 
-/// Notes that a machine is paused.
-pub fn paused() {
+/// Notes that a machine is paused, or that its process is about to end because of an error. Outside the
+/// simulator it ends at once, and answers nothing more.
+pub fn no_longer_runs() {
     ENTRIES.with_borrow_mut(|entries| entries.pauses += 1);
 }
 
