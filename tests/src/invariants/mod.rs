@@ -63,7 +63,7 @@ struct Entries {
     forwarding: forwarding::Forwarding,
     targets: targets::Targets,
     snapshots: snapshot_rows::Sent,
-    /// How often a machine was paused.
+    /// How often a machine was paused, or a node failed.
     pauses: u64,
     violations: Vec<String>,
 }
