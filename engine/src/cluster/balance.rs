@@ -14,10 +14,9 @@
 //! by half a core ([`EXTREME`]): a shard that is filled at once is not left alone for minutes.
 //!
 //! And a load moves only if the other shard is not busier afterwards than the first one: the move must not
-//! cross the middle ([`keeps_order`]). So a
-//! hot range that makes any shard busy does not wander. What a shard gives away in one plan must take a
-//! third of the difference, or it is not worth the trouble. Several ranges count together: a shard with many
-//! small ones would never be rid of them otherwise.
+//! cross the middle ([`keeps_order`]). So a hot range that makes any shard busy does not wander. What a shard
+//! gives away in one plan must take a third of the difference, or it is not worth the trouble. Several ranges
+//! count together: a shard with many small ones would never be rid of them otherwise.
 //!
 //! What balance may order at all is an [`Allowance`], for moves because of load, because of numbers
 //! ([`super::spread`]) and by an order to scatter ([`super::scatter`]).
@@ -37,7 +36,7 @@ pub(super) struct Difference {
     /// From where on loads move, and to where, in thousandths of a core.
     begins: i64,
     ends: i64,
-    /// How it is told.
+    /// How the reason of a move names it.
     words: &'static str,
 }
 

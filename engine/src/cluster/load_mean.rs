@@ -1,8 +1,8 @@
 //! Means of loads over 5 minutes, as the manager makes them of reports. Pure.
 //!
-//! Reports tell a load over about the last 10 s, which jumps. What moves because of load should stay where it
-//! comes, so the balancer looks at the mean over [`LONG`] ([`Mean`]). Until a load has been known for so long,
-//! all of what is known counts alike.
+//! A report has the load over about the last 10 s, which jumps. A range that moves because of load should stay
+//! where it comes, so the balancer looks at the mean over [`LONG`] ([`Mean`]). During the first 5 minutes that a
+//! load is known, all reports count alike.
 //!
 //! A range's mean ([`RangeMean`]) goes with its leadership. A new leader measures from nothing, so for a while
 //! ([`MEASURED_AFTER`]) the load counts as it was before. Other bounds make another range of it.
@@ -14,7 +14,7 @@ use crate::types::Location;
 
 /// The time over which the mean forgets.
 const LONG: Duration = Duration::from_mins(5);
-/// After so long a new leader has measured a load: three times what its rates forget over.
+/// After this time a new leader has measured a load: three times what its rates forget over.
 const MEASURED_AFTER: Duration = Duration::from_secs(30);
 
 /// The mean of a load that stays as it is from one report to the next.

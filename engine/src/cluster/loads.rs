@@ -1,9 +1,8 @@
 //! The CPU loads of shards as the balancer compares them: what was reported, and what is expected of the
 //! orders that are under way. No I/O here.
 //!
-//! There are two of them ([`Span`]). The *short* load is what reports tell, over about the last 10 s. So for a
-//! while after a range was led elsewhere
-//! they still tell the old story. The load that an order takes along ([`Loads::begin`]) is therefore taken
+//! There are two of them ([`Span`]). The *short* load is what reports have, over about the last 10 s. For a
+//! while after a range was led elsewhere, they still show its load at the old place. The load that an order takes along ([`Loads::begin`]) is therefore taken
 //! from where it goes away and added to where it comes, as long as it is under way; after its end the rest
 //! of it that reports do not show yet. What several orders take along is added up; none of them replaces
 //! what is known of another.
@@ -26,7 +25,7 @@ use crate::types::{Location, RangeId};
 const STEADY: Duration = Duration::from_secs(30);
 /// The same of short loads.
 const STEADY_SHORT: Duration = Duration::from_secs(15);
-/// For so long rounds are remembered.
+/// How long rounds are remembered.
 const REMEMBERED: Duration = Duration::from_mins(1);
 /// Rounds further apart say nothing about the time between them.
 const BREAK: Duration = Duration::from_secs(5);
@@ -38,7 +37,7 @@ const FORGOTTEN_AFTER: Duration = Duration::from_secs(40);
 /// The load of shards, in thousandths of a core.
 pub(super) type ShardCpu = BTreeMap<Location, i64>;
 
-/// The time over which a load is told.
+/// The time over which a load is the mean.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Span {
     /// About 10 s.
@@ -118,7 +117,7 @@ struct Rounds<T> {
 }
 
 impl<T: Instant> Rounds<T> {
-    /// None yet. A difference must be there for so long.
+    /// No rounds yet. A difference counts once it has lasted for `steady`.
     fn new(steady: Duration) -> Rounds<T> {
         Rounds {
             rounds: VecDeque::new(),

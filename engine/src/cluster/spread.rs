@@ -2,9 +2,9 @@
 //!
 //! Numbers within a tenth of the average are left alone, and so is a difference of one. Leaders of ranges that
 //! are used move first, and only if the shard that gets one is not busier afterwards than the one that gave it,
-//! and would not have been for half a minute, by the mean loads of 5 minutes. However small a load is: many
-//! small ones are a large one. Leaders of idle ranges move whatever the
-//! loads are. So numbers never undo what was done because of load ([`super::balance`]).
+//! and would not have been for half a minute, by the mean loads of 5 minutes. That holds for the smallest loads,
+//! too: many of them together are a large one. Leaders of idle ranges move whatever the loads are. So numbers
+//! never undo what was done because of load ([`super::balance`]).
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;

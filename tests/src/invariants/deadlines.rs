@@ -1,9 +1,11 @@
 //! A write that has a deadline is answered by it: applied, refused, or with a fate that is not known.
-//! The node may be a little late, and as late as it was paused.
+//! The node may be a little late, and as late as it was paused. One that fails answers nothing.
 
 use std::time::Duration;
 
 use rangedb_engine::env::Instant;
+use rangedb_engine::error::Error;
+use rangedb_engine::types::Location;
 
 use super::ENTRIES;
 use crate::sim::runtime::SimInstant;
@@ -16,7 +18,7 @@ const LATE_MAX: Duration = Duration::from_millis(250);
 #[derive(Clone, Copy, Debug)]
 pub struct Due {
     deadline: Option<SimInstant>,
-    /// The pauses of machines before it came.
+    /// How often machines had been paused, or failed, before it came.
     pauses: u64,
 }
 
@@ -26,13 +28,14 @@ pub fn due(deadline: Option<SimInstant>) -> Due {
     Due { deadline, pauses }
 }
 
-/// Notes that a machine is paused.
-pub fn paused() {
+/// Notes that a machine is paused, or that its process is about to end because of an error. Outside the
+/// simulator it ends at once, and answers nothing more.
+pub fn no_longer_runs() {
     ENTRIES.with_borrow_mut(|entries| entries.pauses += 1);
 }
 
-/// Checks a write that its node answers now.
-pub fn answered(due: &Due) {
+/// Checks a write that a shard answers now; `error` is why, if it is refused.
+pub fn answered(due: &Due, at: Location, error: Option<&Error>) {
     let Some(deadline) = due.deadline else { return };
     let now = SimInstant::now();
     if now <= deadline + LATE_MAX {
@@ -41,7 +44,9 @@ pub fn answered(due: &Due) {
     ENTRIES.with_borrow_mut(|entries| {
         if entries.pauses == due.pauses {
             let late = now - deadline;
-            let what = format!("a write was answered {late:?} after its deadline");
+            let answer = error.map_or_else(|| "it is applied".to_owned(), Error::to_string);
+            let what =
+                format!("a write was answered {late:?} after its deadline by shard {at}: {answer}");
             entries.violations.push(what);
         }
     });

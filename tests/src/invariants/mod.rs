@@ -44,7 +44,7 @@ use rangedb_engine::raft::{self, Message, RaftRequest, RaftResponse};
 use rangedb_engine::range::apply::Applied;
 use rangedb_engine::range::observer::ApplyObserver;
 use rangedb_engine::range::state::RangeState;
-use rangedb_engine::types::{Location, RangeId};
+use rangedb_engine::types::{Location, RangeId, ReplicaId};
 use rangedb_engine::wal::{Group, LogEntry, LogId, LogState};
 
 use crate::sim::client_network::ClientRequest;
@@ -63,7 +63,7 @@ struct Entries {
     forwarding: forwarding::Forwarding,
     targets: targets::Targets,
     snapshots: snapshot_rows::Sent,
-    /// How often a machine was paused.
+    /// How often a machine was paused, or a node failed.
     pauses: u64,
     violations: Vec<String>,
 }
@@ -188,6 +188,11 @@ pub fn compare(seen: &Seen, cluster: &Cluster, at_rest: bool) {
         });
     }
     replicas::check(seen, &replicas, at_rest);
+}
+
+/// Whether a replica is no voter of its range any more.
+fn is_out(range: RangeId, replica: ReplicaId) -> bool {
+    ENTRIES.with_borrow(|entries| entries.voters.is_out(range, replica))
 }
 
 /// Whether each range has enough voters to lose the disk of one: those with which the cluster begins, and

@@ -33,7 +33,7 @@ pub fn missing(view: &View, nodes: &[NodeId], looks: &[Look]) -> Option<String> 
         let places = &range.descriptor.replicas;
         let mut on: BTreeSet<NodeId> = places.iter().map(|place| place.location.node).collect();
         on.retain(|node| holders.contains(node));
-        // A node that drains keeps its replicas, but gets no new ones.
+        // A node that drains keeps its replicas. It gets a new one only in place of its own.
         let takers = holders
             .iter()
             .filter(|node| membership(**node) == MembershipStatus::Active);

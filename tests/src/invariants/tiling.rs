@@ -30,9 +30,11 @@ fn check_shards(seen: &Seen, looks: &[Look]) {
 pub fn check(seen: &Seen, looks: &[Look]) {
     check_shards(seen, looks);
     let mut newest: BTreeMap<RangeId, &Route> = BTreeMap::new();
+    // One that is no member any more, and has not heard of that, was not asked when the range was frozen.
+    let is_out = |look: &Look| super::is_out(look.status.route.range, look.status.replica);
     let is_merged = |look: &Look| {
         let (keys, version) = (&look.status.route.keys, look.status.route.epoch.version);
-        look.status.frozen.is_some()
+        (look.status.frozen.is_some() || is_out(look))
             && looks.iter().any(|other| {
                 let route = &other.status.route;
                 route.keys.overlaps(keys) && route.epoch.version > version && !other.status.system

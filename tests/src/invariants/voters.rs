@@ -60,6 +60,12 @@ impl Voters {
         }
     }
 
+    /// Whether the members of a range have changed, and a replica is no voter after that.
+    pub fn is_out(&self, range: RangeId, replica: ReplicaId) -> bool {
+        let now = self.0.get(&range).and_then(|known| known.now.as_ref());
+        now.is_some_and(|voters| !voters.contains(&replica))
+    }
+
     /// Whether each of these ranges has enough voters to lose one with its disk. Ranges without a
     /// change of members have `begun_with` voters.
     pub fn are_enough(&self, mut ranges: impl Iterator<Item = RangeId>, begun_with: usize) -> bool {

@@ -83,7 +83,8 @@ impl Responder for Once {
     type Refusal = Error;
 
     fn answer(&self, (): &(), now: Option<Timestamp>, answer: Result<Response<'_>, Error>) {
-        invariants::deadlines::answered(&self.due);
+        let at = self.gateway.shard().location();
+        invariants::deadlines::answered(&self.due, at, answer.as_ref().err());
         let result = answer.map(Found::from);
         let now = now.unwrap_or_else(|| self.gateway.shard().now());
         let was_confirmed = self.has_waited.get() && matches!(result, Ok(Found::Value(_)));

@@ -411,6 +411,7 @@ impl SimNode {
                 ..DigestOptions::default()
             },
             on_fatal: Rc::new(move |why| {
+                invariants::deadlines::no_longer_runs();
                 fatal.borrow_mut().get_or_insert(why.to_string());
             }),
         };
