@@ -20,7 +20,8 @@ const SCANNED: usize = 600;
 const STALL: &str = "le=\"0.1\"";
 /// The time that each read of tables takes, longer than that.
 const LATE: &str = "reads=150ms";
-/// Apply may wait for the disk: for the few records of the cluster that a move changes.
+/// Apply may wait for the disk, for the few records of the cluster that a move changes; none was seen. Without
+/// reads beside the thread there would be as many as waits of the snapshot, some 60.
 const STALLS_OF_APPLY: f64 = 8.0;
 /// How long anything may take. A range is compared once it is at rest for a minute.
 const PATIENCE: Duration = Duration::from_mins(4);
