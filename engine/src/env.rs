@@ -32,7 +32,7 @@ pub trait Env: Copy + std::fmt::Debug + Default + Eq + Ord + 'static {
     type Transport: Transport;
 
     /// Does work that may take long beside the shard's thread. Fails only if there is no thread for
-    /// it. Where there is one thread alone, as in the simulator, it is done at once.
+    /// it. Where there is one thread alone, as in the simulator, it is done in one turn of that.
     fn beside<R: Send + 'static>(
         work: impl FnOnce() -> R + Send + 'static,
     ) -> impl Future<Output = io::Result<R>> {

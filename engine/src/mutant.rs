@@ -117,11 +117,13 @@ pub enum Mutant {
     ChangeAfterLostReport,
     /// A read whose block cannot be read finds nothing there.
     UnreadableIsAbsent,
+    /// A scan that has waited for a block goes on without looking whether its keys and versions are still there.
+    ColdScanUnchecked,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Mutant; 48] = [
+    pub const ALL: [Mutant; 49] = [
         Mutant::AcknowledgeBeforeDurable,
         Mutant::LeaseWithoutMargin,
         Mutant::VoteAfterRestart,
@@ -170,6 +172,7 @@ impl Mutant {
         Mutant::ExportOfWholeDataId,
         Mutant::ChangeAfterLostReport,
         Mutant::UnreadableIsAbsent,
+        Mutant::ColdScanUnchecked,
     ];
 }
 

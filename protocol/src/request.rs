@@ -457,10 +457,11 @@ impl<'a> Request<'a> {
                         b.create_vector(&mutations)
                     }
                 };
+                let session = wire_session(session);
                 let args = wire::BatchArgs {
                     conditions,
                     mutations: Some(mutations),
-                    session: Some(&wire_session(session)),
+                    session: Some(&session),
                     target,
                     deadline_ms,
                     token,

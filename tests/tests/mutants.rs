@@ -182,4 +182,5 @@ mutants! {
     finds_export_of_whole_data_id: ExportOfWholeDataId by seed,
     finds_change_after_lost_report: ChangeAfterLostReport by seed,
     finds_unreadable_is_absent: UnreadableIsAbsent by directed(Scenario::UnreadableBlocks),
+    finds_cold_scan_unchecked: ColdScanUnchecked by seed,
 }

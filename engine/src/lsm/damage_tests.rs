@@ -78,9 +78,9 @@ fn read(lsm: &Lsm<LsmTables>) -> Result<Vec<Vec<Row>>, LsmError> {
         }
         all.push(rows);
         let bounds = (Bound::Unbounded, Bound::Unbounded);
-        let mut scan = lsm.scan(bounds, at)?;
+        let mut scan = lsm.scan(bounds, at).map_err(ScanStop::of_waiting)?;
         let mut rows = Vec::new();
-        while let Some(row) = scan.next_row()? {
+        while let Some(row) = scan.next_row().map_err(ScanStop::of_waiting)? {
             rows.push((
                 row.key().to_vec(),
                 row.version(),

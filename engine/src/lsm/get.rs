@@ -82,8 +82,7 @@ impl<T: TableStore> Lsm<T> {
             Ok(Err(look)) => look,
             Err(block) => return Ok(Err(block)),
         };
-        let in_tables = |hash| self.try_tables(key, hash, at);
-        let found = self.get_by(key, at, in_tables)?;
+        let found = self.try_get(key, at)?;
         Ok(found.map(|found| look(found.as_ref().map(Found::row))))
     }
 
@@ -113,6 +112,18 @@ impl<T: TableStore> Lsm<T> {
         };
         let Ok(found) = self.get_by(key, at, in_tables)?;
         Ok(found)
+    }
+
+    /// As [`Lsm::get`], but never waits for the disk.
+    ///
+    /// # Errors
+    /// A table cannot be read. The inner error is a block that the read needs.
+    pub(super) fn try_get(
+        &self,
+        key: &[u8],
+        at: Timestamp,
+    ) -> Tried<Option<Found<'_, T::Slice>>, ColdBlock> {
+        self.get_by(key, at, |hash| self.try_tables(key, hash, at))
     }
 
     /// Reads the newest version; `in_tables` looks for the row with this hash in the tables.

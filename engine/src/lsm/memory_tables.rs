@@ -7,9 +7,10 @@
 //! on threads. The store is too slow for real data: each flush and compaction visits all rows of the run that
 //! it makes once more, to add up their sizes.
 //!
-//! With a [`SlowDisk`], reads of clients meet blocks that are not in memory. A block is a part of a
+//! With a [`SlowDisk`], reads that do not wait meet blocks that are not in memory. A block is a part of a
 //! run's rows, chosen by the hash of the key. It is cold until it was fetched; then it stays at least
-//! until a read has used it, so that a reader who asks again and again comes to an end.
+//! until a read has used it, so that a reader who asks again and again comes to an end. A scan meets the blocks
+//! in no order, as it would meet those of many runs.
 //!
 //! Blocks of a [`MemoryDisk`] may be bad: reads of their rows fail, half of the blocks at once and the others
 //! when they are fetched, and so do compactions, until the disk is mended.
@@ -29,8 +30,8 @@ use crate::lsm::memtable::{Memtable, MemtableId};
 use crate::lsm::row::Row;
 use crate::lsm::version_gc::{GcRules, VersionFilter};
 use crate::lsm::{
-    Bounds, Direction, Fetched, Found, Interval, Lookup, LsmError, Samples, Size, TableRow,
-    TableStats, TableStore, keys, row,
+    BlockReads, Bounds, Direction, Fetched, Found, HeldBlocks, Interval, Lookup, LsmError, Samples,
+    ScanStop, Size, TableRow, TableStats, TableStore, keys, row,
 };
 use crate::memory::MemoryUse;
 use crate::types::{ColdBlock, Timestamp};
@@ -56,13 +57,22 @@ pub type CacheObserver = fn(&[u8], Row<'_>, Option<Row<'_>>);
 pub trait SlowDisk {
     /// Whether a block that was just used leaves the memory.
     fn evicts(&self) -> bool;
-    /// Calls `done` when the disk has read a block.
+    /// Calls `done` when the disk has read some blocks, which it reads at once.
     fn read(&self, done: Box<dyn FnOnce()>);
 }
 
 /// The number of the block of a row, by the hash of its key.
 fn block_of(hash: u64) -> u64 {
     (hash >> 32) % BLOCKS_OF_RUN
+}
+
+/// A block of the run with this number.
+fn block(run: u64, number: u64) -> ColdBlock {
+    ColdBlock {
+        table: run,
+        offset: number * u64::from(BLOCK_LEN),
+        len: BLOCK_LEN,
+    }
 }
 
 fn unreadable() -> LsmError {
@@ -277,7 +287,10 @@ impl MemoryTables {
 
 /// An iterator over an interval of one run. It holds the bounds of what it has not yielded yet.
 pub struct RunIter {
+    run: u64,
     stored: Stored,
+    /// A bit for each block that it has opened: these stay open.
+    open: u8,
     direction: Direction,
     front: Bound<RunKey>,
     back: Bound<RunKey>,
@@ -312,7 +325,7 @@ fn table_row((key, row): (&RunKey, &Bytes)) -> TableRow<Bytes> {
 }
 
 impl RunIter {
-    fn next(&mut self) -> Result<Option<TableRow<Bytes>>, LsmError> {
+    fn next(&mut self, reads: Reads<'_>) -> Result<Option<TableRow<Bytes>>, ScanStop> {
         let row = self.left().and_then(|mut rows| match self.direction {
             Direction::Forward => rows.next(),
             Direction::Reverse => rows.next_back(),
@@ -320,8 +333,8 @@ impl RunIter {
         let Some(row) = row.map(table_row) else {
             return Ok(None);
         };
-        if self.stored.has_bad() && self.stored.is_bad(block_of(keys::row_hash(&row.key))) {
-            return Err(unreadable());
+        if self.stored.has_bad() || matches!(reads, BlockReads::NoWait(..)) {
+            self.open_block(block_of(keys::row_hash(&row.key)), reads)?;
         }
         let taken = Bound::Excluded((row.key.clone(), Reverse(row.version)));
         match self.direction {
@@ -330,10 +343,48 @@ impl RunIter {
         }
         Ok(Some(row))
     }
+
+    /// Opens a block, if it can be read and is in memory.
+    fn open_block(&mut self, number: u64, reads: Reads<'_>) -> Result<(), ScanStop> {
+        let is_bad = self.stored.is_bad(number);
+        let cold = match reads {
+            _ if self.open >> number & 1 == 1 && !is_bad => None,
+            BlockReads::NoWait(tables, held) => (tables.blocks.as_ref())
+                .filter(|blocks| !self.is_in_memory(number, blocks, held))
+                .map(|_| held),
+            _ => None,
+        };
+        match cold {
+            // Of the bad blocks half fail at once, and the others when they are fetched.
+            _ if is_bad && (cold.is_none() || !number.is_multiple_of(2)) => {
+                Err(unreadable().into())
+            }
+            None => {
+                self.open |= 1 << number;
+                Ok(())
+            }
+            Some(held) => {
+                let next = (number + 1..BLOCKS_OF_RUN).map(|next| (next, block(self.run, next)));
+                let is_open = |number| self.open >> number & 1 == 1;
+                Err(held.stop(block(self.run, number), next, is_open))
+            }
+        }
+    }
+
+    /// Uses a block; gives whether it can be read without waiting.
+    fn is_in_memory(&self, number: u64, blocks: &Blocks, held: &HeldBlocks<()>) -> bool {
+        let block = block(self.run, number);
+        !self.stored.is_bad(number) && (held.get(block).is_some() || blocks.take(block))
+    }
 }
+
+/// How blocks are read.
+type Reads<'a> = BlockReads<'a, MemoryTables, ()>;
 
 impl TableStore for MemoryTables {
     type Slice = Bytes;
+    /// The rows are in memory: a block is that they may be used.
+    type Block = ();
     type Iter = RunIter;
 
     fn get(&self, key: &[u8], hash: u64, at: Timestamp) -> Result<Option<Bytes>, LsmError> {
@@ -356,11 +407,7 @@ impl TableStore for MemoryTables {
             let found = run.get(key, &from);
             let passes = run.passes(hash, found);
             let number = block_of(hash);
-            let block = ColdBlock {
-                table: run.number,
-                offset: number * u64::from(BLOCK_LEN),
-                len: BLOCK_LEN,
-            };
+            let block = block(run.number, number);
             if passes && run.stored.is_bad(number) {
                 return match self.blocks.is_some() && number.is_multiple_of(2) {
                     true => Ok(Lookup::Cold(block)),
@@ -382,18 +429,19 @@ impl TableStore for MemoryTables {
         Ok(Lookup::Found(None))
     }
 
-    fn fetch(&self, block: ColdBlock) {
+    fn fetch(&self, wanted: &[ColdBlock]) {
         let Some(blocks) = &self.blocks else { return };
         let (fetched, tell) = (blocks.fetched.clone(), self.on_fetched.clone());
+        let wanted = wanted.to_vec();
         blocks.disk.read(Box::new(move || {
-            fetched.borrow_mut().push(block);
+            fetched.borrow_mut().extend(wanted);
             if let Some(tell) = tell {
                 tell();
             }
         }));
     }
 
-    fn fetched(&mut self) -> Vec<Fetched> {
+    fn fetched(&mut self) -> Vec<Fetched<()>> {
         let Some(blocks) = &self.blocks else {
             return Vec::new();
         };
@@ -402,10 +450,17 @@ impl TableStore for MemoryTables {
             if runs.any(|run| run.stored.is_bad(block.offset / u64::from(BLOCK_LEN))) {
                 return (block, Err(unreadable()));
             }
-            blocks.in_memory.borrow_mut().insert(block);
-            (block, Ok(()))
+            (block, Ok(Some(())))
         };
         blocks.fetched.take().into_iter().map(read).collect()
+    }
+
+    fn cache(&self, block: ColdBlock, (): ()) {
+        if let Some(blocks) = &self.blocks
+            && self.runs.iter().any(|run| run.number == block.table)
+        {
+            blocks.in_memory.borrow_mut().insert(block);
+        }
     }
 
     fn on_fetched(&mut self, call: Arc<dyn Fn() + Send + Sync>) {
@@ -427,6 +482,8 @@ impl TableStore for MemoryTables {
             Bound::Excluded(end) => Bound::Excluded(newest(end)),
         };
         let runs = self.runs.iter().map(|run| RunIter {
+            run: run.number,
+            open: 0,
             stored: run.stored.clone(),
             direction,
             front: front.clone(),
@@ -435,11 +492,8 @@ impl TableStore for MemoryTables {
         runs.collect()
     }
 
-    fn next(
-        run: &mut RunIter,
-        _: Option<&MemoryTables>,
-    ) -> Result<Option<TableRow<Bytes>>, LsmError> {
-        run.next()
+    fn next(run: &mut RunIter, reads: Reads<'_>) -> Result<Option<TableRow<Bytes>>, ScanStop> {
+        run.next(reads)
     }
 
     fn size_of(&self, (low, high): Interval<'_>) -> Size {

@@ -13,8 +13,9 @@
 //! by it; the [`filter`] of each memtable and the filters of the tables use it to pass over what does
 //! not hold the key.
 //!
-//! A read of a client never waits for the disk on the shard's thread: [`get`](mod@get) says which
-//! block it would have to wait for. Only what happens within apply, and at a start, waits.
+//! Neither a read of a client nor one for a snapshot waits for the disk on the shard's thread:
+//! [`get`](mod@get) and [`scan`](mod@scan) say which block they would have to wait for. Only what happens within apply,
+//! what must be known before a write goes into the log, and a start wait.
 //!
 //! There are two implementations of [`TableStore`]. [`tables`] uses `lsm-tree`, the engine inside
 //! fjall, with threads for flushes, compactions and fetched blocks. [`memory_tables`] keeps tables in memory
@@ -59,7 +60,7 @@ pub use memory_tables::{CacheObserver, MemoryDisk, MemoryTables, SlowDisk};
 pub use memtable::{Entry, Memtable, MemtableId};
 use row::Row;
 use row_cache::RowCache;
-pub use scan::{Direction, Scan, ScanRow, Step};
+pub use scan::{BlockReads, ColdStop, Direction, HeldBlocks, Scan, ScanRow, ScanStop, Step};
 pub use size::{Interval, Samples, Size};
 pub use tables::{LsmTables, ReadFault, TABLE_FORMAT, TableOptions, no_read_fault};
 pub use version_gc::{GcRules, LiveData, VersionFilter};
@@ -97,13 +98,16 @@ pub struct TableRow<S> {
     pub row: S,
 }
 
-/// A block that was read beside the shard's thread: [`LsmError::Unreadable`] if it cannot be.
-pub type Fetched = (ColdBlock, Result<(), LsmError>);
+/// A block that was read beside the shard's thread: its content, which is none if its table is gone, or
+/// [`LsmError::Unreadable`] if it cannot be read.
+pub type Fetched<B> = (ColdBlock, Result<Option<B>, LsmError>);
 
 /// The tables of a shard, the flushes to them and their compactions.
 pub trait TableStore: Sized + 'static {
     /// Bytes read from a table. They are not copied but share the memory of their block.
     type Slice: AsRef<[u8]> + Clone;
+    /// The content of a block. Clones share its memory.
+    type Block: Clone + 'static;
     /// Iterates over an interval of one run of tables; see [`TableStore::next`]. It may be moved to
     /// another thread.
     type Iter: Send + 'static;
@@ -125,25 +129,28 @@ pub trait TableStore: Sized + 'static {
         hash: u64,
         at: Timestamp,
     ) -> Result<Lookup<Self::Slice>, LsmError>;
-    /// Has a block read beside the shard's thread, so that [`TableStore::try_get`] finds it in memory.
-    /// The caller asks for a block once until [`TableStore::fetched`] gives it.
-    fn fetch(&self, block: ColdBlock);
-    /// Takes in the blocks that have been read, and never waits for others. A block of a table that is
-    /// gone is given, too: the next read looks in the tables that have replaced it.
-    fn fetched(&mut self) -> Vec<Fetched>;
+    /// Has blocks of one table, which lie close together, read at once beside the shard's thread. The caller
+    /// asks for a block once until [`TableStore::fetched`] gives it.
+    fn fetch(&self, blocks: &[ColdBlock]);
+    /// The blocks that have been read; never waits for others. A block of a table that is gone is given, too:
+    /// the next read looks in the tables that have replaced it.
+    fn fetched(&mut self) -> Vec<Fetched<Self::Block>>;
+    /// Puts a block that was fetched where [`TableStore::try_get`] finds it.
+    fn cache(&self, block: ColdBlock, content: Self::Block);
     /// Sets a callback for when [`TableStore::fetched`] has something to give. Any thread may call it.
     fn on_fetched(&mut self, call: Arc<dyn Fn() + Send + Sync>);
     /// One iterator for each run that may have keys in the interval.
     fn runs(&self, bounds: Bounds<'_>, direction: Direction) -> Vec<Self::Iter>;
-    /// The next version in a run, in the order of its [`Direction`]. On the shard's thread, `shard` is
-    /// the store that gave the iterator, whose cached blocks are used; another thread has none.
+    /// The next version in a run, in the order of its [`Direction`]. On the shard's thread, the store that
+    /// gave the iterator is that of `reads`, and its cached blocks are used.
     ///
     /// # Errors
-    /// A file cannot be read or is damaged.
+    /// A file cannot be read or is damaged, or a block is not in memory and `reads` does not wait. The
+    /// iterator is of no use after that.
     fn next(
         run: &mut Self::Iter,
-        shard: Option<&Self>,
-    ) -> Result<Option<TableRow<Self::Slice>>, LsmError>;
+        reads: BlockReads<'_, Self, Self::Block>,
+    ) -> Result<Option<TableRow<Self::Slice>>, ScanStop>;
     /// About how many bytes of rows the tables have in an interval that is not empty, without I/O.
     fn size_of(&self, interval: Interval<'_>) -> Size;
     /// Passes on keys of the rows in the interval of `samples`, without I/O.
@@ -340,17 +347,13 @@ impl<T: TableStore> Part<T> {
         self,
         bounds: Bounds<'_>,
         at: Timestamp,
-        visit: impl FnOnce(&mut Scan<'_, T>) -> Result<R, LsmError>,
+        visit: impl FnOnce(&mut Scan<'_, T>) -> Result<R, ScanStop>,
     ) -> Result<R, LsmError> {
         let memtables = self.memtables.iter().map(|memtable| &**memtable);
-        visit(&mut Scan::new(
-            memtables,
-            self.runs,
-            bounds,
-            at,
-            Direction::Forward,
-            None,
-        )?)
+        let (direction, reads) = (Direction::Forward, BlockReads::Beside);
+        let scan = Scan::new(memtables, self.runs, bounds, at, direction, reads);
+        let visited = scan.and_then(|mut scan| visit(&mut scan));
+        visited.map_err(ScanStop::of_waiting)
     }
 }
 
@@ -404,26 +407,37 @@ impl<T: TableStore> Lsm<T> {
         std::iter::once(&self.active).chain(self.frozen.iter().rev().map(|frozen| &**frozen))
     }
 
-    /// A scan of the rows in an interval as of `at`, in ascending order of keys.
+    /// A scan of the rows in an interval as of `at`, in ascending order of keys. May wait for the disk.
     ///
     /// # Errors
     /// A table cannot be read.
-    pub fn scan<'a>(&'a self, bounds: Bounds<'a>, at: Timestamp) -> Result<Scan<'a, T>, LsmError> {
-        self.scan_in(Direction::Forward, bounds, at)
+    pub fn scan<'a>(&'a self, bounds: Bounds<'a>, at: Timestamp) -> Result<Scan<'a, T>, ScanStop> {
+        self.scan_by(BlockReads::Wait(self), Direction::Forward, bounds, at)
     }
 
-    /// Like [`Lsm::scan`], in either direction.
+    /// A scan in either direction that never waits for the disk. It uses blocks that were fetched for it.
     ///
     /// # Errors
-    /// A table cannot be read.
-    pub fn scan_in<'a>(
+    /// A table cannot be read, or a block is not in memory.
+    pub fn try_scan<'a>(
         &'a self,
         direction: Direction,
         bounds: Bounds<'a>,
         at: Timestamp,
-    ) -> Result<Scan<'a, T>, LsmError> {
+        held: &'a HeldBlocks<T::Block>,
+    ) -> Result<Scan<'a, T>, ScanStop> {
+        self.scan_by(BlockReads::NoWait(self, held), direction, bounds, at)
+    }
+
+    fn scan_by<'a>(
+        &'a self,
+        reads: BlockReads<'a, Lsm<T>, T::Block>,
+        direction: Direction,
+        bounds: Bounds<'a>,
+        at: Timestamp,
+    ) -> Result<Scan<'a, T>, ScanStop> {
         let runs = self.store.runs(bounds, direction);
-        Scan::new(self.memtables(), runs, bounds, at, direction, Some(self))
+        Scan::new(self.memtables(), runs, bounds, at, direction, reads)
     }
 
     /// An interval of everything but the active memtable, which another thread may scan.
@@ -475,14 +489,19 @@ impl<T: TableStore> Lsm<T> {
         self.store.on_install(call);
     }
 
-    /// Has a block read beside the shard's thread; see [`TableStore::fetch`].
-    pub fn fetch(&self, block: ColdBlock) {
-        self.store.fetch(block);
+    /// Has blocks read beside the shard's thread; see [`TableStore::fetch`].
+    pub fn fetch(&self, blocks: &[ColdBlock]) {
+        self.store.fetch(blocks);
     }
 
-    /// Takes in the blocks that have been read; see [`TableStore::fetched`].
-    pub fn fetched(&mut self) -> Vec<Fetched> {
+    /// The blocks that have been read; see [`TableStore::fetched`].
+    pub fn fetched(&mut self) -> Vec<Fetched<T::Block>> {
         self.store.fetched()
+    }
+
+    /// Puts a block that was fetched where gets find it.
+    pub fn cache(&self, block: ColdBlock, content: T::Block) {
+        self.store.cache(block, content);
     }
 
     /// Sets a callback for when [`Lsm::fetched`] has something to give. Any thread may call it.

@@ -10,8 +10,10 @@
 //! Versions of a key that are not visible are passed over one by one. A key may have very many: past
 //! [`VERSIONS_PASSED_MAX`], a scan reads the visible one as a get does, and opens its tables again
 //! behind the key. What is looked at is counted ([`Scan::next_row_until`]), whether it is given or not,
-//! because delete marks and old versions take time too. Pure; lives on the thread that reads.
+//! because delete marks and old versions take time too. What it does about a block that is not in memory is in
+//! [`cold`]. Pure; lives on the thread that reads.
 
+mod cold;
 #[cfg(test)]
 mod tests;
 
@@ -21,6 +23,7 @@ use std::ops::{Bound, Range};
 use crate::lsm::memtable::{self, Entry, Memtable};
 use crate::lsm::{Bounds, Found, Lsm, LsmError, TableRow, TableStore, row};
 use crate::types::Timestamp;
+pub use cold::{BlockReads, ColdStop, HeldBlocks, ScanStop};
 
 /// Versions of one key that are passed over one by one; long values count for more than one.
 const VERSIONS_PASSED_MAX: usize = 128;
@@ -147,6 +150,9 @@ impl<S: AsRef<[u8]>> ScanRow<'_, S> {
     }
 }
 
+/// How a scan of a tree reads blocks.
+type ScanReads<'a, T> = BlockReads<'a, Lsm<T>, <T as TableStore>::Block>;
+
 /// The items of a memtable or of a run of tables.
 enum Items<'a, T: TableStore> {
     Memtable(memtable::Range<'a>),
@@ -154,19 +160,18 @@ enum Items<'a, T: TableStore> {
 }
 
 impl<'a, T: TableStore> Items<'a, T> {
-    /// The next item. `tree` is the tree whose tables are read, if this is its shard's thread.
     fn next(
         &mut self,
         direction: Direction,
-        tree: Option<&Lsm<T>>,
-    ) -> Result<Option<Item<'a, T::Slice>>, LsmError> {
+        reads: ScanReads<'_, T>,
+    ) -> Result<Option<Item<'a, T::Slice>>, ScanStop> {
         Ok(match self {
             Items::Memtable(rows) => match direction {
                 Direction::Forward => rows.next().map(Item::of_memtable),
                 Direction::Reverse => rows.next_back().map(Item::of_memtable),
             },
             Items::Run(rows) => {
-                let row = T::next(rows, tree.map(|tree| &tree.store))?;
+                let row = T::next(rows, reads.of(|tree| &tree.store))?;
                 row.map(Item::of_table)
             }
         })
@@ -197,11 +202,11 @@ pub struct Scan<'a, T: TableStore> {
     common: usize,
     at: Timestamp,
     direction: Direction,
-    /// Whose cached blocks the scan uses, and where it opens its tables again. A [`Part`] of a tree
+    /// How the scan reads blocks, and the tree in which it opens its tables again. A [`Part`] of a tree
     /// has none: it reads from the files, and passes over all versions one by one.
     ///
     /// [`Part`]: crate::lsm::Part
-    tree: Option<&'a Lsm<T>>,
+    reads: ScanReads<'a, T>,
     /// Versions that were looked at.
     looked: usize,
 }
@@ -213,8 +218,8 @@ impl<'a, T: TableStore> Scan<'a, T> {
         bounds: Bounds<'a>,
         at: Timestamp,
         direction: Direction,
-        tree: Option<&'a Lsm<T>>,
-    ) -> Result<Scan<'a, T>, LsmError> {
+        reads: ScanReads<'a, T>,
+    ) -> Result<Scan<'a, T>, ScanStop> {
         let sources_about = runs.len() + 2;
         let mut scan = Scan {
             sources: Vec::with_capacity(sources_about),
@@ -223,7 +228,7 @@ impl<'a, T: TableStore> Scan<'a, T> {
             common: common_len(bounds),
             at,
             direction,
-            tree,
+            reads,
             looked: 0,
         };
         for memtable in memtables {
@@ -236,8 +241,8 @@ impl<'a, T: TableStore> Scan<'a, T> {
     }
 
     /// Adds a source. One without an item is dropped.
-    fn add(&mut self, mut items: Items<'a, T>) -> Result<(), LsmError> {
-        if let Some(head) = items.next(self.direction, self.tree)? {
+    fn add(&mut self, mut items: Items<'a, T>) -> Result<(), ScanStop> {
+        if let Some(head) = items.next(self.direction, self.reads)? {
             self.place(self.sources.len(), &head);
             let head = Some(head);
             self.sources.push(Source { head, items });
@@ -269,8 +274,8 @@ impl<'a, T: TableStore> Scan<'a, T> {
         self.sources.get(place.source)?.head.as_ref()
     }
 
-    /// Takes the next item of all sources.
-    fn take(&mut self) -> Result<Option<Item<'a, T::Slice>>, LsmError> {
+    /// Takes the next item of all sources. If it needs a block, the scan goes on at the item's key.
+    fn take(&mut self) -> Result<Option<Item<'a, T::Slice>>, ScanStop> {
         let Some(Place { source: at, .. }) = self.order.pop() else {
             return Ok(None);
         };
@@ -279,7 +284,12 @@ impl<'a, T: TableStore> Scan<'a, T> {
         };
         self.looked += 1;
         let item = source.head.take();
-        if let Some(next) = source.items.next(self.direction, self.tree)? {
+        let next = source.items.next(self.direction, self.reads);
+        let next = next.map_err(|stop| match &item {
+            Some(item) => stop.at(item.key.bytes()),
+            None => stop,
+        })?;
+        if let Some(next) = next {
             self.place(at, &next);
             if let Some(source) = self.sources.get_mut(at) {
                 source.head = Some(next);
@@ -292,11 +302,11 @@ impl<'a, T: TableStore> Scan<'a, T> {
     /// key, version, and value, which is `None` for a tombstone. Returns `None` at the end.
     ///
     /// # Errors
-    /// A table cannot be read.
+    /// A table cannot be read, or a block is not in memory and the scan does not wait.
     pub fn next_version<R>(
         &mut self,
         look: impl FnOnce(&[u8], Timestamp, Option<&[u8]>) -> R,
-    ) -> Result<Option<R>, LsmError> {
+    ) -> Result<Option<R>, ScanStop> {
         while let Some(item) = self.take()? {
             if item.version <= self.at {
                 return Ok(Some(look(item.key.bytes(), item.version, item.value()?)));
@@ -308,8 +318,8 @@ impl<'a, T: TableStore> Scan<'a, T> {
     /// The next row that is visible at the timestamp. Deleted rows are skipped.
     ///
     /// # Errors
-    /// A table cannot be read.
-    pub fn next_row(&mut self) -> Result<Option<ScanRow<'a, T::Slice>>, LsmError> {
+    /// A table cannot be read, or a block is not in memory and the scan does not wait.
+    pub fn next_row(&mut self) -> Result<Option<ScanRow<'a, T::Slice>>, ScanStop> {
         Ok(match self.next_row_until(|_| false)? {
             Step::Row(row) => Some(row),
             Step::Stopped | Step::End => None,
@@ -320,11 +330,11 @@ impl<'a, T: TableStore> Scan<'a, T> {
     /// stop there, and tells it how many versions the scan has looked at since it was opened.
     ///
     /// # Errors
-    /// A table cannot be read.
+    /// A table cannot be read, or a block is not in memory and the scan does not wait.
     pub fn next_row_until(
         &mut self,
         mut is_enough: impl FnMut(usize) -> bool,
-    ) -> Result<Step<ScanRow<'a, T::Slice>>, LsmError> {
+    ) -> Result<Step<ScanRow<'a, T::Slice>>, ScanStop> {
         while let Some(item) = self.take()? {
             if let Some(visible) = self.visible(item)? {
                 return Ok(Step::Row(ScanRow(visible)));
@@ -351,12 +361,12 @@ impl<'a, T: TableStore> Scan<'a, T> {
     fn visible(
         &mut self,
         first: Item<'a, T::Slice>,
-    ) -> Result<Option<Item<'a, T::Slice>>, LsmError> {
+    ) -> Result<Option<Item<'a, T::Slice>>, ScanStop> {
         let mut best = first;
         let mut passed = 0;
         while self.next_key() == Some(best.key.bytes()) {
             if passed >= VERSIONS_PASSED_MAX
-                && let Some(tree) = self.tree
+                && let Some(tree) = self.reads.shard()
             {
                 return self.seek_past(tree, best);
             }
@@ -382,9 +392,24 @@ impl<'a, T: TableStore> Scan<'a, T> {
         &mut self,
         tree: &'a Lsm<T>,
         item: Item<'a, T::Slice>,
-    ) -> Result<Option<Item<'a, T::Slice>>, LsmError> {
+    ) -> Result<Option<Item<'a, T::Slice>>, ScanStop> {
         self.looked += SEEK_WORK;
         let key = item.key.bytes();
+        self.open_past(tree, key).map_err(|stop| stop.at(key))?;
+        let found = self.get(tree, key).map_err(|stop| stop.at(key))?;
+        let found = found.filter(|found| found.value().is_some());
+        Ok(found.map(|found| Item {
+            key: item.key,
+            version: found.version(),
+            value: match found {
+                Found::Memtable(entry) => Value::Memtable(entry.value),
+                Found::Table(_, _, row) => Value::Table(row),
+            },
+        }))
+    }
+
+    /// Opens all sources again behind a key.
+    fn open_past(&mut self, tree: &'a Lsm<T>, key: &[u8]) -> Result<(), ScanStop> {
         let bounds = match self.direction {
             Direction::Forward => (Bound::Excluded(key), self.bounds.1),
             Direction::Reverse => (self.bounds.0, Bound::Excluded(key)),
@@ -402,16 +427,24 @@ impl<'a, T: TableStore> Scan<'a, T> {
         for run in tree.store.runs(bounds, self.direction) {
             self.add(Items::Run(run))?;
         }
-        let found = tree.get(key, self.at)?;
-        let found = found.filter(|found| found.value().is_some());
-        Ok(found.map(|found| Item {
-            key: item.key,
-            version: found.version(),
-            value: match found {
-                Found::Memtable(entry) => Value::Memtable(entry.value),
-                Found::Table(_, _, row) => Value::Table(row),
-            },
-        }))
+        Ok(())
+    }
+
+    /// The version of a key that is visible.
+    fn get(&self, tree: &'a Lsm<T>, key: &[u8]) -> Result<Option<Found<'a, T::Slice>>, ScanStop> {
+        let BlockReads::NoWait(..) = self.reads else {
+            return Ok(tree.get(key, self.at)?);
+        };
+        // As for a get of a client, the block goes into the cache.
+        tree.try_get(key, self.at)?.map_err(|block| {
+            let (is_cached, ahead, next) = (true, Vec::new(), None);
+            ScanStop::Cold(Box::new(ColdStop {
+                block,
+                is_cached,
+                ahead,
+                next,
+            }))
+        })
     }
 }
 

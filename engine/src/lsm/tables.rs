@@ -56,7 +56,8 @@ use crate::lsm::size::{Interval, Samples, Size};
 use crate::lsm::version_gc::GcRules;
 use crate::lsm::write_back::{PushOut, WriteBack};
 use crate::lsm::{
-    Bounds, Direction, Fetched, Lookup, LsmError, TableRow, TableStats, TableStore, verify,
+    BlockReads, Bounds, Direction, Fetched, Lookup, LsmError, ScanStop, TableRow, TableStats,
+    TableStore, verify,
 };
 use crate::memory::MemoryUse;
 use crate::types::{ColdBlock, Timestamp};
@@ -299,6 +300,7 @@ impl Drop for LsmTables {
 
 impl TableStore for LsmTables {
     type Slice = Slice;
+    type Block = DataBlock;
     type Iter = RunIter;
 
     fn get(&self, key: &[u8], hash: u64, at: Timestamp) -> Result<Option<Slice>, LsmError> {
@@ -312,20 +314,19 @@ impl TableStore for LsmTables {
         self.reader.get(key, hash, at, Mode::NoWait)
     }
 
-    fn fetch(&self, block: ColdBlock) {
-        self.fetcher.fetch(self.reader.table_of(block), block);
+    fn fetch(&self, blocks: &[ColdBlock]) {
+        if let Some(first) = blocks.first() {
+            let table = self.reader.table_of(*first);
+            self.fetcher.fetch(table, blocks.to_vec());
+        }
     }
 
-    fn fetched(&mut self) -> Vec<Fetched> {
-        let take = |fetched: fetcher::Fetched<Option<DataBlock>>| {
-            let content = fetched.content.map(|content| {
-                if let Some(content) = content {
-                    self.reader.insert(fetched.block, content);
-                }
-            });
-            (fetched.block, content)
-        };
-        self.fetcher.fetched().map(take).collect()
+    fn fetched(&mut self) -> Vec<Fetched<DataBlock>> {
+        self.fetcher.fetched().collect()
+    }
+
+    fn cache(&self, block: ColdBlock, content: DataBlock) {
+        self.reader.insert(block, content);
     }
 
     fn on_fetched(&mut self, call: Arc<dyn Fn() + Send + Sync>) {
@@ -338,9 +339,9 @@ impl TableStore for LsmTables {
 
     fn next(
         run: &mut RunIter,
-        shard: Option<&LsmTables>,
-    ) -> Result<Option<TableRow<Slice>>, LsmError> {
-        let row = run.next(shard.map(|shard| &shard.reader))?;
+        reads: BlockReads<'_, LsmTables, DataBlock>,
+    ) -> Result<Option<TableRow<Slice>>, ScanStop> {
+        let row = run.next(reads.of(|shard| &shard.reader))?;
         Ok(row.map(|row| TableRow {
             version: Timestamp(row.key.seqno),
             key: row.key.user_key,

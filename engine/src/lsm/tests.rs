@@ -49,6 +49,87 @@ fn rows<T: TableStore>(scan: &mut Scan<'_, T>, most: usize) -> Vec<ScannedRow> {
     rows
 }
 
+/// A scan in either direction that may wait for the disk.
+pub(super) fn scan_in<'a, T: TableStore>(
+    lsm: &'a Lsm<T>,
+    direction: Direction,
+    bounds: Bounds<'a>,
+    at: Timestamp,
+) -> Scan<'a, T> {
+    let scan = lsm.scan_by(BlockReads::Wait(lsm), direction, bounds, at);
+    scan.expect("readable")
+}
+
+/// Has blocks fetched, and waits for them.
+fn fetch<T: TableStore>(lsm: &mut Lsm<T>, blocks: &[ColdBlock]) -> Vec<Fetched<T::Block>> {
+    lsm.fetch(blocks);
+    let mut fetched = Vec::new();
+    while fetched.len() < blocks.len() {
+        fetched.extend(lsm.fetched());
+        std::thread::yield_now();
+    }
+    fetched
+}
+
+/// All rows of a scan that never waits, and in how many turns it came to its end.
+fn cold_rows<T: TableStore>(
+    lsm: &mut Lsm<T>,
+    direction: Direction,
+    (start, end): (&[u8], &[u8]),
+    at: u64,
+) -> (Vec<ScannedRow>, usize) {
+    let (mut found, mut held) = (Vec::new(), HeldBlocks::default());
+    let (mut low, mut high) = (
+        Bound::Included(start.to_vec()),
+        Bound::Excluded(end.to_vec()),
+    );
+    let mut stopped_at = None;
+    for turns in 1.. {
+        let bounds = (
+            low.as_ref().map(Vec::as_slice),
+            high.as_ref().map(Vec::as_slice),
+        );
+        let scan = lsm.try_scan(direction, bounds, Timestamp(at), &held);
+        let turn = scan.and_then(|mut scan| {
+            while let Some(row) = scan.next_row()? {
+                found.push((row.key().to_vec(), row.version().0, row.value().to_vec()));
+            }
+            Ok(())
+        });
+        let stop = match turn {
+            Ok(()) => return (found, turns),
+            Err(ScanStop::Cold(stop)) => *stop,
+            Err(ScanStop::Failed(error)) => panic!("{error}"),
+        };
+        if stop.next.is_some() && stop.next != stopped_at {
+            held.end_turn();
+            stopped_at.clone_from(&stop.next);
+        }
+        let wanted = [&[stop.block][..], &stop.ahead].concat();
+        for (block, content) in fetch(lsm, &wanted) {
+            let content = content.expect("readable").expect("its table is there");
+            if block == stop.block && stop.is_cached {
+                lsm.cache(block, content.clone());
+            }
+            held.insert(block, content);
+        }
+        match (direction, stop.next) {
+            (Direction::Forward, Some(next)) => low = Bound::Included(next),
+            (Direction::Reverse, Some(next)) => high = Bound::Included(next),
+            (_, None) => {}
+        }
+    }
+    unreachable!("a scan ends")
+}
+
+/// Lets every read that may not wait fail, as if the page cache held nothing.
+fn not_in_page_cache(_: &std::path::Path, _: u64, may_wait: bool) -> std::io::Result<()> {
+    match may_wait {
+        true => Ok(()),
+        false => Err(std::io::ErrorKind::WouldBlock.into()),
+    }
+}
+
 /// An insert: the memtable it went to, key, version, value.
 type Logged = (MemtableId, Vec<u8>, u64, Option<Vec<u8>>);
 
@@ -175,9 +256,10 @@ impl<T: TableStore> Run<T> {
             match read(&self.lsm).expect("readable") {
                 Ok(seen) => return seen,
                 Err(block) => {
-                    self.lsm.fetch(block);
-                    while !self.lsm.fetched().contains(&(block, Ok(()))) {
-                        std::thread::yield_now();
+                    for (block, content) in fetch(&mut self.lsm, &[block]) {
+                        if let Some(content) = content.expect("readable") {
+                            self.lsm.cache(block, content);
+                        }
                     }
                 }
             }
@@ -229,13 +311,22 @@ impl<T: TableStore> Run<T> {
             Bound::Included(start.as_slice()),
             Bound::Excluded(end.as_slice()),
         );
-        let mut scan = self.lsm.scan(bounds, Timestamp(at)).expect("readable");
-        let found = rows(&mut scan, usize::MAX);
+        let at_once = |direction| {
+            let mut scan = scan_in(&self.lsm, direction, bounds, Timestamp(at));
+            rows(&mut scan, usize::MAX)
+        };
+        let found = at_once(Direction::Forward);
         assert_eq!(found, self.model.scan(&start, &end, at));
-        let scan = self.lsm.scan_in(Direction::Reverse, bounds, Timestamp(at));
-        let mut found = rows(&mut scan.expect("readable"), usize::MAX);
+        let mut found = at_once(Direction::Reverse);
         found.reverse();
         assert_eq!(found, self.model.scan(&start, &end, at));
+        for direction in [Direction::Forward, Direction::Reverse] {
+            let (mut found, _) = cold_rows(&mut self.lsm, direction, (&start, &end), at);
+            if direction == Direction::Reverse {
+                found.reverse();
+            }
+            assert_eq!(found, self.model.scan(&start, &end, at), "{direction:?}");
+        }
     }
 
     /// A scan in pages, with writes, freezes and flushes between them.
@@ -251,9 +342,11 @@ impl<T: TableStore> Run<T> {
         loop {
             let bounds = (low.as_ref(), high.as_ref());
             let bounds = (bounds.0.map(Vec::as_slice), bounds.1.map(Vec::as_slice));
-            let scan = self.lsm.scan_in(direction, bounds, Timestamp(at));
             let most = 1 + self.random.below(5) as usize;
-            let page = rows(&mut scan.expect("readable"), most);
+            let page = rows(
+                &mut scan_in(&self.lsm, direction, bounds, Timestamp(at)),
+                most,
+            );
             let Some((last, ..)) = page.last() else { break };
             match direction {
                 Direction::Forward => low = Bound::Excluded(last.clone()),
@@ -412,6 +505,16 @@ fn lsm_tables(folder: &std::path::Path) -> LsmTables {
     LsmTables::open(table_options(folder)).expect("opens")
 }
 
+/// Tables of which few blocks are in memory: not fewer than a get of a key in all runs needs at once.
+fn cold_tables(folder: &std::path::Path) -> LsmTables {
+    let options = TableOptions {
+        cache_bytes: 64 << 10,
+        read_fault: not_in_page_cache,
+        ..table_options(folder)
+    };
+    LsmTables::open(options).expect("opens")
+}
+
 #[test]
 fn tables_on_disk_agree_with_the_model() {
     for seed in 1..7 {
@@ -425,6 +528,8 @@ fn tables_on_disk_agree_with_the_model() {
             generation.set(generation.get() + 1);
             if generation.get() % 2 == 0 {
                 lsm_tables(&placeholder.path().join(generation.get().to_string()))
+            } else if seed % 2 == 0 {
+                cold_tables(&path)
             } else {
                 lsm_tables(&path)
             }
@@ -435,10 +540,12 @@ fn tables_on_disk_agree_with_the_model() {
 
 /// Versions of one key fill many blocks of a table, and several tables of a run.
 #[test]
-fn keys_with_very_many_versions_are_read_in_reverse() {
+fn keys_with_very_many_versions_are_scanned() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let options = TableOptions {
         memtable_bytes: 8 << 20,
+        cache_bytes: 64 << 10,
+        read_fault: not_in_page_cache,
         ..table_options(folder.path())
     };
     let tables = LsmTables::open(options).expect("opens");
@@ -464,6 +571,7 @@ fn keys_with_very_many_versions_are_read_in_reverse() {
             std::thread::sleep(Duration::from_millis(1));
         }
     }
+    let mut turns_max = 0;
     for _ in 0..200 {
         let at = random.below(9100);
         let mut bound = || {
@@ -476,15 +584,25 @@ fn keys_with_very_many_versions_are_read_in_reverse() {
             Bound::Included(start.as_slice()),
             Bound::Excluded(end.as_slice()),
         );
-        let scan = lsm.scan_in(Direction::Reverse, bounds, Timestamp(at));
-        let mut found = rows(&mut scan.expect("readable"), usize::MAX);
+        let mut scan = scan_in(&lsm, Direction::Reverse, bounds, Timestamp(at));
+        let mut found = rows(&mut scan, usize::MAX);
+        drop(scan);
         found.reverse();
         let wanted = match start <= end {
             true => model.scan(&start, &end, at),
             false => Vec::new(),
         };
         assert_eq!(found, wanted, "at {at}");
+        for direction in [Direction::Forward, Direction::Reverse] {
+            let (mut found, turns) = cold_rows(&mut lsm, direction, (&start, &end), at);
+            if direction == Direction::Reverse {
+                found.reverse();
+            }
+            assert_eq!(found, wanted, "at {at}, {direction:?}");
+            turns_max = turns_max.max(turns);
+        }
     }
+    assert!(turns_max > 3, "{turns_max}");
 }
 
 #[test]
@@ -561,7 +679,7 @@ pub(super) fn rows_in_tables<T: TableStore>(store: &T) -> Vec<TableRow<T::Slice>
     let all = (Bound::Unbounded, Bound::Unbounded);
     let mut rows = Vec::new();
     for mut run in store.runs(all, Direction::Forward) {
-        while let Some(row) = T::next(&mut run, Some(store)).expect("readable") {
+        while let Some(row) = T::next(&mut run, BlockReads::Wait(store)).expect("readable") {
             rows.push(row);
         }
     }
@@ -655,13 +773,14 @@ fn a_read_that_a_write_overtakes_while_it_waits_for_a_block_sees_the_write() {
         lsm.try_newest(&key, at, look).expect("readable")
     };
     let block = newest_at(&lsm, Timestamp::MAX).expect_err("not in memory");
-    lsm.fetch(block);
+    lsm.fetch(&[block]);
     assert_eq!(lsm.fetched(), []);
     assert_eq!(newest_at(&lsm, Timestamp::MAX), Err(block));
     lsm.insert(&key, Timestamp(2), Some(b"two"));
     disk.finish();
     assert_eq!(told.load(std::sync::atomic::Ordering::Relaxed), 1);
-    assert_eq!(lsm.fetched(), [(block, Ok(()))]);
+    assert_eq!(lsm.fetched(), [(block, Ok(Some(())))]);
+    lsm.cache(block, ());
     let (one, two) = (
         Some((1, Some(b"one".to_vec()))),
         Some((2, Some(b"two".to_vec()))),
@@ -742,7 +861,7 @@ fn a_bad_block_is_an_error_of_every_read_until_the_disk_is_mended() {
         match lsm.try_newest(&key, Timestamp::MAX, |found| found.is_some()) {
             Ok(Ok(found)) => panic!("row {number} was read, or is absent: {found}"),
             Ok(Err(block)) => {
-                lsm.fetch(block);
+                lsm.fetch(&[block]);
                 disk.finish();
                 let ended = lsm.fetched();
                 assert!(matches!(

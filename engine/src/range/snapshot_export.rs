@@ -9,8 +9,11 @@
 //! at the moment at which the export began: later versions are left out. The receiver applies the
 //! entries after that moment and must find the same versions as the other replicas did. So the sender
 //! keeps that moment's versions until the export ends. Older versions may be collected during the
-//! export. So the last part carries the collection threshold as it is at the end. Lives on the shard's
-//! thread.
+//! export. So the last part carries the collection threshold as it is at the end.
+//!
+//! A turn also ends where a block of a table is needed that is not in memory: it is fetched beside the shard's
+//! thread, with those that come next ([`crate::tree::cold_scans`]). All versions of a key go into one part, so
+//! the key in hand is read again then. Lives on the shard's thread.
 
 use std::collections::VecDeque;
 use std::ops::Bound;
@@ -19,19 +22,22 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::env::{Env, Instant, Now, TimeSlice, yield_now};
+use crate::env::{AsyncRuntime, Env, Instant, Now, TimeSlice, yield_now};
 use crate::error::Fatal;
 use crate::limits::SESSION_ROWS_PER_TURN;
-use crate::lsm::{LsmError, keys};
+use crate::lsm::{ColdStop, Direction, LsmError, ScanStop, keys};
 use crate::mutant::{self, Mutant};
 use crate::raft::{SnapshotReader, SnapshotRow};
 use crate::range::replica::Replica;
 use crate::range::sessions::{SessionExport, SessionRow};
+use crate::tree::cold_scans::ScanBlocks;
 use crate::types::{DataId, Timestamp};
 use crate::wal::LogId;
 
 /// About how many bytes of rows one part has.
 const PART_LEN: usize = 256 << 10;
+/// When an export asks again for a block that was refused because so many are on their way.
+const FETCH_RETRY_INTERVAL: Duration = Duration::from_millis(20);
 
 /// A snapshot that is being read and sent.
 pub struct Export<E: Env> {
@@ -50,10 +56,22 @@ pub struct Export<E: Env> {
     sessions: Option<SessionExport>,
     /// Rows that were read and not yet sent.
     read: VecDeque<SnapshotRow>,
-    /// How many bytes of a part had been read when the time was up; `None`: the time was not up.
+    /// How many bytes of a part had been read when the turn ended within it; `None`: it did not.
     cut: Option<usize>,
+    /// The blocks of tables that were fetched for the export.
+    blocks: ScanBlocks<E>,
     /// The users' rows that are still to be read: those of each part of the range.
     left: VecDeque<RowInterval>,
+}
+
+/// Why a turn of an export ended.
+enum Turn {
+    /// A part is complete, or there are no more rows.
+    Read,
+    /// The time was up.
+    TimeIsUp,
+    /// A block is not in memory.
+    Cold(Box<ColdStop>),
 }
 
 /// Rows of users under one data id.
@@ -107,12 +125,13 @@ impl<E: Env> Export<E> {
             sessions: Some(sessions),
             read: VecDeque::new(),
             cut: None,
+            blocks: ScanBlocks::default(),
             left,
         })
     }
 
-    /// Reads until a part is complete, the range ends or the time is up. `false`: the time was up.
-    fn read_on(&mut self) -> Result<bool, Fatal> {
+    /// Reads until a part is complete, the range ends, the time is up or a block is needed.
+    fn read_on(&mut self) -> Result<Turn, Fatal> {
         if self.replica.data_id() != self.data_id {
             return Err(self.failed("the replica took over a snapshot itself"));
         }
@@ -128,15 +147,45 @@ impl<E: Env> Export<E> {
         while (self.read.is_empty() || self.cut.is_some())
             && let Some(mut from) = self.left.pop_front()
         {
-            if let Some(first) = self.read_users(&from)? {
-                from.first = first;
-                self.left.push_front(from);
-            }
-            if self.cut.is_some() {
-                return Ok(false);
+            let cold = match self.read_users(&from) {
+                Ok(None) => continue,
+                Ok(Some(first)) => {
+                    from.first = first;
+                    None
+                }
+                Err(ScanStop::Cold(stop)) => {
+                    if let Some(next) = &stop.next {
+                        from.first.clone_from(next);
+                    }
+                    Some(stop)
+                }
+                Err(ScanStop::Failed(error)) => return Err(self.unreadable(error)),
+            };
+            self.left.push_front(from);
+            match cold {
+                Some(stop) => return Ok(Turn::Cold(stop)),
+                None if self.cut.is_some() => return Ok(Turn::TimeIsUp),
+                None => {}
             }
         }
-        Ok(true)
+        Ok(Turn::Read)
+    }
+
+    /// Waits until the block has come at which a turn ended.
+    async fn wait_for(&mut self, stop: &ColdStop) -> Result<(), LsmError> {
+        let (range, store) = (self.replica.group.range, self.replica.store.clone());
+        while store.fetch_for_scan(range, &mut self.blocks, stop).is_err() {
+            E::Runtime::sleep(FETCH_RETRY_INTERVAL).await;
+        }
+        store.fetched(stop.block).await
+    }
+
+    /// An error of the tables, which the replica must know of if it is one of a block.
+    fn unreadable(&self, error: LsmError) -> Fatal {
+        if let LsmError::Unreadable { .. } = error {
+            self.replica.found_unreadable(&error);
+        }
+        error.into()
     }
 
     /// Takes the rows of one part from those that were read.
@@ -174,7 +223,10 @@ impl<E: Env> Export<E> {
 
     /// Reads keys with all their versions until there are enough for a part or the time is up; gives
     /// the key at which to go on, or `None` at the end of the interval.
-    fn read_users(&mut self, from: &RowInterval) -> Result<Option<Vec<u8>>, LsmError> {
+    ///
+    /// # Errors
+    /// A table cannot be read, or a block is not in memory.
+    fn read_users(&mut self, from: &RowInterval) -> Result<Option<Vec<u8>>, ScanStop> {
         let bounds = (
             Bound::Included(from.first.as_slice()),
             Bound::Excluded(from.end.as_slice()),
@@ -182,9 +234,10 @@ impl<E: Env> Export<E> {
         let (read, data_id) = (&mut self.read, from.data_id);
         let (mut len, cut) = (self.cut.take().unwrap_or(0), &mut self.cut);
         let (mut slice, mut is_over) = (TimeSlice::<E>::begin(), false);
-        self.replica.store.scan(bounds, self.at, |scan| {
-            // The versions of one key come newest first; they leave oldest first.
-            let mut versions: Vec<SnapshotRow> = Vec::new();
+        let (store, blocks) = (&self.replica.store, &mut self.blocks);
+        // The versions of one key come newest first; they leave oldest first.
+        let mut versions: Vec<SnapshotRow> = Vec::new();
+        let turn = store.try_scan(Direction::Forward, bounds, self.at, blocks, |scan| {
             loop {
                 let next = scan.next_version(|key, version, value| SnapshotRow {
                     key: Bytes::copy_from_slice(keys::after_data_id(key).unwrap_or_default()),
@@ -209,7 +262,18 @@ impl<E: Env> Export<E> {
                 len += row_len(&next);
                 versions.push(next);
             }
-        })
+        });
+        if let Err(ScanStop::Cold(stop)) = &turn {
+            let key = stop.next.as_deref().and_then(keys::after_data_id);
+            let is_in_hand = (versions.last()).is_some_and(|last| key == Some(&*last.key));
+            match is_in_hand {
+                // These are read again.
+                true => len -= versions.iter().map(row_len).sum::<usize>(),
+                false => read.extend(versions.drain(..).rev()),
+            }
+            *cut = Some(len);
+        }
+        turn
     }
 }
 
@@ -222,16 +286,16 @@ impl<E: Env> SnapshotReader for Export<E> {
         let mut took = Duration::ZERO;
         loop {
             let begun = Now::<E>::now();
-            let is_read = self.read_on().inspect_err(|error| {
-                if let Fatal::Lsm(error @ LsmError::Unreadable { .. }) = error {
-                    self.replica.found_unreadable(error);
-                }
-            })?;
+            let turn = self.read_on()?;
             took += begun.elapsed();
-            if is_read {
-                return Ok((self.take_part(), took));
+            match turn {
+                Turn::Read => return Ok((self.take_part(), took)),
+                Turn::TimeIsUp => yield_now().await,
+                Turn::Cold(stop) => {
+                    let waited = self.wait_for(&stop).await;
+                    waited.map_err(|error| self.unreadable(error))?;
+                }
             }
-            yield_now().await;
         }
     }
 

@@ -9,7 +9,8 @@
 //! counted.
 //!
 //! A shard reads rows for one digest at a time, off its thread and at a bounded rate, and compares
-//! one of the ranges that it leads at a time.
+//! one of the ranges that it leads at a time. The thread that reads them may wait for the disk; it has other
+//! work too, such as making log segments, so it reads in pieces of a few reads each.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
@@ -34,7 +35,7 @@ use crate::types::{Location, RangeId, ReplicaId, Timestamp};
 use crate::wal::Group;
 
 /// How many bytes of rows are read in one go.
-const PIECE_LEN: usize = 1 << 20;
+const PIECE_LEN: usize = 256 << 10;
 /// How often voters are asked for a digest that they are making.
 const ASK_INTERVAL: Duration = Duration::from_millis(500);
 /// Time limit of one such request.

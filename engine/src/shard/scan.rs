@@ -16,6 +16,10 @@
 //! range has taken over later begins at one of its [borders](crate::range::merged_borders), where the page
 //! ends, and the next one has a timestamp of its own.
 //!
+//! A turn also ends where the scan needs a block of a table that is not in memory. The block is fetched beside
+//! the shard's thread, with a few that come next, and the scan's task waits for it
+//! ([`crate::tree::cold_scans`]). Where the shard cannot wait for more blocks, the page ends with what it has.
+//!
 //! After each turn the scan looks again at what it reads: versions that it needs may have been
 //! collected, the replica may be gone, and the range may have other bounds. In a range that has become
 //! smaller the page ends where the range does now, and the next one goes on there at the same timestamp.
@@ -35,7 +39,7 @@ use crate::error::Error;
 use crate::limits::{
     SCAN_BYTES_MAX, SCAN_BYTES_PER_TURN, SCAN_ROWS_MAX, SCAN_STEPS_MAX, SCAN_STEPS_PER_TURN,
 };
-use crate::lsm::{Direction, LsmError, Scan, Step, TableStore, keys};
+use crate::lsm::{ColdStop, Direction, Scan, ScanStop, Step, TableStore, keys};
 use crate::mutant::{self, Mutant};
 use crate::range::Descriptor;
 use crate::range::command::RangeOrder;
@@ -43,6 +47,7 @@ use crate::range::proposer::{Proposal, ProposalKind};
 use crate::range::replica::Replica;
 use crate::range::sink::Once;
 use crate::request::{Row, RowsBuilder, ScanReply, ScanRequest, Target};
+use crate::tree::cold_scans::ScanBlocks;
 use crate::types::{Blob, KeyRange, Timestamp};
 
 /// Rows for which a page has room at once.
@@ -94,24 +99,33 @@ impl<E: Env> Shard<E> {
         at: Timestamp,
     ) -> Result<ScanReply, Error> {
         let mut page = Page::new(&scan);
+        let mut blocks = ScanBlocks::default();
         let mut reach = Reach::of(&scan, replica, at);
         let Interval { start, end } = reach.interval.clone();
         let reverse = scan.reverse;
         let next = loop {
-            let border = match self.turn(replica, &reach.interval, at, &mut page)? {
+            let turn = self.turn(replica, &reach.interval, at, &mut page, &mut blocks)?;
+            let (border, cold) = match turn {
                 Turn::Exhausted => {
                     let at = reach.has_shrunk.then_some(at);
-                    break reach.border.map(|border| rest(scan, border, at));
+                    break reach.border.map(|border| rest(scan, Some(border), at));
                 }
-                Turn::Full(border) => break Some(rest(scan, border, Some(at))),
-                Turn::GoOn(border) if page.is_done() => break Some(rest(scan, border, Some(at))),
-                Turn::GoOn(border) => border,
+                Turn::Full(border) => break Some(rest(scan, Some(border), Some(at))),
+                Turn::GoOn(border) => (Some(border), None),
+                Turn::Cold(border, stop) => (border.or_else(|| reach.begin(reverse)), Some(stop)),
             };
-            yield_now().await;
+            let is_unchecked = cold.is_some() && mutant::is(Mutant::ColdScanUnchecked);
+            if page.is_done() || !self.pause(replica, cold, &mut blocks, &page).await? {
+                break Some(rest(scan, border, Some(at)));
+            }
+            if is_unchecked {
+                reach.begin_at(border.as_ref(), reverse);
+                continue;
+            }
             self.check_still_readable(replica, at)?;
-            let now = bounds_at(replica, at, &border, scan.reverse);
-            let goes_on = reach.go_on(&border, &scan, &now);
-            if !goes_on {
+            let from = border.as_deref().unwrap_or_default();
+            let now = bounds_at(replica, at, from, reverse);
+            if !reach.go_on(border.as_ref(), &scan, &now) {
                 break Some(rest(scan, border, Some(at)));
             }
         };
@@ -129,6 +143,29 @@ impl<E: Env> Shard<E> {
             at,
             next,
         })
+    }
+
+    /// Lets others run between two turns: until the block has come at which the scan has stopped, if that was
+    /// why. `false`: the shard cannot wait for more blocks, and the page ends with what it has.
+    async fn pause(
+        &self,
+        replica: &Replica<E>,
+        cold: Option<Box<ColdStop>>,
+        blocks: &mut ScanBlocks<E>,
+        page: &Page,
+    ) -> Result<bool, Error> {
+        let Some(stop) = cold else {
+            yield_now().await;
+            return Ok(true);
+        };
+        let store = &self.inner.store;
+        match store.fetch_for_scan(replica.group.range, blocks, &stop) {
+            Err(_) if page.rows.count() > 0 => return Ok(false),
+            begun => begun?,
+        }
+        let fetched = store.fetched(stop.block).await;
+        fetched.map_err(|error| self.inner.unreadable(replica, error))?;
+        Ok(true)
     }
 
     /// Refuses to go on with a scan at `at` of which rows may be gone.
@@ -151,6 +188,7 @@ impl<E: Env> Shard<E> {
         interval: &Interval,
         at: Timestamp,
         page: &mut Page,
+        blocks: &mut ScanBlocks<E>,
     ) -> Result<Turn, Error> {
         let (mut low, mut high) = (Vec::new(), Vec::new());
         let border = part_of(replica, interval, page.direction, (&mut low, &mut high));
@@ -163,14 +201,18 @@ impl<E: Env> Shard<E> {
         let mut slice = TimeSlice::<E>::begin();
         let mut work = Work::new(|steps| slice.is_over_after(steps));
         let visit = |scan: &mut Scan<'_, E::Tables>| page.fill(scan, &mut work);
-        let result = (self.inner.store).scan_in(direction, bounds, at, visit);
+        let result = (self.inner.store).try_scan(direction, bounds, at, blocks, visit);
         replica.usage.has_scanned_for(work.read, began);
-        let turn = result.map_err(|error| self.inner.unreadable(replica, error))?;
-        Ok(match (turn, border) {
+        match (result, border) {
             // The next turn goes on in the next part of the replica's rows.
-            (Turn::Exhausted, Some(border)) => Turn::GoOn(border),
-            (turn, _) => turn,
-        })
+            (Ok(Turn::Exhausted), Some(border)) => Ok(Turn::GoOn(border)),
+            (Ok(turn), _) => Ok(turn),
+            (Err(ScanStop::Cold(stop)), _) => {
+                let next = stop.next.as_deref().map(keys::user_part);
+                Ok(Turn::Cold(next.map(|key| page.border(key)), stop))
+            }
+            (Err(ScanStop::Failed(error)), _) => Err(self.inner.unreadable(replica, error)),
+        }
     }
 }
 
@@ -214,6 +256,8 @@ enum Turn {
     Full(Blob),
     /// Other tasks must run.
     GoOn(Blob),
+    /// A block is not in memory. Without a border nothing was read.
+    Cold(Option<Blob>, Box<ColdStop>),
 }
 
 /// The keys from `start` to before `end`.
@@ -265,13 +309,32 @@ impl Reach {
         }
     }
 
+    /// Where the scan goes on: the first key that is left, or in reverse the end of what is left, if it has
+    /// one.
+    fn begin(&self, reverse: bool) -> Option<Blob> {
+        match reverse {
+            true => self.interval.end.clone(),
+            false => Some(self.interval.start.clone()),
+        }
+    }
+
+    fn begin_at(&mut self, border: Option<&Blob>, reverse: bool) {
+        match (reverse, border) {
+            (true, border) => self.interval.end = border.cloned(),
+            (false, Some(border)) => self.interval.start = border.clone(),
+            (false, None) => {}
+        }
+    }
+
     /// Goes on at a border, without what the range has lost meanwhile. `false` if what comes next is no
     /// longer in the range.
-    fn go_on(&mut self, border: &Blob, scan: &ScanRequest, descriptor: &Descriptor) -> bool {
-        match scan.reverse {
-            true => self.interval.end = Some(border.clone()),
-            false => self.interval.start = border.clone(),
-        }
+    fn go_on(
+        &mut self,
+        border: Option<&Blob>,
+        scan: &ScanRequest,
+        descriptor: &Descriptor,
+    ) -> bool {
+        self.begin_at(border, scan.reverse);
         if descriptor.epoch.version == self.version {
             return true;
         }
@@ -281,11 +344,15 @@ impl Reach {
         let KeyRange { start, end } = &descriptor.keys;
         if scan.reverse {
             self.interval.start = now.interval.start;
-            let ends_before = |border: &[u8]| end.as_deref().is_none_or(|end| border <= end);
-            start.as_slice() < &**border && ends_before(border)
+            match (border, end.as_deref()) {
+                (Some(border), end) => {
+                    start.as_slice() < &**border && end.is_none_or(|end| &**border <= end)
+                }
+                (None, end) => end.is_none(),
+            }
         } else {
             self.interval.end = now.interval.end;
-            descriptor.keys.contains(border)
+            descriptor.keys.contains(&self.interval.start)
         }
     }
 }
@@ -328,14 +395,19 @@ fn within(scan: &ScanRequest, range: &KeyRange) -> (Interval, Option<Blob>) {
     }
 }
 
-/// The scan of what is left beyond a border.
-fn rest(scan: ScanRequest, border: Blob, at: Option<Timestamp>) -> ScanRequest {
-    if scan.reverse {
-        let end = Some(border);
-        ScanRequest { end, at, ..scan }
-    } else {
-        let start = Some(border);
-        ScanRequest { start, at, ..scan }
+/// The scan of what is left beyond a border; without one, of everything.
+fn rest(scan: ScanRequest, border: Option<Blob>, at: Option<Timestamp>) -> ScanRequest {
+    match scan.reverse {
+        true => ScanRequest {
+            end: border,
+            at,
+            ..scan
+        },
+        false => ScanRequest {
+            start: border,
+            at,
+            ..scan
+        },
     }
 }
 
@@ -399,18 +471,28 @@ impl Page {
         &mut self,
         scan: &mut Scan<'_, T>,
         work: &mut Work<impl FnMut(usize) -> bool>,
-    ) -> Result<Turn, LsmError> {
-        let turn = loop {
+    ) -> Result<Turn, ScanStop> {
+        let turn = self.take_rows(scan, work);
+        self.looked += scan.looked();
+        turn
+    }
+
+    fn take_rows<T: TableStore>(
+        &mut self,
+        scan: &mut Scan<'_, T>,
+        work: &mut Work<impl FnMut(usize) -> bool>,
+    ) -> Result<Turn, ScanStop> {
+        loop {
             match scan.next_row_until(|looked| work.is_over(looked))? {
-                Step::End => break Turn::Exhausted,
-                Step::Stopped => break self.turn_before(scan.next_key()),
+                Step::End => return Ok(Turn::Exhausted),
+                Step::Stopped => return Ok(self.turn_before(scan.next_key())),
                 Step::Row(row) => {
                     let key = keys::user_part(row.key());
                     let (value, version) = (row.value(), row.version());
                     work.read += key.len() + value.len();
                     let value = if self.keys_only { &[] } else { value };
                     if self.is_full_for(key.len() + value.len()) {
-                        break Turn::Full(self.border(key));
+                        return Ok(Turn::Full(self.border(key)));
                     }
                     self.rows.push(Row {
                         key,
@@ -418,13 +500,11 @@ impl Page {
                         version,
                     });
                     if work.is_over(scan.looked()) {
-                        break self.turn_before(scan.next_key());
+                        return Ok(self.turn_before(scan.next_key()));
                     }
                 }
             }
-        };
-        self.looked += scan.looked();
-        Ok(turn)
+        }
     }
 
     /// Why a turn ends that has stopped before this row key.

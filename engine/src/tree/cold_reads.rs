@@ -5,6 +5,7 @@
 //! reads again. So it delays nobody but its own client. Reads that need the same block share one fetch. When the disk has
 //! read a block, those alone go on that wait for it. The places for blocks that are on their way are
 //! shared fairly by the ranges ([`crate::fair_share`]); a block counts for the range whose read was the first.
+//! Scans use the same fetches, in a way of their own: [`super::cold_scans`].
 //!
 //! What the task may rely on after the wait is the matter of its caller: the lease may have run out,
 //! the replica may be gone, and even the block may have left the memory again. A block that cannot be
@@ -22,7 +23,7 @@ use crate::env::{Env, Instant, Now};
 use crate::error::Error;
 use crate::fair_share::{Part, Shared};
 use crate::limits::COLD_BLOCKS_MAX;
-use crate::lsm::{LsmError, keys};
+use crate::lsm::{LsmError, TableStore, keys};
 use crate::notify::Notify;
 use crate::types::{ColdBlock, DataId, RangeId, Timestamp};
 
@@ -34,7 +35,7 @@ const RETRY_AFTER_MS: u32 = 20;
 /// Counters of reads that needed the disk.
 #[derive(Clone, Debug)]
 pub struct ColdReadStats {
-    /// How many reads have waited for a block, or wait.
+    /// How often reads have waited for a block, or wait.
     pub reads: u64,
     /// How many blocks are waited for now.
     pub blocks: usize,
@@ -44,25 +45,40 @@ pub struct ColdReadStats {
     pub failed: u64,
 }
 
+/// The content of a block of the shard's tables.
+pub(super) type Block<E> = <<E as Env>::Tables as TableStore>::Block;
+
+/// How a fetch of a block of the type `B` has ended: with none if its table is gone.
+type Ended<B> = Result<Option<B>, LsmError>;
+
 /// A block that is on its way from the disk.
-struct Fetch {
-    ended: RefCell<Option<Result<(), LsmError>>>,
+pub(super) struct Fetch<B> {
+    ended: RefCell<Option<Ended<B>>>,
     done: Notify,
-    /// Its place.
-    _place: Part<RangeId>,
+    /// Whether the block cache takes it in.
+    is_cached: Cell<bool>,
+    /// Its place, while it is on its way.
+    place: Cell<Option<Part<RangeId>>>,
 }
 
-/// The blocks that reads wait for.
-pub(super) struct ColdReads {
-    fetches: RefCell<FxHashMap<ColdBlock, Rc<Fetch>>>,
+impl<B: Clone> Fetch<B> {
+    /// How it has ended, if it has.
+    pub(super) fn ended(&self) -> Option<Ended<B>> {
+        self.ended.borrow().clone()
+    }
+}
+
+/// The blocks of the type `B` that reads wait for.
+pub(super) struct ColdReads<B> {
+    fetches: RefCell<FxHashMap<ColdBlock, Rc<Fetch<B>>>>,
     places: Rc<Shared<RangeId>>,
     reads: Cell<u64>,
     failed: Cell<u64>,
     wait_micros: RefCell<Distribution>,
 }
 
-impl Default for ColdReads {
-    fn default() -> ColdReads {
+impl<B> Default for ColdReads<B> {
+    fn default() -> ColdReads<B> {
         ColdReads {
             fetches: RefCell::default(),
             places: Rc::new(Shared::new(COLD_BLOCKS_MAX)),
@@ -73,15 +89,21 @@ impl Default for ColdReads {
     }
 }
 
-impl ColdReads {
-    /// Notes that a range needs a block; gives whether it must be fetched, because no other read has asked
-    /// for it.
+impl<B: Clone> ColdReads<B> {
+    /// Notes that a range needs a block, which the block cache takes in if `is_cached`; gives whether it must
+    /// be fetched, because no other read has asked for it.
     ///
     /// # Errors
     /// [`Error::Overloaded`]: the range has its share of the [`COLD_BLOCKS_MAX`] that may be on their way.
-    fn begin(&self, range: RangeId, block: ColdBlock) -> Result<bool, Error> {
+    pub(super) fn begin(
+        &self,
+        range: RangeId,
+        block: ColdBlock,
+        is_cached: bool,
+    ) -> Result<bool, Error> {
         let mut fetches = self.fetches.borrow_mut();
-        if fetches.contains_key(&block) {
+        if let Some(fetch) = fetches.get(&block) {
+            fetch.is_cached.set(fetch.is_cached.get() | is_cached);
             return Ok(false);
         }
         let Some(place) = self.places.take(range, 1) else {
@@ -92,28 +114,39 @@ impl ColdReads {
         let fetch = Fetch {
             ended: RefCell::default(),
             done: Notify::default(),
-            _place: place,
+            is_cached: Cell::new(is_cached),
+            place: Cell::new(Some(place)),
         };
         fetches.insert(block, Rc::new(fetch));
         Ok(true)
     }
 
-    /// Lets the reads go on that wait for a block, which has come or cannot be read.
-    fn end(&self, block: ColdBlock, ended: Result<(), LsmError>) {
-        let fetch = self.fetches.borrow_mut().remove(&block);
-        if let Some(fetch) = fetch {
-            fetch.ended.replace(Some(ended));
-            fetch.done.notify();
-        }
+    /// A block that is on its way.
+    pub(super) fn fetch(&self, block: ColdBlock) -> Option<Rc<Fetch<B>>> {
+        self.fetches.borrow().get(&block).cloned()
+    }
+
+    /// Lets the reads go on that wait for a block, which has come or cannot be read. Gives the content that
+    /// the block cache takes in.
+    fn end(&self, block: ColdBlock, ended: Ended<B>) -> Option<B> {
+        let fetch = self.fetches.borrow_mut().remove(&block)?;
+        let content = ended.as_ref().ok().and_then(Option::as_ref);
+        let cached = content.filter(|_| fetch.is_cached.get()).cloned();
+        fetch.ended.replace(Some(ended));
+        drop(fetch.place.take());
+        fetch.done.notify();
+        cached
     }
 
     /// Waits until a block that was asked for has come, or cannot be read; `None` if it was no longer on
     /// its way.
     async fn fetched(&self, block: ColdBlock) -> Option<Result<(), LsmError>> {
-        let fetch = self.fetches.borrow().get(&block).cloned()?;
+        let fetch = self.fetch(block)?;
         self.reads.set(self.reads.get() + 1);
         fetch.done.until(|| fetch.ended.borrow().is_some()).await;
-        fetch.ended.borrow().clone()
+        let ended = fetch.ended.borrow();
+        let ended = ended.as_ref()?;
+        Some(ended.as_ref().map(|_| ()).map_err(LsmError::clone))
     }
 }
 
@@ -144,13 +177,13 @@ impl<E: Env> Store<E> {
     /// # Errors
     /// [`Error::Overloaded`]: too many blocks are on their way, and the range has its share of them.
     pub fn fetch(&self, range: RangeId, block: ColdBlock) -> Result<(), Error> {
-        if self.cold_reads.begin(range, block)? {
-            self.lsm.borrow().fetch(block);
+        if self.cold_reads.begin(range, block, true)? {
+            self.lsm.borrow().fetch(&[block]);
         }
         Ok(())
     }
 
-    /// Waits until a block that [`Store::fetch`] was asked for has come.
+    /// Waits until a block that [`Store::fetch`] or [`Store::fetch_for_scan`] was asked for has come.
     ///
     /// # Errors
     /// The block cannot be read, or is damaged.
@@ -167,9 +200,11 @@ impl<E: Env> Store<E> {
 
     /// Takes in the blocks that have been read, and lets the reads go on that wait for them.
     pub fn take_fetched(&self) {
-        let fetched = self.lsm.borrow_mut().fetched();
-        for (block, ended) in fetched {
-            self.cold_reads.end(block, ended);
+        let mut lsm = self.lsm.borrow_mut();
+        for (block, ended) in lsm.fetched() {
+            if let Some(content) = self.cold_reads.end(block, ended) {
+                lsm.cache(block, content);
+            }
         }
     }
 
@@ -220,7 +255,7 @@ mod tests {
     #[test]
     fn reads_of_one_block_share_its_fetch_and_no_other_read_goes_on_with_them() {
         let reads = ColdReads::default();
-        let begins = [1, 2, 1].map(|number| reads.begin(RANGE, block(number)));
+        let begins = [1, 2, 1].map(|number| reads.begin(RANGE, block(number), true));
         assert_eq!(begins, [Ok(true), Ok(true), Ok(false)]);
         let mut of_one = pin!(async {
             let both = [reads.fetched(block(1)), reads.fetched(block(1))];
@@ -230,14 +265,14 @@ mod tests {
         let cx = &mut Context::from_waker(Waker::noop());
         assert!(of_one.as_mut().poll(cx).is_pending());
         assert!(of_other.as_mut().poll(cx).is_pending());
-        reads.end(block(1), Ok(()));
+        assert_eq!(reads.end(block(1), Ok(Some("content"))), Some("content"));
         assert!(of_other.as_mut().poll(cx).is_pending());
         assert_eq!(
             of_one.as_mut().poll(cx),
             Poll::Ready(vec![Some(Ok(())), Some(Ok(()))])
         );
         assert_eq!(
-            reads.begin(RANGE, block(1)),
+            reads.begin(RANGE, block(1), true),
             Ok(true),
             "it may leave the memory"
         );
@@ -251,10 +286,24 @@ mod tests {
     }
 
     #[test]
+    fn a_block_is_cached_if_any_read_of_it_wants_that() {
+        for asked in [[false, false], [false, true], [true, false]] {
+            let reads = ColdReads::default();
+            let begins = asked.map(|is_cached| reads.begin(RANGE, block(1), is_cached));
+            assert_eq!(begins, [Ok(true), Ok(false)]);
+            let cached = reads.end(block(1), Ok(Some("content")));
+            assert_eq!(cached.is_some(), asked.contains(&true));
+        }
+        let reads = ColdReads::<&str>::default();
+        assert_eq!(reads.begin(RANGE, block(1), true), Ok(true));
+        assert_eq!(reads.end(block(1), Ok(None)), None, "its table is gone");
+    }
+
+    #[test]
     fn a_block_that_has_come_before_the_wait_is_not_waited_for() {
         let reads = ColdReads::default();
-        assert_eq!(reads.begin(RANGE, block(1)), Ok(true));
-        reads.end(block(1), Ok(()));
+        assert_eq!(reads.begin(RANGE, block(1), true), Ok(true));
+        reads.end(block(1), Ok(Some("content")));
         let mut late = pin!(reads.fetched(block(1)));
         let cx = &mut Context::from_waker(Waker::noop());
         assert_eq!(late.as_mut().poll(cx), Poll::Ready(None));
@@ -263,22 +312,29 @@ mod tests {
     #[test]
     fn no_more_blocks_than_the_limit_are_on_their_way_and_one_range_does_not_take_all_places() {
         let reads = ColdReads::default();
+        let begin = |range, number| reads.begin(range, block(number), true);
         let share = COLD_BLOCKS_MAX as u64 / 2;
-        assert!((0..share).all(|number| reads.begin(RANGE, block(number)) == Ok(true)));
-        let more = reads.begin(RANGE, block(share));
+        assert!((0..share).all(|number| begin(RANGE, number) == Ok(true)));
+        let more = begin(RANGE, share);
         assert!(
             matches!(more, Err(Error::Overloaded { retry_after_ms, .. }) if retry_after_ms > 0),
             "{more:?}"
         );
-        assert_eq!(reads.begin(RANGE, block(0)), Ok(false), "others may join");
+        assert_eq!(begin(RANGE, 0), Ok(false), "others may join");
         // Other ranges have places, until there are none.
         let other = RangeId(2);
-        assert!((share..share * 3 / 2).all(|number| reads.begin(other, block(number)) == Ok(true)));
-        assert!(reads.begin(other, block(share * 2)).is_err());
-        assert_eq!(reads.begin(RangeId(3), block(share * 2)), Ok(true));
+        assert!((share..share * 3 / 2).all(|number| begin(other, number) == Ok(true)));
+        assert!(begin(other, share * 2).is_err());
+        assert_eq!(begin(RangeId(3), share * 2), Ok(true));
         assert_eq!(reads.places.refused(), 2);
-        // A range that gets blocks may have more.
-        (0..share).for_each(|number| reads.end(block(number), Ok(())));
-        assert_eq!(reads.begin(RANGE, block(share * 3)), Ok(true));
+        // A range that gets blocks may have more, also while a scan holds what has come.
+        let held: Vec<_> = (0..share)
+            .filter_map(|number| reads.fetch(block(number)))
+            .collect();
+        for number in 0..share {
+            reads.end(block(number), Ok(Some("content")));
+        }
+        assert_eq!(begin(RANGE, share * 3), Ok(true));
+        assert_eq!(held.len() as u64, share);
     }
 }

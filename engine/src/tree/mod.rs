@@ -7,6 +7,7 @@
 
 pub mod budget;
 pub mod cold_reads;
+pub mod cold_scans;
 pub mod departures;
 mod flush_turns;
 mod mark;
@@ -27,11 +28,11 @@ use crate::limits::{
 };
 use crate::line_limit::LineLimit;
 use crate::lsm::keys::{self, Owner};
-use crate::lsm::{Bounds, Direction, GcRules, Lsm, LsmError, LsmStats, MemtableId, Part, Scan};
+use crate::lsm::{Bounds, GcRules, Lsm, LsmError, LsmStats, MemtableId, Part, Scan, ScanStop};
 use crate::memory::MemoryUse;
 use crate::notify::Notify;
 use crate::tree::budget::WriteBudget;
-use crate::tree::cold_reads::ColdReads;
+use crate::tree::cold_reads::{Block, ColdReads};
 use crate::tree::departures::Departures;
 use crate::tree::flush_turns::FlushTurns;
 use crate::types::{DataId, ReplicaId, Timestamp};
@@ -105,7 +106,7 @@ pub struct Store<E: Env> {
     /// Notified when there may be room, or a memtable may be in tables.
     changed: Notify,
     key: RefCell<Vec<u8>>,
-    cold_reads: ColdReads,
+    cold_reads: ColdReads<Block<E>>,
     on_fatal: OnFatal,
     /// How many session rows the next freeze would have to write.
     unsaved: Cell<usize>,
@@ -243,7 +244,8 @@ impl<E: Env> Store<E> {
     }
 
     /// Opens a scan of row keys as of `at`, in key order, and passes it to `visit`, which must not call
-    /// back into the tree.
+    /// back into the tree. May wait for the disk: for a start, and for the records of the cluster. Others use
+    /// [`Store::try_scan`].
     ///
     /// # Errors
     /// The tables cannot be read.
@@ -251,25 +253,12 @@ impl<E: Env> Store<E> {
         &self,
         bounds: Bounds<'_>,
         at: Timestamp,
-        visit: impl FnOnce(&mut Scan<'_, E::Tables>) -> Result<R, LsmError>,
-    ) -> Result<R, LsmError> {
-        self.scan_in(Direction::Forward, bounds, at, visit)
-    }
-
-    /// As [`Store::scan`], in this direction.
-    ///
-    /// # Errors
-    /// The tables cannot be read.
-    pub fn scan_in<R>(
-        &self,
-        direction: Direction,
-        bounds: Bounds<'_>,
-        at: Timestamp,
-        visit: impl FnOnce(&mut Scan<'_, E::Tables>) -> Result<R, LsmError>,
+        visit: impl FnOnce(&mut Scan<'_, E::Tables>) -> Result<R, ScanStop>,
     ) -> Result<R, LsmError> {
         let lsm = self.lsm.borrow();
-        let mut scan = lsm.scan_in(direction, bounds, at)?;
-        visit(&mut scan)
+        let scan = lsm.scan(bounds, at);
+        let visited = scan.and_then(|mut scan| visit(&mut scan));
+        visited.map_err(ScanStop::of_waiting)
     }
 
     /// The rows of an interval for another thread to read, without those of the active memtable.

@@ -1,4 +1,4 @@
-//! How long reads of clients wait for blocks of tables: mostly a moment, and now and then longer than
+//! How long reads wait for blocks of tables: mostly a moment, and now and then longer than
 //! a leader's lease lasts, so that another replica may lead and write before the read goes on.
 
 use std::time::Duration;
@@ -18,7 +18,8 @@ const VERY_SLOW_ONCE_IN: u64 = 16;
 pub struct ColdBlocks(pub Random);
 
 impl ColdBlocks {
-    fn read_time(&self) -> Duration {
+    /// How long the disk takes this time.
+    pub fn read_time(&self) -> Duration {
         let micros = match self.0.once_in(VERY_SLOW_ONCE_IN) {
             false => self.0.between(50, 2_000),
             true => self.0.between(100_000, 1_400_000),

@@ -5,10 +5,11 @@ use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::Duration;
 
-use rangedb_engine::env::{Clock, Env};
+use rangedb_engine::env::{AsyncRuntime, Clock, Env};
 use rangedb_engine::limits::TIME_SLICE;
 use rangedb_engine::lsm::MemoryTables;
 
+use super::cold_blocks::ColdBlocks;
 use super::disk::SimDisk;
 use super::executor;
 use super::network::SimLink;
@@ -32,6 +33,18 @@ impl Env for SimEnv {
             0 => TIME_SLICE,
             _ => Duration::ZERO,
         }
+    }
+
+    /// There is one thread: the work is done at once, after the time for which another one would have waited
+    /// for the disk.
+    async fn beside<R: Send + 'static>(
+        work: impl FnOnce() -> R + Send + 'static,
+    ) -> std::io::Result<R> {
+        let executor = executor::current();
+        let now = executor.now().as_nanos() as u64;
+        let random = Random::new(now, executor.machine().into());
+        SimRuntime::sleep(ColdBlocks(random).read_time()).await;
+        Ok(work())
     }
 
     fn leases_are_valid() -> bool {

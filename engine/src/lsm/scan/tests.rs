@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use super::*;
-use crate::lsm::tests::Random;
+use crate::lsm::tests::{Random, scan_in};
 use crate::lsm::{MemoryDisk, MemoryTables};
 
 type Versions = BTreeMap<u64, Option<Vec<u8>>>;
@@ -101,8 +101,7 @@ fn in_steps(
     let (mut rows, mut interval) = (Vec::new(), interval.clone());
     loop {
         let bounds = borrowed(&interval);
-        let scan = lsm.scan_in(direction, bounds, Timestamp(at));
-        let mut scan = scan.expect("readable");
+        let mut scan = scan_in(lsm, direction, bounds, Timestamp(at));
         match scan.next_row_until(|_| true).expect("readable") {
             Step::Row(row) => rows.push(owned(&row)),
             Step::Stopped => {}
@@ -128,8 +127,8 @@ fn a_merge_gives_what_a_map_of_all_versions_gives() {
             let at = random.below(4200);
             for direction in [Direction::Forward, Direction::Reverse] {
                 let wanted = wanted(&model, &interval, at, direction);
-                let scan = lsm.scan_in(direction, borrowed(&interval), Timestamp(at));
-                let (mut scan, mut rows) = (scan.expect("readable"), Vec::new());
+                let mut scan = scan_in(&lsm, direction, borrowed(&interval), Timestamp(at));
+                let mut rows = Vec::new();
                 while let Some(row) = scan.next_row().expect("readable") {
                     rows.push(owned(&row));
                 }
@@ -147,8 +146,8 @@ fn versions_come_in_the_order_of_the_scan() {
     let (lsm, model) = tree(&mut random);
     let all = (Bound::Unbounded, Bound::Unbounded);
     for direction in [Direction::Forward, Direction::Reverse] {
-        let scan = lsm.scan_in(direction, all, Timestamp(3000));
-        let (mut scan, mut found) = (scan.expect("readable"), Vec::new());
+        let mut scan = scan_in(&lsm, direction, all, Timestamp(3000));
+        let mut found = Vec::new();
         while let Some(version) = scan
             .next_version(|key, version, value| {
                 (key.to_vec(), version.0, value.map(<[u8]>::to_vec))
@@ -188,8 +187,8 @@ fn very_many_versions_of_a_key_are_not_looked_at_one_by_one() {
     let all = (Bound::Unbounded, Bound::Unbounded);
     for at in [3, 1000, VERSIONS / 2, VERSIONS / 2 + 1, VERSIONS] {
         for direction in [Direction::Forward, Direction::Reverse] {
-            let scan = lsm.scan_in(direction, all, Timestamp(at));
-            let (mut scan, mut rows) = (scan.expect("readable"), Vec::new());
+            let mut scan = scan_in(&lsm, direction, all, Timestamp(at));
+            let mut rows = Vec::new();
             while let Some(row) = scan.next_row().expect("readable") {
                 rows.push(owned(&row));
             }

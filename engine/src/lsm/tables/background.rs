@@ -19,14 +19,15 @@ use super::table_reader::TableReader;
 use super::{AbstractTree, InternalValue, Shared, Slice, TableOptions, TreeError, ValueType, lock};
 use crate::lsm::memtable::Memtable;
 use crate::lsm::version_gc::VersionFilter;
-use crate::lsm::{FROZEN_MAX, row};
+use crate::lsm::{FROZEN_MAX, Fetched, row};
+use crate::types::ColdBlock;
 
 /// Cleared memtables that are kept for reuse, with their pages: as many as may be frozen at once,
 /// and two more.
 const SPARE_MEMTABLES: usize = FROZEN_MAX + 2;
 
 /// Reads blocks from a table, or none if the table has left the list by then.
-pub(super) type BlockFetcher = Fetcher<Option<Arc<TableReader>>, Option<DataBlock>>;
+pub(super) type BlockFetcher = Fetcher<Option<Arc<TableReader>>, DataBlock>;
 
 /// What the flusher has to do.
 pub(super) enum Job {
@@ -58,12 +59,17 @@ pub(super) fn start(
 /// # Errors
 /// A thread cannot be started.
 pub(super) fn start_fetcher(options: &TableOptions) -> io::Result<BlockFetcher> {
-    let read = |table: &Option<Arc<TableReader>>, block| {
-        let read = table.as_ref().map(|table| {
-            let content = table.read_block(block);
-            content.map_err(|error| unreadable(&table.table, &error))
+    let read = |table: &Option<Arc<TableReader>>, blocks: &[ColdBlock]| {
+        let Some(table) = table else {
+            let gone = blocks.iter().map(|block| (*block, Ok(None)));
+            return gone.collect::<Vec<Fetched<DataBlock>>>();
+        };
+        let contents = table.read_blocks(blocks).into_iter();
+        let contents = contents.map(|content| {
+            let content = content.map_err(|error| unreadable(&table.table, &error));
+            content.map(Some)
         });
-        read.transpose()
+        blocks.iter().copied().zip(contents).collect()
     };
     Fetcher::start(&options.on_start, Arc::new(read))
 }

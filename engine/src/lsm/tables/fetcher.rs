@@ -15,30 +15,22 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
 use super::lock;
-use crate::lsm::LsmError;
+use crate::lsm::Fetched;
 use crate::types::ColdBlock;
 
-/// Blocks that a shard reads at a time.
+/// Reads of a shard at a time.
 const THREADS: usize = 8;
 
 type Tell = Arc<dyn Fn() + Send + Sync>;
 
-/// Reads a block from a source of the type `S`.
-type Read<S, B> = dyn Fn(&S, ColdBlock) -> Result<B, LsmError> + Send + Sync;
+/// Reads blocks from a source of the type `S` at once.
+type Read<S, B> = dyn Fn(&S, &[ColdBlock]) -> Vec<Fetched<B>> + Send + Sync;
 
-/// A request to read a block, with the callback for when it has been read.
+/// A request to read blocks at once, with the callback for when they have been read.
 struct Job<S> {
-    block: ColdBlock,
+    blocks: Vec<ColdBlock>,
     source: S,
     tell: Option<Tell>,
-}
-
-/// A block that was read.
-pub(super) struct Fetched<B> {
-    /// The block's place in its table.
-    pub block: ColdBlock,
-    /// The block's content, or why it cannot be read.
-    pub content: Result<B, LsmError>,
 }
 
 /// Helper threads that read blocks of the type `B` from sources of the type `S`.
@@ -51,7 +43,7 @@ pub(super) struct Fetcher<S, B> {
 }
 
 impl<S: Send + 'static, B: Send + 'static> Fetcher<S, B> {
-    /// Starts the threads. `on_start` is called first on each, with its name; `read` reads a block.
+    /// Starts the threads. `on_start` is called first on each, with its name; `read` reads blocks.
     ///
     /// # Errors
     /// A thread cannot be started.
@@ -72,12 +64,13 @@ impl<S: Send + 'static, B: Send + 'static> Fetcher<S, B> {
                 while let Ok(job) = { lock(&queue).recv() }
                     && !stop.load(Ordering::SeqCst)
                 {
-                    let content = read(&job.source, job.block);
-                    let block = job.block;
+                    let blocks = read(&job.source, &job.blocks);
                     // The last holder of a table unlinks its file: let it be this thread.
                     drop(job.source);
-                    // Fails only when the fetcher was dropped.
-                    let _ = done.send(Fetched { block, content });
+                    for block in blocks {
+                        // Fails only when the fetcher was dropped.
+                        let _ = done.send(block);
+                    }
                     if let Some(tell) = job.tell {
                         tell();
                     }
@@ -100,13 +93,13 @@ impl<S: Send + 'static, B: Send + 'static> Fetcher<S, B> {
         self.tell = Some(call);
     }
 
-    /// Has a block read.
-    pub(super) fn fetch(&self, source: S, block: ColdBlock) {
+    /// Has blocks read at once.
+    pub(super) fn fetch(&self, source: S, blocks: Vec<ColdBlock>) {
         if let Some(jobs) = &self.jobs {
             let tell = self.tell.clone();
             // Sending cannot fail: the helpers run until this sender is dropped.
             let _ = jobs.send(Job {
-                block,
+                blocks,
                 source,
                 tell,
             });
@@ -151,28 +144,30 @@ mod tests {
         let together = Barrier::new(THREADS);
         let (told, tells) = channel();
         let told = Mutex::new(told);
-        let read = move |source: &u64, block: ColdBlock| {
+        let read = move |source: &u64, blocks: &[ColdBlock]| {
             // Fails to end unless all threads read at once.
             together.wait();
-            Ok(source + block.offset)
+            let read = |block: &ColdBlock| (*block, Ok(Some(source + block.offset)));
+            blocks.iter().map(read).collect::<Vec<Fetched<u64>>>()
         };
         let on_start: Arc<dyn Fn(&str) + Send + Sync> = Arc::new(|_| ());
         let mut fetcher = Fetcher::start(&on_start, Arc::new(read)).expect("starts");
         fetcher.on_fetched(Arc::new(move || {
             let _ = lock(&told).send(());
         }));
-        let blocks = || 0..THREADS as u64;
-        blocks().for_each(|number| fetcher.fetch(100, block(number)));
+        let jobs = || 0..THREADS as u64;
+        jobs().for_each(|number| fetcher.fetch(100, vec![block(number), block(number + 1000)]));
         let mut read = Vec::new();
-        for _ in blocks() {
+        for _ in jobs() {
             tells.recv().expect("is told");
-            read.extend(fetcher.fetched().map(|fetched| {
-                let content = fetched.content.expect("was read");
-                (fetched.block.offset, content)
+            read.extend(fetcher.fetched().map(|(block, content)| {
+                let content = content.expect("was read");
+                (block.offset, content)
             }));
         }
         read.sort_unstable();
-        let wanted: Vec<_> = blocks().map(|number| (number, 100 + number)).collect();
+        let blocks = jobs().chain(jobs().map(|number| number + 1000));
+        let wanted: Vec<_> = blocks.map(|number| (number, Some(100 + number))).collect();
         assert_eq!(read, wanted);
     }
 
@@ -181,15 +176,15 @@ mod tests {
         let (open, gate) = channel::<()>();
         let (gate, reads) = (Mutex::new(gate), Arc::new(AtomicUsize::new(0)));
         let counted = reads.clone();
-        let read = move |_: &(), _| {
+        let read = move |_: &(), _: &[ColdBlock]| {
             counted.fetch_add(1, Ordering::Relaxed);
             // Waits until the sender is dropped.
             let _ = lock(&gate).recv();
-            Ok(())
+            Vec::<Fetched<()>>::new()
         };
         let on_start: Arc<dyn Fn(&str) + Send + Sync> = Arc::new(|_| ());
         let fetcher = Fetcher::start(&on_start, Arc::new(read)).expect("starts");
-        (0..1000).for_each(|number| fetcher.fetch((), block(number)));
+        (0..1000).for_each(|number| fetcher.fetch((), vec![block(number)]));
         let stop = fetcher.stop.clone();
         let opener = std::thread::spawn(move || {
             while !stop.load(Ordering::SeqCst) {

@@ -191,6 +191,12 @@ impl Reader {
         Some(cache.get(slots, number)?.as_slice().clone())
     }
 
+    /// Whether a block is in the cache. This counts as no use of it.
+    pub(super) fn has_block(&self, table: TablePlace, number: usize) -> bool {
+        let cache = self.cache.borrow();
+        (self.place(table)).is_some_and(|place| cache.has(place.slots, number))
+    }
+
     /// Puts a block into the cache.
     pub(super) fn cache_block(&self, table: TablePlace, number: usize, block: DataBlock) {
         if let Some(place) = self.place(table) {

@@ -6,6 +6,7 @@
 //!
 //! It holds nothing of the shard but the list of tables, so it may be moved to another thread. On the
 //! shard's thread each call gets the shard's [`Reader`], whose block cache only that thread may touch.
+//! Tables of a form that the reader does not know may wait for the disk in any case.
 
 #[cfg(test)]
 mod tests;
@@ -16,11 +17,11 @@ use std::sync::Arc;
 use super::failure::unreadable;
 use super::interval::Interval;
 use super::list::Tables;
-use super::reader::{Reader, TablePlace};
-use super::table_iter::TableIter;
+use super::reader::TablePlace;
+use super::table_iter::{IterStop, Reads, TableIter};
 use super::table_reader::TableReader;
 use super::{InternalValue, Slice, TreeError};
-use crate::lsm::{Bounds, Direction, LsmError};
+use crate::lsm::{Bounds, Direction, ScanStop};
 
 type ForeignIter = Box<dyn DoubleEndedIterator<Item = Result<InternalValue, TreeError>> + Send>;
 
@@ -70,21 +71,19 @@ pub(super) fn runs(held: &Arc<Tables>, bounds: Bounds<'_>, direction: Direction)
 }
 
 impl RunIter {
-    /// The next row. On the shard's thread, `shard` is the shard's reader.
+    /// The next row.
     ///
     /// # Errors
-    /// A block cannot be read or is damaged.
-    pub(super) fn next(
-        &mut self,
-        shard: Option<&Reader>,
-    ) -> Result<Option<InternalValue>, LsmError> {
-        // The cache knows blocks by the places of their tables in the newest list.
-        let shard = shard.filter(|shard| Arc::ptr_eq(&shard.tables, &self.held));
+    /// A block cannot be read or is damaged, or is not in memory and `reads` does not wait.
+    pub(super) fn next(&mut self, reads: Reads<'_>) -> Result<Option<InternalValue>, ScanStop> {
         loop {
             let (row, may_be_beyond) = match &mut self.open {
                 Some(Rows::Ours(rows)) => {
-                    let row = rows.next(&self.interval, shard);
-                    let row = row.map_err(|error| unreadable(rows.table(), &error))?;
+                    let row = rows.next(&self.interval, reads, &self.held);
+                    let row = row.map_err(|stop| match stop {
+                        IterStop::Cold(stop) => stop,
+                        IterStop::Failed(error) => unreadable(rows.table(), &error).into(),
+                    })?;
                     (row, rows.is_in_last_block())
                 }
                 Some(Rows::Foreign(reader, rows)) => {

@@ -31,6 +31,11 @@ pub fn no_read_fault(_: &Path, _: u64, _: bool) -> io::Result<()> {
     Ok(())
 }
 
+/// The part of the file where a block lies.
+pub(super) fn part_of(block: ColdBlock) -> Range<u64> {
+    block.offset..block.offset + u64::from(block.len)
+}
+
 /// An open table.
 pub(super) struct TableReader {
     pub(super) table: Table,
@@ -135,16 +140,39 @@ impl TableReader {
     /// # Errors
     /// The block is damaged.
     pub(super) fn read_page_cache(&self, block: ColdBlock) -> Result<Option<DataBlock>, TreeError> {
-        if (self.read_fault)(&self.table.path, block.offset, false).is_err() {
-            return Ok(None);
+        let mut bytes = Vec::new();
+        match self.read_cached_bytes(&part_of(block), &mut bytes) {
+            true => self.decode_block(&bytes).map(Some),
+            false => Ok(None),
         }
-        let mut bytes = vec![0; block.len as usize];
-        let to = &mut [IoSliceMut::new(&mut bytes)];
-        let read = rustix::io::preadv2(&self.file, to, block.offset, ReadWriteFlags::NOWAIT);
-        if read != Ok(bytes.len()) {
-            return Ok(None);
+    }
+
+    /// Reads blocks that lie close together at once, and checks them. Any thread may call it; it may wait for
+    /// the disk. Where one cannot be read, the others are.
+    pub(super) fn read_blocks(&self, blocks: &[ColdBlock]) -> Vec<Result<DataBlock, TreeError>> {
+        let parts = || blocks.iter().map(|block| part_of(*block));
+        let start = parts().map(|part| part.start).min().unwrap_or_default();
+        let end = parts().map(|part| part.end).max().unwrap_or_default();
+        let mut bytes = Vec::new();
+        if blocks.len() == 1 || self.read_bytes(start..end, &mut bytes).is_err() {
+            return blocks.iter().map(|block| self.read_block(*block)).collect();
         }
-        self.decode_block(&bytes).map(Some)
+        let contents = parts().map(|part| {
+            let within = (part.start - start) as usize..(part.end - start) as usize;
+            self.decode_block(bytes.get(within).unwrap_or_default())
+        });
+        contents.collect()
+    }
+
+    /// Reads a part of the file in place of what `bytes` holds, if the page cache has all of it.
+    pub(super) fn read_cached_bytes(&self, part: &Range<u64>, bytes: &mut Vec<u8>) -> bool {
+        if (self.read_fault)(&self.table.path, part.start, false).is_err() {
+            return false;
+        }
+        bytes.resize((part.end - part.start) as usize, 0);
+        let to = &mut [IoSliceMut::new(bytes)];
+        let read = rustix::io::preadv2(&self.file, to, part.start, ReadWriteFlags::NOWAIT);
+        read == Ok(bytes.len())
     }
 
     /// Reads a part of the file in place of what `bytes` holds. It may wait for the disk.

@@ -31,7 +31,8 @@ const END_TIMEOUT: Duration = Duration::from_mins(10);
 /// 256 KiB this allows the shard 64 MiB a second at most.
 const PART_PAUSE: Duration = Duration::from_millis(4);
 /// The pause is also at least this many times as long as reading the part took: a snapshot yields
-/// to all else that the shard does, and what slows its reads (a busy processor or disk) slows it.
+/// to all else that the shard does, and what slows its reads (a busy processor) slows it. Waits for the disk
+/// do not count: it has one read on its way at a time.
 const PAUSE_PER_READ: u32 = 8;
 /// And at least this many times as long as the answer took, up to [`ANSWER_PAUSE_MAX`]: so it yields to what
 /// the receiver does, too. An answer also takes long because the receiver could not be reached.

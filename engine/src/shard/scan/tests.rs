@@ -1,7 +1,7 @@
 //! Turns and pages end by work, and what is left comes with the next ones.
 
 use super::*;
-use crate::lsm::{Lsm, MemoryDisk, MemoryTables};
+use crate::lsm::{HeldBlocks, Lsm, MemoryDisk, MemoryTables};
 use crate::types::DataId;
 
 const DATA_ID: DataId = DataId(3);
@@ -41,7 +41,8 @@ fn turn(
         Bound::Included(low.as_slice()),
         Bound::Excluded(high.as_slice()),
     );
-    let scan = lsm.scan_in(page.direction, bounds, Timestamp::MAX);
+    let held = HeldBlocks::default();
+    let scan = lsm.try_scan(page.direction, bounds, Timestamp::MAX, &held);
     let mut scan = scan.expect("readable");
     let turn = page.fill(&mut scan, &mut Work::new(is_late));
     (turn.expect("readable"), scan.looked())
@@ -60,12 +61,15 @@ fn page(
         assert!(looked > 0 && looked <= SCAN_STEPS_PER_TURN + 1, "{looked}");
         match ended {
             Turn::Exhausted => return (page, turns, None),
-            Turn::Full(border) => return (page, turns, Some(rest(scan.clone(), border, None))),
+            Turn::Full(border) => {
+                return (page, turns, Some(rest(scan.clone(), Some(border), None)));
+            }
             Turn::GoOn(border) if page.is_done() => {
-                return (page, turns, Some(rest(scan.clone(), border, None)));
+                return (page, turns, Some(rest(scan.clone(), Some(border), None)));
             }
             Turn::GoOn(border) if scan.reverse => interval.end = Some(border),
             Turn::GoOn(border) => interval.start = border,
+            Turn::Cold(..) => panic!("all blocks are in memory"),
         }
     }
     unreachable!("a scan ends")
@@ -178,14 +182,14 @@ fn a_scan_ends_at_the_border_that_its_range_gets_meanwhile() {
     let after = descriptor(2, "", Some("m"));
     let mut reach = Reach::new(&forward, &before);
     assert_eq!(reach.interval.end.as_deref(), Some(&b"t"[..]));
-    assert!(reach.go_on(&"f".into(), &forward, &before) && !reach.has_shrunk);
-    assert!(reach.go_on(&"g".into(), &forward, &after) && reach.has_shrunk);
+    assert!(reach.go_on(Some(&"f".into()), &forward, &before) && !reach.has_shrunk);
+    assert!(reach.go_on(Some(&"g".into()), &forward, &after) && reach.has_shrunk);
     assert_eq!(&*reach.interval.start, b"g", "what was read stays read");
     assert_eq!(reach.interval.end.as_deref(), Some(&b"m"[..]));
     assert_eq!(reach.border.as_deref(), Some(&b"m"[..]));
     // What comes next is in another range already.
     let mut reach = Reach::new(&forward, &before);
-    assert!(!reach.go_on(&"m".into(), &forward, &after));
+    assert!(!reach.go_on(Some(&"m".into()), &forward, &after));
 
     let reverse = ScanRequest {
         reverse: true,
@@ -193,10 +197,21 @@ fn a_scan_ends_at_the_border_that_its_range_gets_meanwhile() {
         ..ScanRequest::default()
     };
     let mut reach = Reach::new(&reverse, &before);
-    assert!(!reach.go_on(&"n".into(), &reverse, &after));
+    assert!(!reach.go_on(Some(&"n".into()), &reverse, &after));
     let mut reach = Reach::new(&reverse, &before);
-    assert!(reach.go_on(&"m".into(), &reverse, &after));
+    assert!(reach.go_on(Some(&"m".into()), &reverse, &after));
     assert_eq!(&*reach.interval.start, b"c");
     assert_eq!(reach.interval.end.as_deref(), Some(&b"m"[..]));
     assert_eq!(reach.border, None);
+    // Nothing was read before a block was waited for.
+    let mut reach = Reach::new(&reverse, &before);
+    assert!(reach.go_on(None, &reverse, &before));
+    assert!(!reach.go_on(None, &reverse, &after));
+    let mut reach = Reach::new(&reverse, &before);
+    let later = descriptor(2, "e", None);
+    assert!(reach.go_on(None, &reverse, &later) && reach.has_shrunk);
+    assert_eq!(
+        (&*reach.interval.start, reach.interval.end),
+        (&b"e"[..], None)
+    );
 }

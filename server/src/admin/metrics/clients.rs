@@ -118,7 +118,7 @@ pub(super) const METRICS: &[Metric] = &[
     ),
     counter(
         "rangedb_cold_reads_total",
-        "Reads of clients that had to wait for a block of a table.",
+        "How often reads of clients and for snapshots had to wait for a block of a table.",
         Source::Shard(|report| report.status.cold_reads.reads as f64),
     ),
     counter(
@@ -134,7 +134,7 @@ pub(super) const METRICS: &[Metric] = &[
     histogram(
         "rangedb_cold_read_wait_seconds",
         COLD_READS,
-        "Time for which a read of a client waited for a block of a table.",
+        "Time for which reads of clients and for snapshots waited for a block of a table.",
         Source::ShardSpread(|report| report.status.cold_reads.wait_micros.clone()),
     ),
 ];

@@ -1,7 +1,7 @@
 //! Stalls: one task kept the shard's thread from all others for too long.
 //!
 //! Every poll of a task is timed, by one look at the clock at its end. One that took [`STALL_MIN`] or
-//! longer is counted under the task's name, which is the type of its future. At most a few a second are
+//! longer is counted under the task's name, which is the type of its future. At most one a second is
 //! logged. The reason does not matter: much work, a system call that waited for the disk, or a
 //! machine that ran something else meanwhile. Lives on the reactor's thread.
 
@@ -38,7 +38,7 @@ impl Default for Stalls {
         Stalls {
             counts: RefCell::default(),
             micros: RefCell::new(Distribution::new(MICROS_MAX)),
-            lines: LineLimit::default(),
+            lines: LineLimit::new(1, Duration::from_secs(1)),
         }
     }
 }

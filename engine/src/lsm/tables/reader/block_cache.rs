@@ -124,6 +124,12 @@ impl BlockCache {
         }
     }
 
+    /// Whether it has a block of the table with this array.
+    pub(super) fn has(&self, slots: u32, number: usize) -> bool {
+        let slots = self.tables.get(slots as usize);
+        slots.is_some_and(|slots| matches!(slots.get(number), Some(Some(_))))
+    }
+
     /// Adds a block that was read from the file. One that is larger than the budget is cached alone:
     /// otherwise a reader that waits for it would never find it.
     pub(super) fn insert(&mut self, slots: u32, number: usize, block: DataBlock) {

@@ -7,7 +7,9 @@ use std::os::unix::fs::FileExt;
 
 use super::*;
 use crate::lsm::tables::list::Run;
+use crate::lsm::tables::reader::Reader;
 use crate::lsm::tables::test_fixture::{FORMS, Fixture, Form, all, places};
+use crate::lsm::{BlockReads, HeldBlocks};
 
 /// Key, version and value.
 type Row = (Vec<u8>, u64, Vec<u8>);
@@ -53,13 +55,33 @@ fn open(tables: &Arc<Tables>, bounds: Bounds<'_>, direction: Direction) -> Vec<R
 }
 
 /// All rows of a run up to its end or an error.
-fn read(run: &mut RunIter, shard: Option<&Reader>) -> (Vec<Row>, Option<LsmError>) {
+fn read(run: &mut RunIter, reads: Reads<'_>) -> (Vec<Row>, Option<ScanStop>) {
     let mut rows = Vec::new();
     loop {
-        match run.next(shard) {
+        match run.next(reads) {
             Ok(Some(row)) => rows.push(owned(row)),
             Ok(None) => return (rows, None),
             Err(error) => return (rows, Some(error)),
+        }
+    }
+}
+
+/// All rows of a run that never waits. It begins anew after each of them.
+fn read_cold(reader: &Reader, place: usize, bounds: Bounds<'_>, direction: Direction) -> Vec<Row> {
+    let mut held = HeldBlocks::default();
+    loop {
+        let mut runs = open(&reader.tables, bounds, direction);
+        let run = runs.get_mut(place).expect("the same runs");
+        match read(run, BlockReads::NoWait(reader, &held)) {
+            (rows, None) => return rows,
+            (_, Some(ScanStop::Failed(error))) => panic!("{error}"),
+            (_, Some(ScanStop::Cold(stop))) => {
+                let table = reader.table_of(stop.block).expect("it is in the list");
+                let wanted = [&[stop.block][..], &stop.ahead].concat();
+                for (block, content) in wanted.iter().zip(table.read_blocks(&wanted)) {
+                    held.insert(*block, content.expect("readable"));
+                }
+            }
         }
     }
 }
@@ -89,14 +111,16 @@ fn check_scans(fixture: &mut Fixture, reader: &Reader, seen: &mut [usize; 3]) {
             high.as_ref().map(Vec::as_slice),
         );
         for direction in DIRECTIONS {
-            let is_on_shard = fixture.random.below(2) == 0;
-            let shard = is_on_shard.then_some(reader);
+            let way = fixture.random.below(3);
             let before = reader.cache_use();
-            let found = open(&reader.tables, bounds, direction).into_iter();
-            let found = found.map(|mut run| match is_on_shard {
-                true => read(&mut run, shard),
-                false => {
-                    let reading = std::thread::spawn(move || read(&mut run, None));
+            let found = open(&reader.tables, bounds, direction)
+                .into_iter()
+                .enumerate();
+            let found = found.map(|(place, mut run)| match way {
+                0 => read(&mut run, BlockReads::Wait(reader)),
+                1 => (read_cold(reader, place, bounds, direction), None),
+                _ => {
+                    let reading = std::thread::spawn(move || read(&mut run, BlockReads::Beside));
                     reading.join().expect("no panic")
                 }
             });
@@ -108,7 +132,7 @@ fn check_scans(fixture: &mut Fixture, reader: &Reader, seen: &mut [usize; 3]) {
             let wanted = wanted(&model, bounds, direction);
             assert_eq!(found, wanted, "{bounds:?} {direction:?}");
             let now = reader.cache_use();
-            assert!(is_on_shard || now == before, "another thread has no cache");
+            assert!(way < 2 || now == before, "another thread has no cache");
             seen[0] += found.iter().map(Vec::len).sum::<usize>();
             seen[1] += (now[2] - before[2]) as usize;
             seen[2] += (now[3] - before[3]) as usize;
@@ -153,7 +177,7 @@ fn a_scan_adds_at_most_one_block_of_a_table_to_the_cache() {
     let everything = (Bound::Unbounded, Bound::Unbounded);
     for (scans, direction) in DIRECTIONS.into_iter().enumerate() {
         for mut run in open(&reader.tables, everything, direction) {
-            assert!(read(&mut run, Some(&reader)).1.is_none());
+            assert!(read(&mut run, BlockReads::Wait(&reader)).1.is_none());
         }
         let [used, ..] = reader.cache_use();
         let most = (scans as u64 + 1) * 2 * longest.expect("a block");
@@ -165,14 +189,14 @@ fn a_scan_adds_at_most_one_block_of_a_table_to_the_cache() {
     }
     let [_, _, hits, _] = reader.cache_use();
     for mut run in open(&reader.tables, everything, Direction::Forward) {
-        read(&mut run, Some(&reader));
+        read(&mut run, BlockReads::Wait(&reader));
     }
     let full = reader.cache_use();
     assert_eq!(full[2] - hits, blocks.len() as u64);
     fixture.flush();
     let newer = fixture.tables(&reader.tables);
     for mut run in open(&newer, everything, Direction::Forward) {
-        read(&mut run, Some(&reader));
+        read(&mut run, BlockReads::Wait(&reader));
     }
     assert_eq!(reader.cache_use(), full);
 }
@@ -193,11 +217,16 @@ fn a_damaged_block_is_an_error_and_hides_no_row_before_it() {
         let check = |what: &str| {
             for direction in DIRECTIONS {
                 let shard = Reader::new(tables.clone(), 16 << 20);
-                for shard in [None, Some(&shard)] {
+                let nothing = HeldBlocks::default();
+                for reads in [
+                    BlockReads::Beside,
+                    BlockReads::Wait(&shard),
+                    BlockReads::NoWait(&shard, &nothing),
+                ] {
                     let wanted = wanted(&model, everything, direction).concat();
                     let mut runs = open(&tables, everything, direction);
                     let run = runs.first_mut().expect("a run");
-                    let (rows, error) = read(run, shard);
+                    let (rows, error) = read(run, reads);
                     assert!(error.is_some(), "{what} {direction:?}");
                     assert!(rows.len() < wanted.len() && wanted.starts_with(&rows));
                 }
