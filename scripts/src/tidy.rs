@@ -43,8 +43,11 @@ struct File {
     text: String,
 }
 
+/// Where copies of other projects' code lie, for which this project's rules are not meant.
+const VENDOR: &str = "engine/vendor/";
+
 /// The files of the project, by their paths from its folder: those that git tracks, and new ones
-/// that it does not ignore.
+/// that it does not ignore. Without the [copies](VENDOR) of others' code.
 ///
 /// # Errors
 /// git cannot be run.
@@ -53,7 +56,8 @@ pub fn project_files(root: &Path) -> Result<Vec<String>, String> {
         "git",
         &["ls-files", "--cached", "--others", "--exclude-standard"],
     )?;
-    let paths = listed.lines().filter(|path| root.join(path).is_file());
+    let own = listed.lines().filter(|path| !path.starts_with(VENDOR));
+    let paths = own.filter(|path| root.join(path).is_file());
     Ok(paths.map(str::to_owned).collect())
 }
 
