@@ -13,7 +13,7 @@ use std::task::Waker;
 use std::time::Duration;
 
 use io_uring::types::{Fd, SubmitArgs, Timespec};
-use io_uring::{IoUring, cqueue, opcode, squeue};
+use io_uring::{EnterFlags, IoUring, cqueue, opcode, squeue};
 use slab::Slab;
 
 use super::cross_thread::WakeQueue;
@@ -76,6 +76,8 @@ pub(super) struct Ring {
     /// By their numbers, which are also their user data.
     pub(super) operations: Slab<Operation>,
     eventfd: RawFd,
+    /// How it sleeps.
+    sleep_flags: EnterFlags,
     /// Wakers of completions that were taken only to make room for submissions.
     early: Vec<Waker>,
 }
@@ -108,10 +110,17 @@ impl Ring {
         if !features.is_feature_ext_arg() || !features.is_feature_resource_tagging() {
             return Err(Unsupported::TooOld);
         }
+        let mut sleep_flags = EnterFlags::GETEVENTS | EnterFlags::EXT_ARG;
+        // Since Linux 6.15: otherwise the sleep of an idle shard counts as a wait for a disk, in `top` and
+        // wherever else the kernel's `iowait` is shown.
+        if features.is_feature_no_iowait() {
+            sleep_flags |= EnterFlags::NO_IOWAIT;
+        }
         let mut ring = Ring {
             ring,
             operations: Slab::new(),
             eventfd: wake_queue.eventfd().as_raw_fd(),
+            sleep_flags,
             early: Vec::new(),
         };
         ring.watch_eventfd();
@@ -181,7 +190,10 @@ impl Ring {
         let limit = limit.map_or(SLEEP_MAX, |limit| limit.min(SLEEP_MAX));
         let limit = Timespec::from(limit);
         let arguments = SubmitArgs::new().timespec(&limit);
-        check(self.ring.submitter().submit_with_args(1, &arguments));
+        let pushed = self.ring.submission().len() as u32;
+        let (submitter, flags) = (self.ring.submitter(), self.sleep_flags.bits());
+        // SAFETY: the flags announce arguments of this type, and those are there until the call ends.
+        check(unsafe { submitter.enter(pushed, 1, flags, Some(&arguments)) });
         self.take_completed(woken);
     }
 
