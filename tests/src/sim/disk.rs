@@ -1,5 +1,5 @@
 //! The log's disk. A completed write survives a crash; a write in flight survives it fully, partly,
-//! or not at all.
+//! or not at all, and so does one that fails. None arrives later than that.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -24,6 +24,13 @@ struct InFlight {
     content: Content,
     offset: usize,
     bytes: Vec<u8>,
+}
+
+impl InFlight {
+    fn complete(&self) {
+        let mut content = self.content.borrow_mut();
+        content[self.offset..self.offset + self.bytes.len()].copy_from_slice(&self.bytes);
+    }
 }
 
 /// The content and the faults of one simulated disk. It survives crashes.
@@ -75,20 +82,38 @@ impl Platter {
     /// Cuts the power: each write in flight is completed, lost, or torn between sectors.
     pub fn crash(&self) {
         for write in self.in_flight.take() {
-            let fate = self.random.below(4);
-            let mut content = write.content.borrow_mut();
-            for (at, sector) in write.bytes.chunks(SECTOR_LEN).enumerate() {
-                let arrives = match fate {
-                    0 => true,
-                    1 => false,
-                    _ => self.random.once_in(2),
-                };
-                if arrives {
-                    let from = write.offset + at * SECTOR_LEN;
-                    content[from..from + sector.len()].copy_from_slice(sector);
-                }
+            self.tear(&write);
+        }
+    }
+
+    /// Completes the writes in flight, as the kernel does before a process has ended. Later they could
+    /// arrive over what the next process has written.
+    pub fn process_ended(&self) {
+        self.in_flight.take().iter().for_each(InFlight::complete);
+    }
+
+    /// Lets a write arrive fully, partly, or not at all.
+    fn tear(&self, write: &InFlight) {
+        let fate = self.random.below(4);
+        let mut content = write.content.borrow_mut();
+        for (at, sector) in write.bytes.chunks(SECTOR_LEN).enumerate() {
+            let arrives = match fate {
+                0 => true,
+                1 => false,
+                _ => self.random.once_in(2),
+            };
+            if arrives {
+                let from = write.offset + at * SECTOR_LEN;
+                content[from..from + sector.len()].copy_from_slice(sector);
             }
         }
+    }
+
+    /// Takes a write off the list of those in flight.
+    fn take_in_flight(&self, id: u64) -> Option<InFlight> {
+        let mut in_flight = self.in_flight.borrow_mut();
+        let at = in_flight.iter().position(|write| write.id == id)?;
+        Some(in_flight.swap_remove(at))
     }
 
     /// The names and lengths of all files.
@@ -279,18 +304,14 @@ impl File for SimFile {
             bytes,
         });
         self.platter.delay().await;
-        self.platter
-            .fail_if_due(&self.platter.writes_until_failure)?;
-        let done = {
-            let mut in_flight = self.platter.in_flight.borrow_mut();
-            let at = in_flight.iter().position(|write| write.id == id);
-            at.map(|at| in_flight.swap_remove(at))
-        };
-        if let Some(done) = done {
-            let mut content = done.content.borrow_mut();
-            content[offset..offset + done.bytes.len()].copy_from_slice(&done.bytes);
+        let ended = (self.platter).fail_if_due(&self.platter.writes_until_failure);
+        if let Some(write) = self.platter.take_in_flight(id) {
+            match ended {
+                Ok(()) => write.complete(),
+                Err(_) => self.platter.tear(&write),
+            }
         }
-        Ok(())
+        ended
     }
 
     async fn read_at(&self, offset: u64, len: usize) -> io::Result<Vec<u8>> {

@@ -560,6 +560,7 @@ impl SimNode {
         let stopped = receiver.await.is_ok();
         self.network.detach(NodeId(self.id.into()));
         executor::current().crash(self.host());
+        self.platters().for_each(|platter| platter.process_ended());
         stopped
     }
 }
