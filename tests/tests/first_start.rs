@@ -23,6 +23,7 @@ const SIZES: Sizes = Sizes {
     entries_kept: 1,
     gc_retention_ms: 5_000,
     small_append_bytes: 1 << 10,
+    has_very_slow_reads: true,
 };
 const POLL_INTERVAL: Duration = Duration::from_micros(50);
 

@@ -54,6 +54,7 @@ pub fn furthest_ahead(seed: u64, chain: Chain) -> Result<u64, String> {
         entries_kept: 16,
         gc_retention_ms: 5_000,
         small_append_bytes: 1 << 12,
+        has_very_slow_reads: true,
     };
     let cluster = Cluster::new(sizes, seed);
     let ended = executor.block_on(async move {

@@ -15,14 +15,20 @@ const EVICTED_ONCE_IN: u64 = 4;
 const VERY_SLOW_ONCE_IN: u64 = 16;
 
 /// The disk from which a shard reads blocks.
-pub struct ColdBlocks(pub Random);
+pub struct ColdBlocks {
+    /// Where its times come from.
+    pub random: Random,
+    /// Whether some reads are very slow.
+    pub has_very_slow: bool,
+}
 
 impl ColdBlocks {
     /// How long the disk takes this time.
     pub fn read_time(&self) -> Duration {
-        let micros = match self.0.once_in(VERY_SLOW_ONCE_IN) {
-            false => self.0.between(50, 2_000),
-            true => self.0.between(100_000, 1_400_000),
+        let is_very_slow = self.random.once_in(VERY_SLOW_ONCE_IN) && self.has_very_slow;
+        let micros = match is_very_slow {
+            false => self.random.between(50, 2_000),
+            true => self.random.between(100_000, 1_400_000),
         };
         Duration::from_micros(micros)
     }
@@ -30,7 +36,7 @@ impl ColdBlocks {
 
 impl SlowDisk for ColdBlocks {
     fn evicts(&self) -> bool {
-        self.0.once_in(EVICTED_ONCE_IN)
+        self.random.once_in(EVICTED_ONCE_IN)
     }
 
     fn read(&self, done: Box<dyn FnOnce()>) {

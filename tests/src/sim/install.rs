@@ -44,6 +44,7 @@ const SIZES: Sizes = Sizes {
     entries_kept: 1,
     gc_retention_ms: 5_000,
     small_append_bytes: 1 << 10,
+    has_very_slow_reads: false,
 };
 
 /// One run of the scenario.

@@ -26,6 +26,7 @@ const SIZES: Sizes = Sizes {
     entries_kept: 4,
     gc_retention_ms: 400,
     small_append_bytes: 1 << 10,
+    has_very_slow_reads: true,
 };
 /// Registers that clients write begin with these digits, so that both sides of a split have load.
 const BORDER: [u8; 3] = *b"cr2";

@@ -52,6 +52,8 @@ pub struct Sizes {
     pub small_append_bytes: usize,
     /// How long old versions of values are kept, in milliseconds.
     pub gc_retention_ms: u64,
+    /// Whether some reads of blocks of tables are very slow.
+    pub has_very_slow_reads: bool,
 }
 
 impl Sizes {
@@ -68,6 +70,7 @@ impl Sizes {
         entries_kept: 64,
         gc_retention_ms: 2_000,
         small_append_bytes: 1 << 12,
+        has_very_slow_reads: true,
     };
 }
 
@@ -383,7 +386,11 @@ impl SimNode {
             self.seed,
             purpose(4, self.id, shard) + self.starts.get() * 1000,
         );
-        tables.read_from(Box::new(ColdBlocks(random)));
+        let has_very_slow = self.sizes.has_very_slow_reads;
+        tables.read_from(Box::new(ColdBlocks {
+            random,
+            has_very_slow,
+        }));
         let world = World {
             clock: self.clock.clone(),
             disk: SimDisk(medium.platter.clone()),

@@ -72,6 +72,7 @@ fn sizes(seed: u64, random: &Random) -> Sizes {
         entries_kept: 1 << random.between(0, 8),
         gc_retention_ms: random.between(200, [2_000, 30_000][random.below(2) as usize]),
         small_append_bytes: 1 << random.between(7, 16),
+        has_very_slow_reads: true,
     }
 }
 

@@ -38,6 +38,7 @@ pub(super) const SIZES: Sizes = Sizes {
     entries_kept: 8,
     gc_retention_ms: 2_000,
     small_append_bytes: 1 << 10,
+    has_very_slow_reads: true,
 };
 
 /// One run of the scenario.

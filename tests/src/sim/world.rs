@@ -43,7 +43,11 @@ impl Env for SimEnv {
         let executor = executor::current();
         let now = executor.now().as_nanos() as u64;
         let random = Random::new(now, executor.machine().into());
-        SimRuntime::sleep(ColdBlocks(random).read_time()).await;
+        let disk = ColdBlocks {
+            random,
+            has_very_slow: true,
+        };
+        SimRuntime::sleep(disk.read_time()).await;
         Ok(work())
     }
 
