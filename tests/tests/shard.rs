@@ -15,8 +15,11 @@ use rangedb_engine::gateway::Gateway;
 use rangedb_engine::gateway::request::{Call, Caller};
 use rangedb_engine::gateway::responder::{Responder, Response, Scanning};
 use rangedb_engine::hlc::Hlc;
-use rangedb_engine::limits::{LEADER_WAIT_LEN_MAX, SEGMENT_LEN, SMALL_APPEND_LEN_MAX};
+use rangedb_engine::limits::{
+    LEADER_WAIT_LEN_MAX, MAX_CLOCK_OFFSET_MS, SEGMENT_LEN, SMALL_APPEND_LEN_MAX,
+};
 use rangedb_engine::lsm::{LsmTables, TableOptions, no_read_fault};
+use rangedb_engine::raft::{Message, encode};
 use rangedb_engine::range::Keyspace;
 use rangedb_engine::range::sink::Once;
 use rangedb_engine::request::{Batch, Outcome, Read, RequestId, ScanRequest, Target};
@@ -217,6 +220,32 @@ fn writes_outlive_stops_and_crashes() {
             folder = next;
         }
     }
+}
+
+#[test]
+fn a_heartbeat_raises_the_time_of_the_cluster_within_a_bound() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    GlommioRuntime::new(1).block_on(async {
+        let shard = open(folder.path()).await;
+        let beat = |now: Timestamp| {
+            encode(&Message::Heartbeat {
+                from: Location {
+                    node: NodeId(2),
+                    shard: ShardId(0),
+                },
+                leads: Vec::new(),
+                write_p99_micros: None,
+                now,
+            })
+        };
+        let ahead = shard.now().plus_ms(MAX_CLOCK_OFFSET_MS / 2);
+        shard.answer(beat(ahead)).await;
+        assert!(shard.now() >= ahead, "it follows");
+        let too_far = shard.now().plus_ms(MAX_CLOCK_OFFSET_MS * 10);
+        shard.answer(beat(too_far)).await;
+        assert!(shard.now() < too_far, "that node's clock is wrong");
+        shard.close().await.expect("closes");
+    });
 }
 
 /// The keys and versions of a scan in pages of this many rows. Other writes and flushes go on between

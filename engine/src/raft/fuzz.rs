@@ -102,6 +102,7 @@ fn messages() -> Vec<Vec<u8>> {
         from: PLACE,
         leads: vec![led(4), led(5)],
         write_p99_micros: Some(1_500),
+        now: Timestamp(77),
     });
     all.push(Message::Cluster(Bytes::from_static(b"words")));
     all.iter().map(|message| encode(message).to_vec()).collect()

@@ -56,6 +56,9 @@ pub enum Message {
         /// The 99th percentile of the sender's durable writes of the last two seconds, in
         /// microseconds; `None` if there were none.
         write_p99_micros: Option<u32>,
+        /// The time of the cluster as the sender knows it: what nodes know drifts apart by no more than a
+        /// beat, also between nodes that have no range in common.
+        now: Timestamp,
     },
     /// See [`crate::cluster::message`].
     Cluster(#[rkyv(with = Shared)] Bytes),
@@ -401,6 +404,7 @@ mod tests {
             from,
             leads,
             write_p99_micros: Some(1_500),
+            now: Timestamp(77),
         };
         for message in [heartbeat, Message::Cluster(words)] {
             let bytes = encode(&message);

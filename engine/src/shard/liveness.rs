@@ -220,6 +220,7 @@ fn beat<E: Env>(inner: &Rc<Inner<E>>, speed: Option<WriteSpeed>, now: Now<E>) {
             from: inner.location,
             leads,
             write_p99_micros,
+            now: inner.now(),
         });
         let (transport, shard) = (inner.around.transport.clone(), Rc::downgrade(inner));
         drop(E::Runtime::spawn(async move {
@@ -245,6 +246,7 @@ impl<E: Env> Shard<E> {
                 from: inner.location,
                 leads: Vec::new(),
                 write_p99_micros: None,
+                now: inner.now(),
             };
             (inner.around.transport.clone(), raft::encode(&beat))
         };

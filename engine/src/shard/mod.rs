@@ -16,6 +16,7 @@ mod background;
 mod balancing;
 mod bounds_changes;
 mod bounds_requests;
+mod cluster_time;
 pub mod contents;
 mod digests;
 mod folder;
@@ -240,22 +241,6 @@ impl<E: Env> Shard<E> {
     /// Waits until [`Shard::routes_version`] is another than the one that the caller knows.
     pub async fn routes_changed(&self, known: usize) {
         self.inner.ranges.version().until(|now| now != known).await;
-    }
-
-    /// The cluster's time, as this node knows it.
-    pub fn now(&self) -> Timestamp {
-        use crate::env::Clock;
-        self.inner.hlc.now(self.inner.around.clock.wall_ms())
-    }
-
-    /// Takes the largest timestamp that a client has seen: its next writes get higher ones.
-    ///
-    /// # Errors
-    /// [`Error::ClockOutOfBounds`].
-    pub fn take_token(&self, token: Timestamp) -> Result<(), Error> {
-        use crate::env::Clock;
-        let wall_ms = self.inner.around.clock.wall_ms();
-        self.inner.hlc.follow(wall_ms, "token", token)
     }
 
     /// The part of a core that this thread has used over the last 10 s; 0 where that is not known.

@@ -45,7 +45,10 @@ impl<E: Env> Shard<E> {
                 from,
                 leads,
                 write_p99_micros,
+                now: told,
             }) => {
+                // A time too far above the wall clock is that of a node whose clock is wrong.
+                let _ = self.inner.follow("heartbeat", told);
                 let now = Now::<E>::now();
                 let slow_disk = &self.inner.liveness.slow_disk;
                 slow_disk.heard(from, write_p99_micros, now);
