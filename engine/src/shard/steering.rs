@@ -26,8 +26,6 @@ use crate::types::{Location, NodeId, RangeId, ReplicaId, ShardId};
 pub(super) const ORDER_TIMEOUT: Duration = Duration::from_secs(2);
 /// Why an order was not given whose new replicas got no ids.
 pub(super) const NO_IDS: &str = "the ids of its new replicas were not written down";
-/// Least time from one log line to the next about the same order with the same outcome.
-const SAME_ORDER_INTERVAL: Duration = Duration::from_mins(1);
 
 impl<E: Env> Inner<E> {
     /// Answers a request that only the manager answers, which is here.
@@ -313,11 +311,9 @@ impl<E: Env> Inner<E> {
         };
         let words =
             format!("shard {at}, which leads range {range}, was ordered {order}: {outcome}");
-        let now = Now::<E>::now();
-        let mut told = self.management.given_orders.told.borrow_mut();
-        told.retain(|_, (_, when)| now < *when + SAME_ORDER_INTERVAL);
-        if told.get(&range).is_some_and(|before| before.0 == words) {
-            return;
+        let told = &self.management.given_orders.told;
+        if told.is_news(range, &words, Now::<E>::now()) {
+            tracing::info!("{words}");
         }
         tracing::info!("{words}");
         told.insert(range, (words, now));
