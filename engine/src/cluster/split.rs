@@ -9,7 +9,8 @@
 //! first ([`Manager::coarse_parts`]), which are scattered over nodes and shards. Then the other keys follow,
 //! and what they make need not move.
 //!
-//! A range that an operator has split is held: until then it is not merged again ([`HeldRecord`]).
+//! A range that an operator's order has made is held: until then the range left of it does not take it over
+//! ([`HeldRecord`]).
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -396,18 +397,12 @@ impl<T: Instant> Manager<T> {
         Ok((leader, report))
     }
 
-    /// The rows by which ranges are held against merging: those that a split of `parent` has made, as long
-    /// as is wished, and at least as long as `parent` was held before. Call [`Manager::held`] when they are
-    /// durable.
-    pub fn hold(
-        &self,
-        parent: RangeId,
-        parts: &[SplitPart],
-        until_ms: Option<u64>,
-    ) -> Vec<HeldRecord> {
-        let before = self.held_until_ms(parent);
-        let until_ms = until_ms.unwrap_or(0).max(before);
-        let parts = parts.iter().map(|part| part.range);
+    /// The rows by which the borders that a split has made are held against merging for as long as is wished: a
+    /// range is held for the border on its left, so the first part, which has an older one there, is held as it
+    /// was. Call [`Manager::held`] when they are durable.
+    pub fn hold(&self, parts: &[SplitPart], until_ms: Option<u64>) -> Vec<HeldRecord> {
+        let until_ms = until_ms.unwrap_or(0);
+        let parts = parts.iter().skip(1).map(|part| part.range);
         let parts = parts.filter(|range| self.held_until_ms(*range) != until_ms);
         parts.map(|range| HeldRecord { range, until_ms }).collect()
     }
