@@ -314,7 +314,19 @@ fn orders_that_are_wrong_or_name_what_is_not_there_are_told_apart() {
     let unknown = home.cli(&["range", "transfer-leader", "99"]);
     let complaint = String::from_utf8_lossy(&unknown.stderr);
     assert_eq!(unknown.status.code(), Some(3), "{complaint}");
-    assert!(complaint.contains("range 99"), "{complaint}");
+    assert!(
+        complaint.contains("range 99; `rangedb range ls`"),
+        "{complaint}"
+    );
+    for (name, value) in [("moves-max", "-1"), ("dead-after", "-1h")] {
+        let refused = home.cli(&["config", "set", name, value]);
+        let complaint = String::from_utf8_lossy(&refused.stderr);
+        assert_eq!(refused.status.code(), Some(3), "{complaint}");
+        assert!(
+            complaint.contains(value) && complaint.contains(name),
+            "{complaint}"
+        );
+    }
     let still = shown(&home, &["range", "ls"]);
     assert_eq!(
         still["ranges"][1]["replicas"],
