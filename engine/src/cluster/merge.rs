@@ -66,7 +66,7 @@ impl<T: Instant> Manager<T> {
                 "range {range} has the last keys, so it has no right neighbour; `rangedb range ls` shows \
                  the ranges in the order of their keys"
             );
-            return Err(OrderError::Invalid(why));
+            return Err(OrderError::Conflict(why));
         };
         self.bounds.by_start.get(end).copied().ok_or_else(|| {
             let why = format!("the right neighbour of range {range} is not known now");

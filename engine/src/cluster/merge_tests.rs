@@ -170,7 +170,7 @@ fn what_cannot_be_merged_is_refused_with_a_reason() {
     let ranges = case.split_at(&["m"]);
     let refused = case.merge(ranges[1]);
     assert!(
-        matches!(&refused, Err(OrderError::Invalid(why)) if why.contains("last keys")),
+        matches!(&refused, Err(OrderError::Conflict(why)) if why.contains("last keys")),
         "{refused:?}"
     );
     let refused = case.merge(RangeId(99));

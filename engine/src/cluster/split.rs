@@ -17,6 +17,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use super::cluster_settings;
 use super::manager::{KnownRange, Manager};
 use super::message::{ClusterRequest, ClusterResponse, LedRange, SplitPart, SplitReason};
+use super::orders::no_range;
 use super::record::{HeldRecord, Row};
 use crate::byte_size::parse_size;
 use crate::env::Instant;
@@ -354,9 +355,7 @@ impl<T: Instant> Manager<T> {
     /// A range of users' keys.
     pub(super) fn users_range(&self, range: RangeId) -> Result<&KnownRange<T>, OrderError> {
         let Some(known) = self.ranges.get(&range) else {
-            let why =
-                format!("there is no range {range}; `rangedb range ls` shows those there are");
-            return Err(OrderError::NotFound(why));
+            return Err(no_range(range));
         };
         match known.record.descriptor.keyspace {
             Keyspace::User => Ok(known),
@@ -437,6 +436,7 @@ impl<T: Instant> Manager<T> {
 fn checked(descriptor: &Descriptor, mut keys: Vec<Vec<u8>>) -> Result<Vec<Vec<u8>>, OrderError> {
     let (range, bounds) = (descriptor.range, &descriptor.keys);
     let invalid = |why: String| Err(OrderError::Invalid(why));
+    let conflict = |why: String| Err(OrderError::Conflict(why));
     if !(1..=SPLIT_KEYS_MAX).contains(&keys.len()) {
         let count = keys.len();
         return invalid(format!(
@@ -454,14 +454,14 @@ fn checked(descriptor: &Descriptor, mut keys: Vec<Vec<u8>>) -> Result<Vec<Vec<u8
                 Some(end) => format!("before {}", shown(end)),
                 None => "to the last one".to_owned(),
             };
-            return invalid(format!(
+            return conflict(format!(
                 "range {range} does not have the key {key}: it has the keys from {start} on, {end}; \
                  `rangedb range ls` shows which range has it"
             ));
         }
         if *key == bounds.start {
             let key = shown(key);
-            return invalid(format!(
+            return conflict(format!(
                 "range {range} begins at {key} already; give a key that lies further right in it"
             ));
         }

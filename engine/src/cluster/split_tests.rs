@@ -502,14 +502,14 @@ fn orders_that_make_no_sense_are_refused_with_the_range_and_what_would_be_right(
         (2, &[], "invalid", "1 to 1024"),
         (2, &["a", ""], "invalid", "\"\""),
         (2, &[&long], "invalid", "kkk...\""),
-        (2, &["a", "x"], "invalid", "before \"m\""),
+        (2, &["a", "x"], "conflict", "before \"m\""),
         (
             middle.0,
             &["a"],
-            "invalid",
+            "conflict",
             "from \"m\" on, to the last one",
         ),
-        (middle.0, &["m"], "invalid", "begins at \"m\""),
+        (middle.0, &["m"], "conflict", "begins at \"m\""),
         (2, &["a", "b", "a"], "invalid", "\"a\""),
     ] {
         let (found, words) = refused(&mut case, range, keys);

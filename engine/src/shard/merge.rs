@@ -191,7 +191,7 @@ impl<E: Env> Inner<E> {
         if left.keyspace != Keyspace::User || left.keys.end.as_ref() != Some(&right_one.keys.start)
         {
             let why = format!("range {right} is not the right neighbour of range {range}");
-            return Err(OrderError::Invalid(why));
+            return Err(OrderError::Conflict(why));
         }
         if !are_together(&left, &right_one) {
             let why =

@@ -320,7 +320,7 @@ fn check<E: Env>(running: &Running<E>, version: u32, key: &[u8]) -> Result<(), O
         let why = format!(
             "range {range} cannot be split there: the key must be inside the range and not its first"
         );
-        return Err(OrderError::Invalid(why));
+        return Err(OrderError::Conflict(why));
     }
     Ok(())
 }
