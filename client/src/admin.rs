@@ -187,8 +187,8 @@ impl Admin {
     }
 
     /// Splits a range at keys, in any order. The first of the ranges in the answer has the id of this one;
-    /// the others are new. Ranges on both sides of a new border are held against merging: for an hour
-    /// if `hold` is not given, for ever with [`Duration::MAX`].
+    /// the others are new. The new borders are held against merging: for an hour if `hold` is not given, for
+    /// ever with [`Duration::MAX`], and not at all with [`Duration::ZERO`].
     ///
     /// If the range was split at some of the keys only, the answer says why; an order is refused as a whole
     /// if it was split at none. Many keys take longer than a usual timeout; see

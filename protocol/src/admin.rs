@@ -59,7 +59,7 @@ pub enum Command {
         /// The keys at which new ranges begin.
         #[serde(with = "ranges::hexes")]
         at: Vec<Vec<u8>>,
-        /// How long the ranges are held against merging, in milliseconds: [`HOLD_MS_DEFAULT`] if it is not
+        /// How long the new borders are held against merging, in milliseconds: [`HOLD_MS_DEFAULT`] if it is not
         /// given, for ever if it is `u64::MAX`.
         #[serde(default)]
         hold_ms: Option<u64>,

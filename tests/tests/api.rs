@@ -259,12 +259,12 @@ fn orders_that_are_wrong_or_name_what_is_not_there_are_told_apart() {
     };
     let to = |node: u64| json!({ "to": node }).to_string();
     for (method, path, body, error) in [
-        ("POST", transfer.as_str(), to(1), "invalid"),
-        ("POST", &transfer, String::new(), "invalid"),
+        ("POST", transfer.as_str(), to(1), "conflict"),
+        ("POST", &transfer, String::new(), "conflict"),
         ("POST", &transfer, to(77), "not_found"),
         ("POST", "ranges/99/transfer-leader", to(1), "not_found"),
         ("POST", &move_replica, to_shard(1, 1, &json!(2)), "invalid"),
-        ("POST", &move_replica, to_shard(1, 1, shard), "invalid"),
+        ("POST", &move_replica, to_shard(1, 1, shard), "conflict"),
         (
             "POST",
             &move_replica,
@@ -307,14 +307,30 @@ fn orders_that_are_wrong_or_name_what_is_not_there_are_told_apart() {
             told["fate"], "not_applied",
             "{method} {path} {body}: {told}"
         );
-        let status = if error == "invalid" { 400 } else { 404 };
+        let status = match error {
+            "invalid" => 400,
+            "conflict" => 409,
+            _ => 404,
+        };
         assert_eq!(answer.status, status, "{method} {path} {body}");
         assert_eq!(answer.header("retry-after"), None);
     }
     let unknown = home.cli(&["range", "transfer-leader", "99"]);
     let complaint = String::from_utf8_lossy(&unknown.stderr);
     assert_eq!(unknown.status.code(), Some(3), "{complaint}");
-    assert!(complaint.contains("range 99"), "{complaint}");
+    assert!(
+        complaint.contains("range 99; `rangedb range ls`"),
+        "{complaint}"
+    );
+    for (name, value) in [("moves-max", "-1"), ("dead-after", "-1h")] {
+        let refused = home.cli(&["config", "set", name, value]);
+        let complaint = String::from_utf8_lossy(&refused.stderr);
+        assert_eq!(refused.status.code(), Some(3), "{complaint}");
+        assert!(
+            complaint.contains(value) && complaint.contains(name),
+            "{complaint}"
+        );
+    }
     let still = shown(&home, &["range", "ls"]);
     assert_eq!(
         still["ranges"][1]["replicas"],

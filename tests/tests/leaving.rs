@@ -116,7 +116,10 @@ fn what_would_leave_a_range_without_a_majority_is_refused_with_the_reason() {
 
     let unknown = post(&homes[0], 77, "drain", b"");
     assert_eq!(unknown.status, 404, "{}", unknown.json());
-    assert!(refused(&order(&homes[0], "drain", 77, &[])).contains("there is no node 77"));
+    assert!(
+        refused(&order(&homes[0], "drain", 77, &[]))
+            .contains("there is no node 77; `rangedb node ls`")
+    );
     let too_few = refused(&order(&homes[0], "decommission", ids[2], &[]));
     assert!(too_few.contains("2 other active nodes"), "{too_few}");
     let dry_run = post(&homes[0], ids[2], "decommission", b"{\"dry_run\":true}");

@@ -138,7 +138,7 @@ fn a_cluster_of_one_grows_to_four_and_is_steered() {
         let output = homes[2].cli(&order);
         let complaint = String::from_utf8_lossy(&output.stderr);
         // Another change may be under way, or a replica have come there before balance was off.
-        let done = output.status.success() || complaint.contains("(invalid, not applied)");
+        let done = output.status.success() || complaint.contains("(conflict, not applied)");
         assert!(
             done || complaint.contains("(busy, not applied)"),
             "{complaint}"

@@ -129,6 +129,62 @@ fn a_range_that_is_flooded_is_refused_and_the_other_range_of_its_shard_is_not() 
     assert!(node.is_running());
 }
 
+/// The seconds that a command took, and what it said when it failed.
+fn refusal_of(home: &Home, command: &[&str]) -> (Duration, String) {
+    let begun = Instant::now();
+    let output = home.cli(command);
+    assert_eq!(output.status.code(), Some(3), "{output:?}");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    (begun.elapsed(), said)
+}
+
+#[test]
+fn on_a_full_disk_merges_are_refused_with_the_reason_and_leave_the_ranges_free() {
+    let temp = tempfile::tempdir().expect("a folder");
+    let Some(disk) = available(SmallDisk::new(&temp.path().join("disk"), 512)) else {
+        return;
+    };
+    let arguments = ["--shards", "1", "--memory", "64MiB", "--split-at", "m"];
+    let mut home = Home::new(temp.path(), &arguments);
+    home.folder = disk.folder().join("data");
+    let mut node = home.start();
+    wait_for("reports of all ranges", || {
+        ranges(&home).filter(|all| all.len() == 3)
+    });
+    for key in ["a", "n"] {
+        assert!(home.cli(&["put", key, "value"]).status.success());
+    }
+    disk.fill();
+    // The first one finds out that the disk is full when it flushes; the second one begins no flush.
+    for _ in 0..2 {
+        let (took, said) = refusal_of(&home, &["range", "merge", "2", "--timeout", "30s"]);
+        assert!(said.contains("disk of shard 1/0 is full"), "{said}");
+        assert!(said.contains("(conflict, not applied)"), "{said}");
+        assert!(took < Duration::from_secs(5), "{took:?}");
+    }
+    let log = home.log();
+    let refusals = log.lines().filter(|line| line.contains("were not merged"));
+    assert_eq!(refusals.count(), 1, "one line for one reason: {log}");
+    // Nothing holds the range, and its right neighbour serves its keys.
+    wait_for("a range that nothing is done with", || {
+        let shown = home.cli(&["range", "show", "2", "--format", "json"]);
+        let shown: serde_json::Value = serde_json::from_slice(&shown.stdout).ok()?;
+        (shown["state"] == "serving").then_some(())
+    });
+    assert!(home.cli(&["get", "n"]).status.success());
+    let split = home.cli(&["range", "split", "2", "--at", "g", "--timeout", "10s"]);
+    assert!(split.status.success(), "{split:?}");
+    disk.make_room();
+    wait_for("a merge with room", || {
+        let merged = home.cli(&["range", "merge", "2", "--timeout", "30s"]);
+        merged.status.success().then_some(())
+    });
+    for key in ["a", "n"] {
+        assert!(home.cli(&["get", key]).status.success(), "{key}");
+    }
+    assert!(node.is_running(), "{}", home.log());
+}
+
 #[test]
 fn on_a_full_disk_puts_are_refused_and_deletes_and_splits_go_on() {
     let temp = tempfile::tempdir().expect("a folder");

@@ -12,6 +12,7 @@ use super::departure::STUCK_AFTER;
 use super::known_shards::KnownShard;
 use super::manager::{KnownRange, Manager};
 use super::message::{Follower, Leaving, LedRange, NodeHealth};
+use super::orders::no_node;
 use super::placement::{self, Slot, Step};
 use super::record::{MembershipStatus, Row};
 use crate::env::Instant;
@@ -99,7 +100,7 @@ impl<T: Instant> Manager<T> {
     pub fn leaving(&self, node: NodeId, dry_run: bool, now: T) -> Result<Leaving, OrderError> {
         let membership = self.membership(node);
         if !self.nodes.contains_key(&node) || membership == MembershipStatus::Removed {
-            return Err(OrderError::NotFound(format!("there is no node {node}")));
+            return Err(no_node(node));
         }
         let moves_away = dry_run || !membership.keeps_replicas();
         let leaders = self.led_by(node, now);

@@ -44,6 +44,16 @@ pub enum MergeStep {
     Merge(Location, Box<ClusterRequest>),
 }
 
+/// The refusal to merge a range with its right neighbour because the rows of both on a shard lie under so many
+/// data ids.
+pub fn too_many_parts(range: RangeId, at: Location, parts: usize) -> OrderError {
+    OrderError::Conflict(format!(
+        "range {range} cannot take over its right neighbour: its replica on shard {at} would have its rows in \
+         {parts} parts, and may have {PARTS_MAX}; where a replica moves to another node, its rows become one part \
+         (`rangedb range move-replica`)"
+    ))
+}
+
 impl<T: Instant> Manager<T> {
     /// The right neighbour of a range of users' keys.
     ///
@@ -56,7 +66,7 @@ impl<T: Instant> Manager<T> {
                 "range {range} has the last keys, so it has no right neighbour; `rangedb range ls` shows \
                  the ranges in the order of their keys"
             );
-            return Err(OrderError::Invalid(why));
+            return Err(OrderError::Conflict(why));
         };
         self.bounds.by_start.get(end).copied().ok_or_else(|| {
             let why = format!("the right neighbour of range {range} is not known now");
@@ -74,6 +84,26 @@ impl<T: Instant> Manager<T> {
         let merging = &mut self.planning.merging;
         if let Some(found) = merging.iter().position(|merging| *merging == ranges) {
             merging.swap_remove(found);
+        }
+    }
+
+    /// Checks that no shard would have the rows of two neighbours under too many data ids for good: its node has
+    /// no other shard to which the replica could move. A right replica that is not there yet will have one.
+    ///
+    /// # Errors
+    /// [`OrderError::Conflict`]: they cannot be merged until replicas have moved to other nodes.
+    pub fn check_parts(&self, range: RangeId, right: RangeId, now: T) -> Result<(), OrderError> {
+        let known = self.ranges.get(&range);
+        let mut places = known
+            .into_iter()
+            .flat_map(|known| known.record.descriptor.locations());
+        let full = places.find_map(|at| {
+            let parts = self.parts(range, at)? + self.parts(right, at).unwrap_or(1);
+            (parts > PARTS_MAX && self.other_shard(at, now).is_none()).then_some((at, parts))
+        });
+        match full {
+            Some((at, parts)) => Err(too_many_parts(range, at, parts)),
+            None => Ok(()),
         }
     }
 
@@ -146,14 +176,17 @@ impl<T: Instant> Manager<T> {
 
     /// Whether the replicas of two ranges on a shard have their rows under too many data ids to be merged.
     fn would_have_too_many_parts(&self, ranges: [RangeId; 2], at: Location) -> bool {
-        let parts = |range: RangeId| {
-            let descriptor = &self.ranges.get(&range)?.record.descriptor;
-            let mut replicas = descriptor.replicas.iter();
-            let place = replicas.find(|place| place.location == at)?;
-            self.shards.known.get(&at)?.parts(range, place.replica)
-        };
-        let sum: usize = ranges.into_iter().filter_map(parts).map(usize::from).sum();
-        sum > PARTS_MAX
+        let parts = ranges.into_iter().filter_map(|range| self.parts(range, at));
+        parts.sum::<usize>() > PARTS_MAX
+    }
+
+    /// Under how many data ids the replica of a range on a shard has its rows, if there is one and that is known.
+    fn parts(&self, range: RangeId, at: Location) -> Option<usize> {
+        let descriptor = &self.ranges.get(&range)?.record.descriptor;
+        let mut replicas = descriptor.replicas.iter();
+        let place = replicas.find(|place| place.location == at)?;
+        let parts = self.shards.known.get(&at)?.parts(range, place.replica)?;
+        Some(usize::from(parts))
     }
 
     /// Another shard of the same node to which replicas may go: the next one.
@@ -215,11 +248,12 @@ impl<T: Instant> Manager<T> {
 
     fn may_merge(
         &self,
-        (left, right): (RangeId, RangeId),
+        pair: (RangeId, RangeId),
         (size_max, after): (u64, Duration),
         now: T,
         wall_ms: u64,
     ) -> bool {
+        let (left, right) = pair;
         let is_held = right.0 < FIRST_NEW_RANGE || self.held_until_ms(right) > wall_ms;
         if is_held {
             return false;
@@ -233,6 +267,7 @@ impl<T: Instant> Manager<T> {
             return false;
         };
         left.bytes + right.bytes < size_max
+            && self.check_parts(pair.0, pair.1, now).is_ok()
             && left.cpu_millis_per_second + right.cpu_millis_per_second < COLD_CPU_MILLIS
     }
 

@@ -123,8 +123,11 @@ fn a_replica_whose_rows_would_lie_under_too_many_data_ids_moves_first() {
             matches!(step, MergeStep::Merge(..)),
             "just as many as may be: {step:?}"
         );
+        let (left, right) = (ranges[0], ranges[1]);
+        assert_eq!(case.manager.check_parts(left, right, case.now), Ok(()));
         case.parts.insert(ranges[1], 4);
         case.pass(30);
+        let checked = case.manager.check_parts(left, right, case.now);
         let step = case.merge(ranges[0]).expect("a step");
         let elsewhere = Location {
             node: NodeId(1),
@@ -136,12 +139,28 @@ fn a_replica_whose_rows_would_lie_under_too_many_data_ids_moves_first() {
             to: elsewhere,
         };
         match shards {
-            1 => assert!(
-                matches!(step, MergeStep::Merge(..)),
-                "the shard refuses it: {step:?}"
-            ),
-            _ => assert_eq!(step, wanted),
+            1 => {
+                assert!(
+                    matches!(step, MergeStep::Merge(..)),
+                    "the shard refuses it: {step:?}"
+                );
+                assert!(
+                    matches!(&checked, Err(OrderError::Conflict(why)) if why.contains("9 parts")),
+                    "{checked:?}"
+                );
+            }
+            _ => {
+                assert_eq!(step, wanted);
+                assert_eq!(checked, Ok(()));
+            }
         }
+        // The manager leaves out what no move could make possible.
+        case.pass(LONG);
+        let expected: &[RangeId] = if shards == 1 { &[] } else { &[left] };
+        assert_eq!(case.mergeable(), expected, "{shards} shards");
+        case.parts.insert(right, 3);
+        case.pass(30);
+        assert_eq!(case.mergeable(), [left], "{shards} shards");
     }
 }
 
@@ -151,7 +170,7 @@ fn what_cannot_be_merged_is_refused_with_a_reason() {
     let ranges = case.split_at(&["m"]);
     let refused = case.merge(ranges[1]);
     assert!(
-        matches!(&refused, Err(OrderError::Invalid(why)) if why.contains("last keys")),
+        matches!(&refused, Err(OrderError::Conflict(why)) if why.contains("last keys")),
         "{refused:?}"
     );
     let refused = case.merge(RangeId(99));

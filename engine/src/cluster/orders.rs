@@ -29,8 +29,7 @@ impl<T: Instant> Manager<T> {
     /// The range is unknown, or cannot take an order now.
     pub fn orderable(&self, range: RangeId, now: T) -> Result<(Location, Range), OrderError> {
         let known = self.ranges.get(&range);
-        let unknown = || OrderError::NotFound(format!("there is no range {range}"));
-        let known = known.ok_or_else(unknown)?;
+        let known = known.ok_or_else(|| no_range(range))?;
         let found = self.range(known, now);
         let leader = found
             .leader
@@ -78,8 +77,7 @@ impl<T: Instant> Manager<T> {
     /// Why it may not.
     pub fn check_node(&self, node: NodeId, now: T) -> Result<&NodeRecord, OrderError> {
         let known = self.nodes.get(&node);
-        let unknown = || OrderError::NotFound(format!("there is no node {node}"));
-        let known = known.ok_or_else(unknown)?;
+        let known = known.ok_or_else(|| no_node(node))?;
         match self.membership(node) {
             MembershipStatus::Active => {}
             status => {
@@ -168,11 +166,13 @@ impl<T: Instant> Manager<T> {
     ) -> Result<(), OrderError> {
         use MembershipStatus::{Active, Decommissioned, Decommissioning, Draining, Removed};
         if !self.nodes.contains_key(&node) {
-            return Err(OrderError::NotFound(format!("there is no node {node}")));
+            return Err(no_node(node));
         }
         match (self.membership(node), status) {
             (Removed, Removed) => Ok(()),
-            (Removed, _) => Err(OrderError::NotFound(format!("node {node} was removed"))),
+            (Removed, _) => Err(OrderError::NotFound(format!(
+                "node {node} was removed; `rangedb node ls` lists the nodes"
+            ))),
             (_, Active) | (Draining, Draining) => Ok(()),
             (Decommissioning | Decommissioned, Decommissioning) => Ok(()),
             (before @ (Decommissioning | Decommissioned), Draining) => {
@@ -302,6 +302,20 @@ fn refuse_if(node: NodeId, what: &str, objections: &[(RangeId, String)]) -> Resu
     };
     let why = format!("node {node} cannot {what}: {}{more}", named.join("; "));
     Err(OrderError::Conflict(why))
+}
+
+/// The refusal of an order about a range that is not known.
+pub(super) fn no_range(range: RangeId) -> OrderError {
+    OrderError::NotFound(format!(
+        "there is no range {range}; `rangedb range ls` shows those there are"
+    ))
+}
+
+/// The refusal of an order about a node that is not known.
+pub(super) fn no_node(node: NodeId) -> OrderError {
+    OrderError::NotFound(format!(
+        "there is no node {node}; `rangedb node ls` lists the nodes"
+    ))
 }
 
 /// The voter of a range on a node.

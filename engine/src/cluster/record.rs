@@ -254,7 +254,8 @@ impl RangeRecord {
     }
 }
 
-/// Until when a range must not be merged with a neighbour, because an operator has made its borders.
+/// Until when a range must not be merged with its left neighbour, because an operator has made the border
+/// between them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub struct HeldRecord {
     /// The range.

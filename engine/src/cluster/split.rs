@@ -9,13 +9,15 @@
 //! first ([`Manager::coarse_parts`]), which are scattered over nodes and shards. Then the other keys follow,
 //! and what they make need not move.
 //!
-//! A range that an operator has split is held: until then it is not merged again ([`HeldRecord`]).
+//! A range that an operator's order has made is held: until then the range left of it does not take it over
+//! ([`HeldRecord`]).
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::cluster_settings;
 use super::manager::{KnownRange, Manager};
 use super::message::{ClusterRequest, ClusterResponse, LedRange, SplitPart, SplitReason};
+use super::orders::no_range;
 use super::record::{HeldRecord, Row};
 use crate::byte_size::parse_size;
 use crate::env::Instant;
@@ -353,9 +355,7 @@ impl<T: Instant> Manager<T> {
     /// A range of users' keys.
     pub(super) fn users_range(&self, range: RangeId) -> Result<&KnownRange<T>, OrderError> {
         let Some(known) = self.ranges.get(&range) else {
-            let why =
-                format!("there is no range {range}; `rangedb range ls` shows those there are");
-            return Err(OrderError::NotFound(why));
+            return Err(no_range(range));
         };
         match known.record.descriptor.keyspace {
             Keyspace::User => Ok(known),
@@ -396,18 +396,12 @@ impl<T: Instant> Manager<T> {
         Ok((leader, report))
     }
 
-    /// The rows by which ranges are held against merging: those that a split of `parent` has made, as long
-    /// as is wished, and at least as long as `parent` was held before. Call [`Manager::held`] when they are
-    /// durable.
-    pub fn hold(
-        &self,
-        parent: RangeId,
-        parts: &[SplitPart],
-        until_ms: Option<u64>,
-    ) -> Vec<HeldRecord> {
-        let before = self.held_until_ms(parent);
-        let until_ms = until_ms.unwrap_or(0).max(before);
-        let parts = parts.iter().map(|part| part.range);
+    /// The rows by which the borders that a split has made are held against merging for as long as is wished: a
+    /// range is held for the border on its left, so the first part, which has an older one there, is held as it
+    /// was. Call [`Manager::held`] when they are durable.
+    pub fn hold(&self, parts: &[SplitPart], until_ms: Option<u64>) -> Vec<HeldRecord> {
+        let until_ms = until_ms.unwrap_or(0);
+        let parts = parts.iter().skip(1).map(|part| part.range);
         let parts = parts.filter(|range| self.held_until_ms(*range) != until_ms);
         parts.map(|range| HeldRecord { range, until_ms }).collect()
     }
@@ -442,6 +436,7 @@ impl<T: Instant> Manager<T> {
 fn checked(descriptor: &Descriptor, mut keys: Vec<Vec<u8>>) -> Result<Vec<Vec<u8>>, OrderError> {
     let (range, bounds) = (descriptor.range, &descriptor.keys);
     let invalid = |why: String| Err(OrderError::Invalid(why));
+    let conflict = |why: String| Err(OrderError::Conflict(why));
     if !(1..=SPLIT_KEYS_MAX).contains(&keys.len()) {
         let count = keys.len();
         return invalid(format!(
@@ -459,14 +454,14 @@ fn checked(descriptor: &Descriptor, mut keys: Vec<Vec<u8>>) -> Result<Vec<Vec<u8
                 Some(end) => format!("before {}", shown(end)),
                 None => "to the last one".to_owned(),
             };
-            return invalid(format!(
+            return conflict(format!(
                 "range {range} does not have the key {key}: it has the keys from {start} on, {end}; \
                  `rangedb range ls` shows which range has it"
             ));
         }
         if *key == bounds.start {
             let key = shown(key);
-            return invalid(format!(
+            return conflict(format!(
                 "range {range} begins at {key} already; give a key that lies further right in it"
             ));
         }

@@ -502,14 +502,14 @@ fn orders_that_make_no_sense_are_refused_with_the_range_and_what_would_be_right(
         (2, &[], "invalid", "1 to 1024"),
         (2, &["a", ""], "invalid", "\"\""),
         (2, &[&long], "invalid", "kkk...\""),
-        (2, &["a", "x"], "invalid", "before \"m\""),
+        (2, &["a", "x"], "conflict", "before \"m\""),
         (
             middle.0,
             &["a"],
-            "invalid",
+            "conflict",
             "from \"m\" on, to the last one",
         ),
-        (middle.0, &["m"], "invalid", "begins at \"m\""),
+        (middle.0, &["m"], "conflict", "begins at \"m\""),
         (2, &["a", "b", "a"], "invalid", "\"a\""),
     ] {
         let (found, words) = refused(&mut case, range, keys);
@@ -528,13 +528,13 @@ fn orders_that_make_no_sense_are_refused_with_the_range_and_what_would_be_right(
 #[test]
 fn ranges_that_a_person_has_split_are_held_until_they_are_released() {
     let mut case = Case::new();
-    let hold = |case: &mut Case, parent, parts: &[RangeId], until| {
+    let hold = |case: &mut Case, parts: &[RangeId], until| {
         let part = |range: &RangeId| SplitPart {
             range: *range,
             keys: KeyRange::all(),
         };
         let parts: Vec<SplitPart> = parts.iter().map(part).collect();
-        let held = case.manager.hold(parent, &parts, until);
+        let held = case.manager.hold(&parts, until);
         let rows: Vec<Row> = held.iter().map(HeldRecord::row).collect();
         held.into_iter().for_each(|held| case.manager.held(held));
         rows
@@ -543,20 +543,23 @@ fn ranges_that_a_person_has_split_are_held_until_they_are_released() {
     let first = case.split(USERS, "m");
     case.pass(1);
     assert_eq!(held(&case, USERS), 0);
-    assert!(hold(&mut case, USERS, &[USERS, first], None).is_empty());
-    let mut rows = hold(&mut case, USERS, &[USERS, first], Some(u64::MAX));
-    assert_eq!(
-        (held(&case, USERS), held(&case, first)),
-        (u64::MAX, u64::MAX)
-    );
-    // The other border of the range is held for ever, so the new range is, too.
+    assert!(hold(&mut case, &[USERS, first], None).is_empty());
+    let mut rows = hold(&mut case, &[USERS, first], Some(u64::MAX));
+    // The range is held for the border on its left; no person has made the one left of its parent.
+    assert_eq!((held(&case, USERS), held(&case, first)), (0, u64::MAX));
+    // A new border is held for as long as is wished, whatever holds the one left of it.
     let second = case.split(first, "t");
     case.pass(1);
-    rows.extend(hold(&mut case, first, &[first, second], Some(7)));
-    assert_eq!(
-        (held(&case, first), held(&case, second)),
-        (u64::MAX, u64::MAX)
+    rows.extend(hold(&mut case, &[first, second], Some(7)));
+    assert_eq!((held(&case, first), held(&case, second)), (u64::MAX, 7));
+    let third = case.split(second, "w");
+    case.pass(1);
+    assert!(
+        hold(&mut case, &[second, third], None).is_empty(),
+        "no person has made it"
     );
+    assert!(hold(&mut case, &[second, third], Some(0)).is_empty());
+    assert_eq!((held(&case, second), held(&case, third)), (7, 0));
     let released = case.manager.release(first).expect("it is there");
     rows.push(released.row());
     case.manager.held(released);
@@ -574,7 +577,7 @@ fn ranges_that_a_person_has_split_are_held_until_they_are_released() {
     (1..=3).for_each(|node| case.report(node));
     assert_eq!(
         [USERS, first, second].map(|range| held(&case, range)),
-        [u64::MAX, 0, u64::MAX]
+        [0, 0, 7]
     );
 }
 

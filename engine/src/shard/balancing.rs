@@ -3,6 +3,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use super::Inner;
 use super::merge_orders::MergeReason;
@@ -42,10 +43,36 @@ impl Default for MoveStats {
     }
 }
 
+/// Least time from one log line to the next with the same words about a range.
+const SAME_WORDS_INTERVAL: Duration = Duration::from_mins(1);
+
+/// What was logged last about ranges, and when. What happens again and again is logged once in a while.
+pub(super) struct Told<T>(RefCell<BTreeMap<RangeId, (String, T)>>);
+
+impl<T> Default for Told<T> {
+    fn default() -> Told<T> {
+        Told(RefCell::default())
+    }
+}
+
+impl<T: Instant> Told<T> {
+    /// Whether these words about a range are to be logged: other ones were logged last, or these long ago. Counts
+    /// them as logged then.
+    pub fn is_news(&self, range: RangeId, words: &str, now: T) -> bool {
+        let mut told = self.0.borrow_mut();
+        told.retain(|_, (_, when)| now < *when + SAME_WORDS_INTERVAL);
+        if told.get(&range).is_some_and(|before| before.0 == words) {
+            return false;
+        }
+        told.insert(range, (words.to_owned(), now));
+        true
+    }
+}
+
 /// The orders that the manager has given while it was on a shard.
 pub(super) struct GivenOrders<T> {
-    /// What was logged of the last order to each range, and when.
-    pub told: RefCell<BTreeMap<RangeId, (String, T)>>,
+    /// What was logged of the last order to each range.
+    pub told: Told<T>,
     /// The moves that leaders have begun.
     pub moves: MoveCounts,
 }
@@ -53,7 +80,7 @@ pub(super) struct GivenOrders<T> {
 impl<T> Default for GivenOrders<T> {
     fn default() -> GivenOrders<T> {
         GivenOrders {
-            told: RefCell::default(),
+            told: Told::default(),
             moves: MoveCounts::default(),
         }
     }

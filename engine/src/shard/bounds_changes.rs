@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use crate::cluster::{BoundsPhase, SplitReason};
 use crate::distribution::Distribution;
+use crate::error::OrderError;
 use crate::types::RangeId;
 
 /// Longer times count as this one in the histogram.
@@ -105,6 +106,11 @@ impl Default for BoundsChangeStats {
     fn default() -> BoundsChangeStats {
         BoundsChanges::new().stats()
     }
+}
+
+/// The refusal of a range of which something else is being changed.
+pub(super) fn is_changing(range: RangeId) -> OrderError {
+    OrderError::busy(format!("a change of range {range} is under way"))
 }
 
 #[cfg(test)]

@@ -7,8 +7,10 @@ use std::time::Duration;
 
 use openraft::async_runtime::{Oneshot, OneshotSender};
 
-use super::merge::{END_TIMEOUT, POLL_INTERVAL, check_members, is_changing};
+use super::bounds_changes::is_changing;
+use super::merge::{END_TIMEOUT, FROZEN_TIMEOUT, POLL_INTERVAL, PREPARE_TIMEOUT, check_members};
 use super::{Inner, Running};
+use crate::cluster::merge::too_many_parts;
 use crate::cluster::{BoundsPhase, ClusterRequest, ClusterResponse};
 use crate::env::{AsyncRuntime, Env, Instant, Now};
 use crate::error::{Fatal, OrderError};
@@ -16,11 +18,19 @@ use crate::range::Keyspace;
 use crate::range::command::{FreezeOrder, RangeOrder};
 use crate::range::data_parts::PARTS_MAX;
 use crate::range::replica::Replica;
+use crate::tree::Unflushed;
 use crate::types::{Epoch, Location, MergeId, RangeId};
 
 /// How long a shard waits for its replica to be frozen before it says no: the keys are not served
 /// meanwhile.
 const FROZEN_WAIT: Duration = Duration::from_secs(1);
+/// How long a shard may take to flush before it says that it does not: a little less than it is waited for, so
+/// that the reason arrives.
+const PREPARE_WAIT: Duration = PREPARE_TIMEOUT.saturating_sub(ANSWER_TIME);
+/// The same for the flush after the freeze, with the wait for the frozen replica.
+const FLUSHED_WAIT: Duration = FROZEN_TIMEOUT.saturating_sub(ANSWER_TIME);
+/// So long an answer is on its way.
+const ANSWER_TIME: Duration = Duration::from_millis(250);
 /// The right range is not frozen while a replica lacks more entries than this.
 const LAG_MAX: u64 = 100;
 /// How long a range stays frozen before its leader asks what has become of the merge. The question cancels no
@@ -147,14 +157,31 @@ impl<E: Env> Inner<E> {
             is_durable &= replica.durable_up_to() >= replica.with_state(|state| state.applied);
         }
         if parts > PARTS_MAX {
-            return refused(format!(
-                "the replica on shard {at} would have its rows in {parts} parts, and may have {PARTS_MAX}"
-            ));
+            let why = too_many_parts(left, at, parts);
+            return Ok(ClusterResponse::Refused(why));
         }
-        if !is_durable {
-            self.store.flush().await?;
-        }
-        Ok(ClusterResponse::Done)
+        // There must be room after the freeze, too.
+        let limit = match is_durable {
+            true if !self.store.disk_full() => return Ok(ClusterResponse::Done),
+            _ => PREPARE_WAIT,
+        };
+        self.flush_for_merge(limit).await
+    }
+
+    /// Flushes what the replicas here have; refuses if the disk is full, or is too slow for `limit`.
+    async fn flush_for_merge(&self, limit: Duration) -> Result<ClusterResponse, Fatal> {
+        let at = self.location;
+        Ok(match self.store.flush_within(limit).await? {
+            Ok(()) => ClusterResponse::Done,
+            Err(Unflushed::DiskFull) => ClusterResponse::Refused(OrderError::Conflict(format!(
+                "the disk of shard {at} is full, and a merge begins with a flush there: make room on the \
+                 disk, and give the order again"
+            ))),
+            Err(Unflushed::TimedOut) => ClusterResponse::Refused(OrderError::busy(format!(
+                "shard {at} has not flushed its memtable within {} ms: its disk is slow, or has much to do",
+                limit.as_millis()
+            ))),
+        })
     }
 
     /// Waits a moment until the replica of a range here is frozen for a merge and flushed.
@@ -164,24 +191,27 @@ impl<E: Env> Inner<E> {
         merge: MergeId,
     ) -> Result<ClusterResponse, Fatal> {
         let refused = |why: String| Ok(ClusterResponse::Refused(OrderError::busy(why)));
-        let until = Now::<E>::now() + FROZEN_WAIT;
+        let begun = Now::<E>::now();
         let frozen = loop {
             let frozen = self.of_range(range);
             let frozen = frozen.filter(|found| found.replica.is_frozen_for(merge));
             if let Some(frozen) = frozen {
                 break frozen.replica;
             }
-            if Now::<E>::now() > until {
+            if Now::<E>::now() > begun + FROZEN_WAIT {
                 let at = self.location;
                 return refused(format!("the replica of range {range} on shard {at} lags"));
             }
             E::Runtime::sleep(POLL_INTERVAL).await;
         };
         let applied = frozen.with_state(|state| state.applied);
-        if frozen.durable_up_to() < applied {
-            self.store.flush().await?;
+        match frozen.durable_up_to() < applied {
+            true => {
+                let left = FLUSHED_WAIT.saturating_sub(begun.elapsed());
+                self.flush_for_merge(left).await
+            }
+            false => Ok(ClusterResponse::Done),
         }
-        Ok(ClusterResponse::Done)
     }
 
     /// Lets a range that is led here, and whose merge is cancelled, serve again.

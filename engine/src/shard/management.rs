@@ -9,26 +9,24 @@
 //! it is.
 
 use std::cell::{Cell, RefCell};
-use std::io;
 use std::rc::Rc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
 
-use super::balancing::GivenOrders;
+use super::balancing::{GivenOrders, Told};
 use super::bounds_changes::BoundsChanges;
 use super::load::LoadMeter;
-use super::merge_orders::{self, BoundsOrders};
+use super::merge_orders::BoundsOrders;
 use super::report::{self, Reporting};
 use super::steering::{self, ORDER_TIMEOUT};
-use super::{Inner, IsAt, Running, Shard, split_orders};
+use super::{Inner, IsAt, Running, Shard};
 use crate::cluster::manager::Manager;
 use crate::cluster::message::{self, Report};
 use crate::cluster::record::Row;
 use crate::cluster::{ClusterRequest, ClusterResponse, HighestIds, NodeRecord, View, ViewNews};
-use crate::env::{AsyncRuntime, Clock, Env, Instant, MessageClass, Now, Transport, is_unsent};
+use crate::env::{AsyncRuntime, Clock, Env, Instant, Now};
 use crate::error::{Error, Fatal, Fate, OrderError};
-use crate::raft::{self, Message};
 use crate::types::{Location, ShardId};
 
 /// How often a shard reports, and the manager plans.
@@ -38,15 +36,10 @@ const REPORT_GAP: Duration = Duration::from_millis(50);
 /// So many reports after a start come without a longer pause, as long as the shard has no view: whoever
 /// asks a node that has just started finds the cluster.
 const EARLY_REPORTS: u32 = 40;
-/// Time limit of one request.
-const ASK_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long a caller's request looks for the manager.
 const MANAGE_TIMEOUT: Duration = Duration::from_secs(4);
 /// Pause before it looks again.
 const MANAGE_RETRY_INTERVAL: Duration = Duration::from_millis(50);
-/// Most shards that are asked in one search for the manager.
-const HOPS_MAX: usize = 8;
-
 /// After this many reports in a row whose response says that the node was not reached at its
 /// address, the shard logs an error.
 const UNMET_REPORTS: u32 = 10;
@@ -64,7 +57,7 @@ pub(super) struct Management<E: Env> {
     pub(super) view: RefCell<Rc<View>>,
     pub(super) reporting: Reporting<Now<E>>,
     /// Where the manager was last found.
-    leader: Cell<Option<Location>>,
+    pub(super) leader: Cell<Option<Location>>,
     /// Shards that may have replicas of the system range.
     pub(super) system: RefCell<Vec<Location>>,
     /// The manager, while this shard leads the system range.
@@ -76,6 +69,8 @@ pub(super) struct Management<E: Env> {
     pub(super) bounds_orders: BoundsOrders<Now<E>>,
     /// The changes of bounds that were made here.
     pub(super) bounds_changes: BoundsChanges,
+    /// Why the last merges of ranges that are led here failed.
+    pub(super) failed_merges: Told<Now<E>>,
     /// The orders that the manager here has given.
     pub(super) given_orders: GivenOrders<Now<E>>,
     pub(super) load: LoadMeter<Now<E>>,
@@ -102,6 +97,7 @@ impl<E: Env> Management<E> {
             is_at,
             bounds_orders: BoundsOrders::default(),
             bounds_changes: BoundsChanges::new(),
+            failed_merges: Told::default(),
             given_orders: GivenOrders::default(),
             load: LoadMeter::default(),
         }
@@ -307,92 +303,6 @@ impl<E: Env> Inner<E> {
         }
     }
 
-    /// Asks all shards that may have the manager, one after the other; `None` if it was not found.
-    pub(super) async fn ask_manager(
-        self: &Rc<Self>,
-        request: &ClusterRequest,
-    ) -> Option<ClusterResponse> {
-        let management = &self.management;
-        let mut candidates: Vec<Location> = management.leader.get().into_iter().collect();
-        candidates.push(self.location);
-        candidates.extend(self.known_system());
-        let mut asked: Vec<Location> = Vec::new();
-        let mut has_more = true;
-        let timeout = match request {
-            ClusterRequest::SplitRange { .. } | ClusterRequest::SplitInto { .. } => {
-                split_orders::ORDER_TIMEOUT + ASK_TIMEOUT
-            }
-            ClusterRequest::MergeRange { .. } => merge_orders::ORDER_TIMEOUT + ASK_TIMEOUT,
-            _ if request.is_order() => ORDER_TIMEOUT + ASK_TIMEOUT,
-            _ => ASK_TIMEOUT,
-        };
-        while asked.len() < HOPS_MAX {
-            let next = candidates.iter().find(|at| !asked.contains(at)).copied();
-            let Some(at) = next else {
-                // These are seldom needed, and finding them goes through all replicas.
-                if !std::mem::take(&mut has_more) {
-                    return None;
-                }
-                candidates.extend(self.acquaintances());
-                continue;
-            };
-            asked.push(at);
-            match self.try_ask(at, request, timeout).await {
-                Ok(ClusterResponse::NotHere { leader, system }) => {
-                    candidates.splice(0..0, leader);
-                    candidates.extend(system);
-                }
-                Ok(response) => {
-                    management.leader.set(Some(at));
-                    return Some(response);
-                }
-                // It may have been carried out: another try might do it twice.
-                Err(error) if request.is_order() && !is_unsent(&error) => {
-                    let why = format!("shard {at} did not answer: {error}");
-                    return Some(ClusterResponse::Refused(OrderError::Unknown(why)));
-                }
-                Err(_) => {}
-            }
-        }
-        None
-    }
-
-    /// Sends a request to a shard; `None` if it does not answer.
-    pub(super) async fn ask(
-        self: &Rc<Self>,
-        at: Location,
-        request: &ClusterRequest,
-        timeout: Duration,
-    ) -> Option<ClusterResponse> {
-        self.try_ask(at, request, timeout).await.ok()
-    }
-
-    /// Asks a shard.
-    ///
-    /// # Errors
-    /// It does not answer; [`is_unsent`] tells whether it may have been asked.
-    pub(super) async fn try_ask(
-        self: &Rc<Self>,
-        at: Location,
-        request: &ClusterRequest,
-        timeout: Duration,
-    ) -> io::Result<ClusterResponse> {
-        if at == self.location {
-            // Boxed: an order may lead to further requests.
-            return Ok(Box::pin(self.take(request.clone())).await);
-        }
-        let request = Message::Cluster(message::encode_request(request).into());
-        let request = raft::encode(&request);
-        let call = self
-            .around
-            .transport
-            .call(at, MessageClass::Control, request);
-        let response = E::Runtime::timeout(timeout, call).await;
-        let response = response.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))?;
-        // A node that speaks another version of the messages has not understood the question either.
-        message::decode_response(&response).ok_or_else(|| io::ErrorKind::Unsupported.into())
-    }
-
     /// Takes a message of the cluster's management; gives the bytes of the response.
     pub(super) async fn take_message(self: &Rc<Self>, bytes: &[u8]) -> Vec<u8> {
         match message::decode_request(bytes) {
@@ -401,7 +311,7 @@ impl<E: Env> Inner<E> {
         }
     }
 
-    async fn take(self: &Rc<Self>, request: ClusterRequest) -> ClusterResponse {
+    pub(super) async fn take(self: &Rc<Self>, request: ClusterRequest) -> ClusterResponse {
         if self.closing.get() {
             let why = format!("shard {} stops", self.location);
             return ClusterResponse::Refused(OrderError::busy(why));

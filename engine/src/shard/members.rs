@@ -12,7 +12,8 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 
-use super::{Inner, Running, background, merge};
+use super::bounds_changes::is_changing;
+use super::{Inner, Running, background};
 use crate::cluster::placement::CAUGHT_UP;
 use crate::cluster::{ClusterRequest, ClusterResponse};
 use crate::env::{AsyncRuntime, Env, Instant, Now};
@@ -208,7 +209,7 @@ impl<E: Env> Inner<E> {
             return ClusterResponse::Refused(OrderError::Invalid(why));
         }
         if running.replica.frozen().is_some() || !running.raft.begin_change() {
-            return ClusterResponse::Refused(merge::is_changing(range));
+            return ClusterResponse::Refused(is_changing(range));
         }
         let inner = self.clone();
         drop(E::Runtime::spawn(async move {

@@ -23,6 +23,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use openraft::async_runtime::{Oneshot, OneshotSender};
 
+use super::bounds_changes::is_changing;
 use super::{Inner, Running, background};
 use crate::cluster::{BoundsPhase, ClusterRequest, ClusterResponse};
 use crate::env::{AsyncRuntime, Env, Instant, Now};
@@ -39,10 +40,10 @@ use crate::types::{Epoch, Location, MergeId, RangeId};
 /// How long the right leader may take to freeze its range, whose keys are not served from then on.
 const FREEZE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long the shards may take to flush before the freeze.
-const PREPARE_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const PREPARE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Time limit of the question whether a replica is frozen; a shard may have to flush before it answers, but
 /// little: it has flushed right before the freeze.
-const FROZEN_TIMEOUT: Duration = Duration::from_secs(2);
+pub(super) const FROZEN_TIMEOUT: Duration = Duration::from_secs(2);
 /// How often a replica is looked at.
 pub(super) const POLL_INTERVAL: Duration = Duration::from_millis(5);
 /// Time limit of a request that ends a merge.
@@ -95,7 +96,10 @@ impl<E: Env> Inner<E> {
                 }
                 Err(why) => {
                     changes.merge_failed();
-                    tracing::warn!(%range, right = %right.0, %why, "the ranges were not merged");
+                    let told = &inner.management.failed_merges;
+                    if told.is_news(range, &why.to_string(), Now::<E>::now()) {
+                        tracing::warn!(%range, right = %right.0, %why, "the ranges were not merged");
+                    }
                 }
             }
             drop(sender.send(merged.map(drop)));
@@ -187,7 +191,7 @@ impl<E: Env> Inner<E> {
         if left.keyspace != Keyspace::User || left.keys.end.as_ref() != Some(&right_one.keys.start)
         {
             let why = format!("range {right} is not the right neighbour of range {range}");
-            return Err(OrderError::Invalid(why));
+            return Err(OrderError::Conflict(why));
         }
         if !are_together(&left, &right_one) {
             let why =
@@ -500,9 +504,4 @@ pub(super) async fn check_members<E: Env>(
         return Err(OrderError::busy(why));
     }
     Ok(())
-}
-
-/// The refusal of a range of which something else is being changed.
-pub(super) fn is_changing(range: RangeId) -> OrderError {
-    OrderError::busy(format!("a change of range {range} is under way"))
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::Inner;
 use super::auto_splits::Splits;
+use super::bounds_changes::is_changing;
 use crate::cluster::ClusterResponse;
 use crate::cluster::backoff::{Backoff, Limits};
 use crate::cluster::merge::MergeStep;
@@ -40,6 +41,16 @@ pub(super) enum MergeReason {
     Manual,
     /// They are small and have little load.
     Cold,
+}
+
+/// What has become of a step of a merge.
+enum Tried {
+    /// The order has ended so.
+    Ended(ClusterResponse),
+    /// A replica moves.
+    Moves,
+    /// It was refused, perhaps only for now.
+    Refused(OrderError),
 }
 
 /// The changes of bounds that the manager has under way.
@@ -81,7 +92,13 @@ impl<E: Env> Inner<E> {
         range: RangeId,
         reason: MergeReason,
     ) -> ClusterResponse {
-        let right = match self.of_manager(|manager| manager.right_neighbour(range)) {
+        let now = Now::<E>::now();
+        let neighbours = self.of_manager(|manager| {
+            let right = manager.right_neighbour(range)?;
+            manager.check_parts(range, right, now)?;
+            Ok(right)
+        });
+        let right = match neighbours {
             None => return self.not_here(),
             Some(Err(why)) => return ClusterResponse::Refused(why),
             Some(Ok(right)) => right,
@@ -107,6 +124,7 @@ impl<E: Env> Inner<E> {
         let begun = Now::<E>::now();
         let mut begins = Some(begins);
         let mut last_progress = begun;
+        let mut refusal = None;
         loop {
             let now = Now::<E>::now();
             let step = match self.of_manager(|manager| manager.merge_step(range, now)) {
@@ -118,50 +136,72 @@ impl<E: Env> Inner<E> {
             {
                 begins();
             }
-            let done = match step {
-                Ok(MergeStep::Move {
-                    range: moved,
-                    from,
-                    to,
-                }) => {
-                    let to = (to.node, Some(to.shard));
-                    let why = why_moved(moved, range, right);
-                    match self.move_replica(moved, from, to, why).await {
-                        ClusterResponse::Done => {
-                            last_progress = Now::<E>::now();
-                            Err(OrderError::busy("a replica moves"))
-                        }
-                        ClusterResponse::Refused(why) => Err(why),
-                        other => return other,
+            let mut pause = RETRY_INTERVAL;
+            let why = match step {
+                Ok(step) => match self.take_merge_step(step, range, right).await {
+                    Tried::Ended(response) => return response,
+                    Tried::Moves => {
+                        last_progress = Now::<E>::now();
+                        refusal = None;
+                        OrderError::busy("a replica moves")
                     }
-                }
-                Ok(MergeStep::Merge(at, request)) => {
-                    match self.give_order(at, range, &request).await {
-                        ClusterResponse::Done => Ok(()),
-                        ClusterResponse::Refused(why @ OrderError::Unknown(_)) => {
-                            match self.is_gone(right).await {
-                                true => Ok(()),
-                                false => return ClusterResponse::Refused(why),
-                            }
-                        }
-                        ClusterResponse::Refused(why) => Err(why),
-                        other => return other,
+                    Tried::Refused(why) => {
+                        pause = pause_after(&why);
+                        note_refusal(&mut refusal, &why, [range, right]);
+                        why
                     }
-                }
-                Err(why) => Err(why),
+                },
+                Err(why) => why,
             };
-            match done {
-                Ok(()) => {
+            // A move takes a while, and reports come after it.
+            let may_pass = matches!(why, OrderError::Busy { .. } | OrderError::Conflict(_));
+            if !may_pass {
+                return ClusterResponse::Refused(why);
+            }
+            if now >= last_progress + PATIENCE || now >= begun + ORDER_TIMEOUT {
+                return ClusterResponse::Refused(refusal.unwrap_or(why));
+            }
+            E::Runtime::sleep(pause).await;
+        }
+    }
+
+    /// Has a replica moved, or the left leader merge the ranges.
+    async fn take_merge_step(
+        self: &Rc<Self>,
+        step: MergeStep,
+        range: RangeId,
+        right: RangeId,
+    ) -> Tried {
+        match step {
+            MergeStep::Move {
+                range: moved,
+                from,
+                to,
+            } => {
+                let to = (to.node, Some(to.shard));
+                let why = why_moved(moved, range, right);
+                match self.move_replica(moved, from, to, why).await {
+                    ClusterResponse::Done => Tried::Moves,
+                    ClusterResponse::Refused(why) => Tried::Refused(why),
+                    other => Tried::Ended(other),
+                }
+            }
+            MergeStep::Merge(at, request) => match self.give_order(at, range, &request).await {
+                ClusterResponse::Done => {
                     // Whoever looks after the answer does not find the right range any more.
                     self.is_gone(right).await;
-                    return ClusterResponse::Done;
+                    Tried::Ended(ClusterResponse::Done)
                 }
-                // A move takes a while, and reports come after it.
-                Err(OrderError::Busy { .. } | OrderError::Conflict(_))
-                    if now < last_progress + PATIENCE && now < begun + ORDER_TIMEOUT => {}
-                Err(why) => return ClusterResponse::Refused(why),
-            }
-            E::Runtime::sleep(RETRY_INTERVAL).await;
+                ClusterResponse::Refused(why @ OrderError::Unknown(_)) => {
+                    Tried::Ended(match self.is_gone(right).await {
+                        true => ClusterResponse::Done,
+                        false => ClusterResponse::Refused(why),
+                    })
+                }
+                ClusterResponse::Refused(why @ OrderError::Busy { .. }) => Tried::Refused(why),
+                // What else a leader or a replica finds in the way stays.
+                other => Tried::Ended(other),
+            },
         }
     }
 
@@ -225,6 +265,22 @@ impl<E: Env> Inner<E> {
     }
 }
 
+/// How long to wait after a refusal before the next look.
+fn pause_after(why: &OrderError) -> Duration {
+    match why {
+        OrderError::Busy { retry_after_ms, .. } => Duration::from_millis((*retry_after_ms).into()),
+        _ => RETRY_INTERVAL,
+    }
+}
+
+/// Notes why a step of a merge was refused, for whoever ordered it. That a change of either is under way
+/// says less than any other reason: it may be what is left of the last try.
+fn note_refusal(noted: &mut Option<OrderError>, why: &OrderError, ranges: [RangeId; 2]) {
+    if noted.is_none() || !ranges.map(is_changing).contains(why) {
+        *noted = Some(why.clone());
+    }
+}
+
 /// Why a replica of a range moves before two are merged.
 fn why_moved(moved: RangeId, range: RangeId, right: RangeId) -> Why {
     let reason = match moved == right {
@@ -235,4 +291,35 @@ fn why_moved(moved: RangeId, range: RangeId, right: RangeId) -> Why {
     };
     let expected = format!("the replicas of ranges {range} and {right} are on the same shards");
     Why::necessary(reason, expected)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_leader_finds_in_the_way_is_told_rather_than_what_is_left_of_its_last_try() {
+        let ranges = [RangeId(7), RangeId(8)];
+        let silent = OrderError::busy("shard 3/0 does not answer");
+        let slow = OrderError::busy("shard 2/0 has not flushed");
+        let mut noted = None;
+        for (why, told) in [
+            (is_changing(RangeId(7)), is_changing(RangeId(7))),
+            (silent.clone(), silent.clone()),
+            (is_changing(RangeId(8)), silent),
+            (slow.clone(), slow.clone()),
+            (is_changing(RangeId(7)), slow),
+        ] {
+            note_refusal(&mut noted, &why, ranges);
+            assert_eq!(noted, Some(told));
+        }
+    }
+
+    #[test]
+    fn a_merge_is_tried_again_when_its_leader_says() {
+        let why = OrderError::busy_for("it waits", Duration::from_millis(700));
+        assert_eq!(pause_after(&why), Duration::from_millis(700));
+        let why = OrderError::Conflict("a change is under way".to_owned());
+        assert_eq!(pause_after(&why), RETRY_INTERVAL);
+    }
 }

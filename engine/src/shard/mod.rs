@@ -10,6 +10,7 @@
 //! [`WriteSink`]. The way of a read: [`Shard::get`] checks the lease and looks into the tree at
 //! once.
 
+mod asking;
 mod auto_splits;
 mod availability;
 mod background;

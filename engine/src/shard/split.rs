@@ -22,7 +22,8 @@ use std::time::Duration;
 
 use openraft::async_runtime::{Oneshot, OneshotSender};
 
-use super::{Inner, Running, SplitReason, background, merge};
+use super::bounds_changes::is_changing;
+use super::{Inner, Running, SplitReason, background};
 use crate::cluster::ClusterResponse;
 use crate::env::{AsyncRuntime, Env, Instant, Now};
 use crate::error::{Fatal, OrderError};
@@ -103,7 +104,7 @@ impl<E: Env> Inner<E> {
             return ClusterResponse::Refused(why);
         }
         if !running.raft.begin_change() {
-            return ClusterResponse::Refused(merge::is_changing(range));
+            return ClusterResponse::Refused(is_changing(range));
         }
         let order = SplitOrder {
             key,
@@ -319,7 +320,7 @@ fn check<E: Env>(running: &Running<E>, version: u32, key: &[u8]) -> Result<(), O
         let why = format!(
             "range {range} cannot be split there: the key must be inside the range and not its first"
         );
-        return Err(OrderError::Invalid(why));
+        return Err(OrderError::Conflict(why));
     }
     Ok(())
 }

@@ -113,7 +113,7 @@ impl<E: Env> Inner<E> {
         if order.go_on() {
             self.split_pieces(&mut order, reason, until).await;
         }
-        self.hold(range, &mut order, held_until_ms).await;
+        self.hold(&mut order, held_until_ms).await;
         let response = order.response();
         self.note_end(decision, &response);
         response
@@ -308,12 +308,12 @@ impl<E: Env> Inner<E> {
     }
 
     /// Holds the ranges that a split has made against merging.
-    async fn hold(&self, parent: RangeId, order: &mut SplitOrder, until_ms: Option<u64>) {
+    async fn hold(&self, order: &mut SplitOrder, until_ms: Option<u64>) {
         if !order.has_split() {
             return;
         }
         let parts = order.parts();
-        let held = self.of_manager(|manager| manager.hold(parent, &parts, until_ms));
+        let held = self.of_manager(|manager| manager.hold(&parts, until_ms));
         let written = match &held {
             Some(held) => self.write_held(held).await,
             None => Err(Fate::NotApplied),

@@ -26,8 +26,6 @@ use crate::types::{Location, NodeId, RangeId, ReplicaId, ShardId};
 pub(super) const ORDER_TIMEOUT: Duration = Duration::from_secs(2);
 /// Why an order was not given whose new replicas got no ids.
 pub(super) const NO_IDS: &str = "the ids of its new replicas were not written down";
-/// Least time from one log line to the next about the same order with the same outcome.
-const SAME_ORDER_INTERVAL: Duration = Duration::from_mins(1);
 
 impl<E: Env> Inner<E> {
     /// Answers a request that only the manager answers, which is here.
@@ -313,14 +311,10 @@ impl<E: Env> Inner<E> {
         };
         let words =
             format!("shard {at}, which leads range {range}, was ordered {order}: {outcome}");
-        let now = Now::<E>::now();
-        let mut told = self.management.given_orders.told.borrow_mut();
-        told.retain(|_, (_, when)| now < *when + SAME_ORDER_INTERVAL);
-        if told.get(&range).is_some_and(|before| before.0 == words) {
-            return;
+        let told = &self.management.given_orders.told;
+        if told.is_news(range, &words, Now::<E>::now()) {
+            tracing::info!("{words}");
         }
-        tracing::info!("{words}");
-        told.insert(range, (words, now));
     }
 }
 
@@ -394,11 +388,16 @@ fn choose_leader<T: Instant>(
         Some(node) => {
             manager.check_node(node, now)?;
             if node == at.node {
-                let why = format!("node {node} leads range {range} already");
-                return Err(OrderError::Invalid(why));
+                let why = format!(
+                    "node {node} leads range {range} already; give another node that has a voting replica of it"
+                );
+                return Err(OrderError::Conflict(why));
             }
             voter_on(&found, node).ok_or_else(|| {
-                let why = format!("node {node} has no voting replica of range {range}");
+                let why = format!(
+                    "node {node} has no voting replica of range {range}; `rangedb range show {range}` lists its \
+                     replicas"
+                );
                 OrderError::NotFound(why)
             })?
         }
@@ -406,8 +405,11 @@ fn choose_leader<T: Instant>(
             let others = found.voters.iter().map(|place| place.location.node);
             let mut others = others.filter(|node| *node != at.node).peekable();
             if others.peek().is_none() {
-                let why = format!("range {range} has no other voting replica");
-                return Err(OrderError::Invalid(why));
+                let why = format!(
+                    "range {range} has no other voting replica that could lead it; `rangedb range show {range}` \
+                     lists its replicas"
+                );
+                return Err(OrderError::Conflict(why));
             }
             let fit = others.find(|node| manager.check_node(*node, now).is_ok());
             fit.and_then(|node| voter_on(&found, node)).ok_or_else(|| {
@@ -439,9 +441,13 @@ fn choose_move<T: Instant>(
         let shards = record.staying_shards();
         let others = match record.leaving_shards {
             0 => String::new(),
-            leaving => format!(", and gives up {leaving} more"),
+            leaving => format!("; it gives up {leaving} more"),
         };
-        let why = format!("node {node} has {shards} shards, counted from 0{others}");
+        let on = shard.map_or_else(String::new, |shard| format!(" on shard {shard}"));
+        let last = shards.saturating_sub(1);
+        let why = format!(
+            "node {node} takes no replica{on}: it has {shards} shards, counted from 0 to {last}{others}"
+        );
         OrderError::Invalid(why)
     })?;
     let replica = check_move(&found, from, to)?;
@@ -456,18 +462,24 @@ fn check_move(range: &Range, from: NodeId, to: Location) -> Result<ReplicaId, Or
     let id = range.id;
     let all = || range.voters.iter().chain(&range.learners);
     let Some(moved) = all().find(|place| place.location.node == from) else {
-        let why = format!("node {from} has no replica of range {id}");
+        let why = format!(
+            "node {from} has no replica of range {id}; `rangedb range show {id}` lists its replicas"
+        );
         return Err(OrderError::NotFound(why));
     };
     if all().any(|place| place.location == to) {
-        let why = format!("shard {to} has a replica of range {id} already");
-        return Err(OrderError::Invalid(why));
+        let why = format!(
+            "shard {to} has a replica of range {id} already; give a shard of a node that has none"
+        );
+        return Err(OrderError::Conflict(why));
     }
     // Two voters on one node would be lost together.
     let mut voters = range.voters.iter();
     if from != to.node && voters.any(|place| place.location.node == to.node) {
-        let why = format!("node {} has a replica of range {id} already", to.node);
-        return Err(OrderError::Invalid(why));
+        let node = to.node;
+        let why =
+            format!("node {node} has a replica of range {id} already; give a node that has none");
+        return Err(OrderError::Conflict(why));
     }
     Ok(moved.replica)
 }
@@ -506,7 +518,7 @@ mod tests {
         assert_eq!(check(3, at(4, 0)), moves(3));
         assert!(matches!(check(4, at(5, 0)), Err(OrderError::NotFound(_))));
         for to in [at(1, 0), at(2, 0), at(2, 1), at(3, 0)] {
-            assert!(matches!(check(1, to), Err(OrderError::Invalid(_))), "{to}");
+            assert!(matches!(check(1, to), Err(OrderError::Conflict(_))), "{to}");
         }
     }
 }

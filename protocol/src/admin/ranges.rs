@@ -58,8 +58,8 @@ pub struct Borders {
     /// When it was born, in milliseconds since 1970 of the wall clock of the node that managed the cluster then;
     /// 0 if that is not known, because an older release made it.
     pub born_ms: u64,
-    /// Until when it must not be merged, in milliseconds since 1970; 0 if it may be, `u64::MAX` if it never
-    /// must.
+    /// Until when the border on its left must not be merged away, in milliseconds since 1970; 0 if it may be,
+    /// `u64::MAX` if it never must.
     pub held_until_ms: u64,
     /// Why the range was not split although it is too large or too hot; `None`: nothing is known to stand
     /// in the way.

@@ -186,6 +186,7 @@ pub enum ConfigCommand {
         /// The setting's name.
         name: String,
         /// The setting's new value.
+        #[arg(allow_hyphen_values = true)]
         value: String,
         /// The node to connect to, and the format of results.
         #[command(flatten)]

@@ -16,7 +16,7 @@ use rangedb_server::admin::json::of_state;
 
 use super::output::{Printer, border, columns, size};
 use super::request::{Order, Show};
-use super::{Exit, Trouble};
+use super::{Exit, Trouble, history};
 
 /// The time from one look at what an order does to the next.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
@@ -255,7 +255,7 @@ fn hot_table(ranges: &[HotRange]) -> String {
     let mut rows = vec![["id", "cpu", "key", "share"].map(str::to_owned)];
     for range in ranges {
         let id = range.id.to_string();
-        let cpu = format!("{:.1}%", f64::from(range.cpu_millis_per_second) / 10.0);
+        let cpu = cpu(range.cpu_millis_per_second);
         if range.keys.is_empty() {
             rows.push([id, cpu, "-".to_owned(), "-".to_owned()]);
             continue;
@@ -287,6 +287,12 @@ fn whole_range(range: &Range, now_ms: u64) -> String {
         row("leader", leader(range)),
         row("term", range.term.to_string()),
         row("applied", range.applied.to_string()),
+        row("size", size(range.stats.bytes)),
+        row("live", size(range.stats.live_bytes)),
+        row("reads", format!("{}/s", range.stats.reads_per_second)),
+        row("writes", format!("{}/s", range.stats.writes_per_second)),
+        row("cpu", cpu(range.stats.cpu_millis_per_second)),
+        row("born", born(range.borders.born_ms)),
         row("held", held(range.borders.held_until_ms, now_ms)),
     ];
     if let Some(blocked) = &range.borders.split_blocked {
@@ -302,14 +308,32 @@ fn whole_range(range: &Range, now_ms: u64) -> String {
             Some(lag) => format!("lacks {lag} entries"),
             None => "lag not known".to_owned(),
         };
+        let parts = match replica.parts {
+            Some(1) => "1 part".to_owned(),
+            Some(parts) => format!("{parts} parts"),
+            None => "parts not known".to_owned(),
+        };
         let Replica { node, shard, .. } = replica;
         let words = format!(
-            "{} at {node}/{shard}, {votes}, {}, {lag}",
+            "{} at {node}/{shard}, {votes}, {}, {lag}, {parts}",
             replica.replica, replica.state
         );
         row("replica", words)
     }));
     columns(&rows)
+}
+
+/// CPU time in milliseconds a second, as a part of a core.
+fn cpu(millis_per_second: u32) -> String {
+    format!("{:.1}%", f64::from(millis_per_second) / 10.0)
+}
+
+/// When a range was born, in UTC.
+fn born(born_ms: u64) -> String {
+    match born_ms {
+        0 => "not known".to_owned(),
+        born_ms => format!("{} UTC", history::time(born_ms)),
+    }
 }
 
 /// Until when a range is held against merging.
@@ -418,10 +442,10 @@ mod tests {
             { "id": 2, "system": false, "start": "", "end": "00ff61", "term": 1,
               "epoch": { "version": 1, "conf": 2 }, "leader_node": 3, "leader_shard": 0,
               "replicas": [
-                  { "replica": 5, "node": 3, "shard": 0, "voter": true, "state": "ok" },
+                  { "replica": 5, "node": 3, "shard": 0, "voter": true, "parts": 2, "state": "ok" },
                   { "replica": 6, "node": 4, "shard": 1, "voter": false, "state": "missing" },
               ],
-              "applied": 7, "bytes": 1_572_864, "live_bytes": 1_000_000, "reads_per_second": 40,
+              "applied": 7, "born_ms": 5_000, "bytes": 1_572_864, "live_bytes": 1_000_000, "reads_per_second": 40,
               "writes_per_second": 2, "cpu_millis_per_second": 3, "unavailable": false, "under_replicated": true },
         ]});
         let answer: Ranges = serde_json::from_value(answer).unwrap();
@@ -444,9 +468,15 @@ mod tests {
             r"leader   3/0",
             r"term     1",
             r"applied  7",
+            r"size     1.5MiB",
+            r"live     976.6KiB",
+            r"reads    40/s",
+            r"writes   2/s",
+            r"cpu      0.3%",
+            r"born     1970-01-01 00:00:05 UTC",
             r"held     no",
-            r"replica  5 at 3/0, voter, ok, lag not known",
-            r"replica  6 at 4/1, learner, missing, lag not known",
+            r"replica  5 at 3/0, voter, ok, lag not known, 2 parts",
+            r"replica  6 at 4/1, learner, missing, lag not known, parts not known",
         ];
         let text = whole_range(&answer.ranges[1], 7);
         assert_eq!(text.lines().collect::<Vec<_>>(), wanted);

@@ -38,6 +38,7 @@ pub struct ConnectionArgs {
         long,
         env = "RANGEDB_TIMEOUT",
         default_value = "5s",
+        allow_hyphen_values = true,
         value_parser = parse_timeout,
         value_name = "TIME"
     )]

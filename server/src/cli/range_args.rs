@@ -20,7 +20,12 @@ pub enum RangeCommand {
     /// Lists the ranges that take the most CPU time, and the keys of each that have the most requests.
     Hot {
         /// How many ranges, from 1 to 100.
-        #[arg(long, default_value_t = HOT_RANGES_DEFAULT, value_name = "N")]
+        #[arg(
+            long,
+            default_value_t = HOT_RANGES_DEFAULT,
+            allow_negative_numbers = true,
+            value_name = "N"
+        )]
         top: u32,
         /// The node to connect to, and the format of results.
         #[command(flatten)]
@@ -55,16 +60,27 @@ pub enum RangeCommand {
         #[arg(long, value_name = "FILE")]
         at_file: Option<PathBuf>,
         /// Splits the range into so many parts of about the same size, instead, from 2 to 1024.
-        #[arg(long, conflicts_with = "at_file", value_name = "N")]
+        #[arg(
+            long,
+            conflicts_with = "at_file",
+            allow_negative_numbers = true,
+            value_name = "N"
+        )]
         into: Option<u32>,
-        /// How long the ranges must not be merged again, such as 30m or 2h, or `forever`.
-        #[arg(long, default_value = "1h", value_parser = parse_hold, value_name = "TIME")]
-        hold: Duration,
+        /// How long the new borders must not be merged away again, such as 30m or 2h, 0, or `forever`.
+        #[arg(
+            long,
+            default_value = "1h",
+            allow_hyphen_values = true,
+            value_name = "TIME"
+        )]
+        hold: String,
         /// The node to connect to, and the format of results.
         #[command(flatten)]
         connection: ConnectionArgs,
     },
     /// Merges a range with its right neighbour: it gets the neighbour's keys, and the neighbour is no more.
+    #[command(mut_arg("timeout", |arg| arg.default_value("1m")))]
     Merge {
         /// The range's id.
         range: u64,
@@ -72,7 +88,7 @@ pub enum RangeCommand {
         #[command(flatten)]
         connection: ConnectionArgs,
     },
-    /// Lets a range be merged again that `split` holds against merging.
+    /// Lets the border on the left of a range be merged away that `split` holds.
     Release {
         /// The range's id.
         range: u64,
@@ -157,12 +173,15 @@ fn parse_location(text: &str) -> Result<(u64, Option<u16>), String> {
 }
 
 /// A duration, or the word for ever.
-fn parse_hold(text: &str) -> Result<Duration, String> {
+///
+/// # Errors
+/// Names the text, and what it may be.
+pub(super) fn parse_hold(text: &str) -> Result<Duration, String> {
     if text == "forever" {
         return Ok(Duration::MAX);
     }
     let hold = rangedb_duration::parse_or_seconds(text);
-    hold.map_err(|bad| format!("{bad}, or `forever`"))
+    hold.map_err(|bad| format!("--hold: {bad}, or `forever`"))
 }
 
 #[cfg(test)]
@@ -183,9 +202,10 @@ mod tests {
         assert_eq!(parse_hold("forever"), Ok(Duration::MAX));
         assert_eq!(parse_hold("90m"), Ok(Duration::from_mins(90)));
         assert_eq!(parse_hold("0"), Ok(Duration::ZERO));
-        for bad in ["", "ever", "5d", "-1h"] {
+        for bad in ["", "ever", "5d", "-1h", "100000000000h"] {
             let why = parse_hold(bad).expect_err(bad);
             assert!(why.contains("`forever`"), "{why}");
+            assert!(why.contains(&format!("{bad:?}")), "{why}");
         }
     }
 }

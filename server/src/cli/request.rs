@@ -5,11 +5,11 @@ use std::io::Read as _;
 use std::path::Path;
 use std::time::Duration;
 
-use super::Trouble;
 use super::args::{CasArgs, CliCommand, ConfigCommand, NodeCommand, PutArgs, ScanArgs, WriteArgs};
 use super::input;
-use super::range_args::RangeCommand;
+use super::range_args::{RangeCommand, parse_hold};
 use super::split::{self, At};
+use super::{Exit, Trouble};
 use rangedb_client::{Batch, ScanOptions};
 use rangedb_protocol::limits::VALUE_LEN_MAX;
 
@@ -187,7 +187,11 @@ pub(super) fn prepare(command: &CliCommand) -> Result<Request, Trouble> {
         } => {
             let keys_or_parts = (at.as_slice(), *into);
             let at = split_at(*range, keys_or_parts, at_file.as_deref(), hex)?;
-            Request::Split(at, *hold)
+            let hold = parse_hold(hold).map_err(|message| Trouble {
+                exit: Exit::Refused,
+                message,
+            })?;
+            Request::Split(at, hold)
         }
         CliCommand::Range {
             command: RangeCommand::Scatter { start, end, .. },

@@ -249,6 +249,10 @@ fn the_cluster_is_steered_by_orders() {
         request(&["range", "split", "--at-file", &file.to_string_lossy()]),
         Err(Exit::Refused)
     );
+    for hold in ["ever", "-1h", "100000000000h"] {
+        let words = ["range", "split", "7", "--at", "m", "--hold", hold];
+        assert_eq!(request(&words), Err(Exit::Refused), "{hold}");
+    }
     assert_eq!(request(&["reload"]), Ok(Request::Reload));
     for (to, place) in [("3", (3, None)), ("3/2", (3, Some(2)))] {
         assert_eq!(
@@ -265,6 +269,14 @@ fn the_cluster_is_steered_by_orders() {
         order(Order::Set {
             name: "dead-after".to_owned(),
             value: "1m".to_owned()
+        })
+    );
+    // The cluster knows which values a setting may have.
+    assert_eq!(
+        request(&["config", "set", "moves-max", "-1", "--timeout", "7s"]),
+        order(Order::Set {
+            name: "moves-max".to_owned(),
+            value: "-1".to_owned()
         })
     );
     let setting = |name: Option<&str>| Ok(Request::Show(Show::Setting(name.map(str::to_owned))));
@@ -312,7 +324,6 @@ fn senseless_command_lines_are_usage_errors() {
         &["range", "split", "7", "--at-file", "f"],
         &["range", "split", "--at-file", "/no/such/file"],
         &["range", "split", "7", "--at", "0", "--hex"],
-        &["range", "split", "7", "--at", "m", "--hold", "ever"],
         &["range", "split", "--into", "4"],
         &["range", "split", "7", "--into", "x"],
         &["range", "split", "7", "--into", "4", "--at", "m"],
@@ -372,6 +383,10 @@ fn flags_of_all_commands_stand_before_or_after_the_command() {
             assert_eq!(found.timeout, Duration::from_secs(7), "{verb:?}");
             assert!(found.format == Format::Json && found.hex, "{verb:?}");
         }
+    }
+    for slow in [&["split", "7", "--at", "m"][..], &["merge", "7"]] {
+        let found = connection(&[&["range"], slow].concat());
+        assert_eq!(found.timeout, Duration::from_mins(1), "{slow:?}");
     }
     // The later one counts.
     let found = connection(&["--timeout", "7s", "get", "k", "--timeout", "8s"]);

@@ -78,11 +78,13 @@ pub enum Scenario {
     FailingCompactions,
     /// Compactions fail on the only machine.
     FailingCompactionsAlone,
+    /// The tables' disk of the left leader's machine takes no write, from before a merge or from its freeze on.
+    HangingFlush,
 }
 
 impl Scenario {
     /// All of them.
-    pub const ALL: [Scenario; 13] = [
+    pub const ALL: [Scenario; 14] = [
         Scenario::LeaderAppliesLate,
         Scenario::PowerAtBirth,
         Scenario::PowerOverSlowDisk,
@@ -96,6 +98,7 @@ impl Scenario {
         Scenario::RemovedWhileApplying,
         Scenario::FailingCompactions,
         Scenario::FailingCompactionsAlone,
+        Scenario::HangingFlush,
     ];
 
     fn sizes(self) -> Sizes {
@@ -113,6 +116,11 @@ impl Scenario {
             Scenario::RemovedWhileApplying => Sizes {
                 nodes: 4,
                 memtable_bytes: 1 << 12,
+                ..SIZES
+            },
+            Scenario::HangingFlush => Sizes {
+                memtable_bytes: 1 << 20,
+                segment_bytes: 1 << 21,
                 ..SIZES
             },
             Scenario::ParentMoves => Sizes {
@@ -183,6 +191,7 @@ impl Story {
             Scenario::RemovedWhileApplying => self.removed_while_applying().await,
             Scenario::FailingCompactions => self.failing_compactions().await,
             Scenario::FailingCompactionsAlone => self.failing_compactions_alone().await,
+            Scenario::HangingFlush => self.hanging_flush().await,
         }
     }
 

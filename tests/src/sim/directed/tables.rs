@@ -6,7 +6,7 @@ use std::time::Duration;
 use rangedb_engine::env::AsyncRuntime;
 use rangedb_engine::request::Batch;
 
-use super::{BESIDE, EFFORT, KEY, holds, machine};
+use super::{BESIDE, EFFORT, KEY, LEFT, MOMENT, holds, machine, rights};
 use crate::sim::cluster::Look;
 use crate::sim::executor;
 use crate::sim::faults::Order;
@@ -25,6 +25,9 @@ const LEADERS_DAMAGED: usize = 2;
 /// How many clients write to a single node before its tables take nothing, while they do, and after that. The network of one of them
 /// may deliver so badly that it does not know what became of its write.
 const WRITERS: u32 = 10;
+
+/// How long an order to merge may be tried again and again, at most.
+const MERGE_ORDER: Duration = Duration::from_secs(17);
 
 fn is_stuck(node: &SimNode) -> bool {
     let shards = node.shards();
@@ -207,6 +210,45 @@ impl Story {
             self.seen.violation(format!(
                 "compactions fail: written before: {before}, the tables are full: {is_stuck}, writes are \
                  refused: {refused}, found: {read:?}, written after it was mended: {written}"
+            ));
+        }
+    }
+
+    pub(super) async fn hanging_flush(self: &Rc<Story>) {
+        let Some((leader, right)) = self.split_apart().await else {
+            return;
+        };
+        let Some((_, left)) = self.leader_of(&LEFT).await else {
+            return;
+        };
+        let (Some(node), Some(other)) = (self.cluster.on(leader), self.other_than(&[leader]))
+        else {
+            return;
+        };
+        if self.random.once_in(2) && !self.lead(right, leader).await {
+            return;
+        }
+        let hang = |hangs| node.table_disks().for_each(|disk| disk.stuck.set(hangs));
+        let is_frozen = |looks: &[Look]| rights(looks).any(|look| look.status.frozen.is_some());
+        let at_freeze = self.random.once_in(2);
+        hang(!at_freeze);
+        self.give(Order::Merge { at: LEFT });
+        if at_freeze {
+            self.until(MOMENT, is_frozen).await;
+            hang(true);
+        }
+        SimRuntime::sleep(MERGE_ORDER).await;
+        let is_free = self.until(POLL_INTERVAL, |looks| !is_frozen(looks)).await;
+        let mut has_moved = false;
+        for _ in 0..3 {
+            has_moved = has_moved || self.lead(left, other).await;
+        }
+        hang(false);
+        SimRuntime::sleep(Duration::from_millis(500)).await;
+        if !is_free || !has_moved {
+            self.seen.violation(format!(
+                "the tables' disk of machine {leader} hangs in a merge of range {left}: the right range is \
+                 served: {is_free}, the left one takes another order: {has_moved}"
             ));
         }
     }
