@@ -118,7 +118,7 @@ async fn accepted(stream: &mut (impl AsyncRead + Unpin)) -> Result<HandshakeRepl
                 "the node takes only encrypted connections: give --tls-ca, or ClientOptions::tls";
             Err(why.into())
         }
-        verdict => Err(format!("refused: {verdict:?}").into()),
+        verdict => Err(verdict.to_string().into()),
     }
 }
 

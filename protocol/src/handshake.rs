@@ -1,5 +1,6 @@
 //! The first bytes that each side sends on a connection. `PROTOCOL.md` has their layout.
 
+use std::fmt;
 use std::ops::RangeInclusive;
 
 /// The newest protocol version of this crate.
@@ -156,6 +157,31 @@ impl Verdict {
     }
 }
 
+/// A sentence for people on the side that opened the connection.
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Verdict::Accepted => "the node accepts the connection",
+            Verdict::NoCommonVersion => {
+                "the node speaks other versions of the protocol: run the same release on both sides"
+            }
+            Verdict::UnknownShard => {
+                "the node does not have this shard: it was started again with fewer shards"
+            }
+            Verdict::NoTls => "the node does not speak TLS on this connection",
+            Verdict::RoleRefused => "the node does not take connections of this kind",
+            Verdict::TooManyConnections => {
+                "the node has as many connections as it may have: close some, or try again later"
+            }
+            Verdict::ShuttingDown => {
+                "the node takes no requests now: it waits for its cluster, or it is shutting down; its \
+                 page /readyz says which"
+            }
+            Verdict::TlsRequired => "the node takes only encrypted connections",
+        })
+    }
+}
+
 /// The server's answer to a handshake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HandshakeReply {
@@ -267,6 +293,18 @@ mod tests {
             let decoded = HandshakeReply::decode(&bytes);
             assert_eq!(decoded.map(|answer| answer.verdict), verdict);
         }
+    }
+
+    #[test]
+    fn every_verdict_is_a_sentence_for_people() {
+        let mut verdicts = 0;
+        for verdict in (0..=u16::MAX).map_while(Verdict::from_u16) {
+            let sentence = verdict.to_string();
+            assert!(sentence.starts_with("the node "), "{sentence}");
+            assert!(!sentence.contains(&format!("{verdict:?}")), "{sentence}");
+            verdicts += 1;
+        }
+        assert_eq!(verdicts, Verdict::TlsRequired as usize + 1);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use rangedb_server::config::Config;
-use rangedb_server::config::raw::{BadConfig, Key, RawConfig};
+use rangedb_server::config::raw::{self, BadConfig, Key, RawConfig};
 use rangedb_server::env::root::Root;
 use rangedb_server::env::{huge_pages, signals, threads};
 use rangedb_server::history::History;
@@ -191,7 +191,12 @@ fn main() -> ExitCode {
         },
         Command::Demo(arguments) => cli::run_demo(&arguments),
         Command::Version(arguments) => cli::print_version(&arguments),
-        Command::Client(command) => cli::run(*command),
+        Command::Client(command) => {
+            for warning in raw::misspelt(std::env::vars_os()) {
+                logging::last_words(&warning);
+            }
+            cli::run(*command)
+        }
     }
 }
 
@@ -238,14 +243,18 @@ fn check(arguments: &CheckArgs) -> ExitCode {
     for warning in warnings {
         logging::last_words(&warning);
     }
-    if raw.text(Key::DataDir).is_empty() {
+    let has_folder = !raw.text(Key::DataDir).is_empty();
+    if !has_folder {
         raw.add_flag(Key::DataDir, Some(&".".to_owned()));
     }
-    let config = match Config::validate(&raw) {
+    let config = match Config::validate_all(&raw) {
         Ok(config) => config,
         Err(error) => return usage(&error.to_string()),
     };
-    let checks = check::all(&Root::of_machine(), &config, check::WRITES_TIME);
+    let mut checks = check::all(&Root::of_machine(), &config, check::WRITES_TIME);
+    if has_folder {
+        checks.push(check::data_dir(&config));
+    }
     let text = match arguments.format {
         cli::Format::Table => check::to_text(&checks),
         cli::Format::Json => format!("{}\n", check::to_json(&checks)),
@@ -277,7 +286,7 @@ fn start(arguments: &StartArgs) -> ExitCode {
             Err(error) => cli::cannot_print(error),
         };
     }
-    let config = match Config::validate(&raw) {
+    let config = match Config::validate_all(&raw) {
         Ok(config) => config,
         Err(error) => return usage(&error.to_string()),
     };

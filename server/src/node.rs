@@ -132,11 +132,7 @@ async fn open_folder(config: &Config, pages: &admin::Node) -> Result<DataDir, No
     let (ask, asked) = oneshot::channel::<String>();
     let (tell, told) = std::sync::mpsc::channel();
     let path = config.data_dir.clone();
-    let wanted = Wanted {
-        shards: config.shards_given.then_some(config.shards),
-        shards_if_new: config.shards,
-        split_at: config.split_at.clone(),
-    };
+    let wanted = Wanted::of(config);
     let mut opening = tokio::task::spawn_blocking(move || {
         DataDir::open(&path, &wanted, |token| {
             // If the node is being stopped meanwhile, the receivers are gone.

@@ -158,24 +158,30 @@ impl Settings {
                 );
             }
             Err(refused) => {
-                tracing::error!(
-                    event = "reload_refused",
-                    line = refused.line,
-                    reason = refused.reason,
-                    "the settings were read again and are not valid: nothing was changed"
-                );
+                for SettingRefused { line, reason, .. } in &refused {
+                    tracing::error!(
+                        event = "reload_refused",
+                        line,
+                        reason,
+                        "the settings were read again and are not valid: nothing was changed"
+                    );
+                }
                 answer = Reloaded::default();
                 answer.node = before.node;
-                answer.refused.push(refused);
+                answer.refused = refused;
             }
         }
         answer
     }
 
     /// The settings that will be in force; notes in the answer what becomes of each.
-    fn next(&self, before: &InForce, answer: &mut Reloaded) -> Result<InForce, SettingRefused> {
+    fn next(
+        &self,
+        before: &InForce,
+        answer: &mut Reloaded,
+    ) -> Result<InForce, Vec<SettingRefused>> {
         let new = (self.read)().map_err(refused)?;
-        let checked = Config::validate(&new).map_err(|bad| refused(bad.into()))?;
+        let checked = Config::validate_all(&new).map_err(refused)?;
         let Config {
             shards,
             leaving_shards: leaving,
@@ -263,16 +269,20 @@ fn slow_request_ns(config: &Config) -> u64 {
     }
 }
 
-fn refused(bad: BadConfig) -> SettingRefused {
+fn refused(bad: BadConfig) -> Vec<SettingRefused> {
+    bad.each().iter().map(one_refused).collect()
+}
+
+fn one_refused(bad: &BadConfig) -> SettingRefused {
     let mut refused = SettingRefused::default();
     refused.reason = bad.to_string();
-    let line = match &bad {
+    let line = match bad {
         BadConfig::File { line, .. } => *line,
         BadConfig::BadSetting(BadSetting { key, line, .. }) => {
             refused.name = Some((*key).to_owned());
             *line
         }
-        BadConfig::Variable(_) => None,
+        BadConfig::Variable(_) | BadConfig::Several(_) => None,
     };
     refused.line = line.map(|line| line as u64);
     refused

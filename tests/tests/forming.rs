@@ -38,6 +38,7 @@ fn signal(name: &str, process: u32) {
 #[test]
 fn a_node_that_waits_for_its_cluster_is_alive_and_says_why_and_stops() {
     let temp = tempfile::tempdir().expect("a folder");
+    let mut complaints = Vec::new();
     for home in homes(temp.path()) {
         let mut node = start_waiting(&home, home.start_command());
         wait_for_page(&home, "/livez", 200, "ok");
@@ -45,9 +46,23 @@ fn a_node_that_waits_for_its_cluster_is_alive_and_says_why_and_stops() {
         wait_for_page(&home, "/readyz", 503, why);
         let (status, _) = home.page("/api/v1/status");
         assert_eq!(status, 503);
+        // The scraper is told that the node runs and does not serve.
+        let (status, metrics) = home.page("/metrics");
+        assert_eq!(status, 200);
+        for line in ["rangedb_node_ready 0\n", "process_start_time_seconds "] {
+            assert!(metrics.contains(line), "{metrics}");
+        }
+        let asked = home.cli(&["status", "--timeout", "1s"]);
+        let words = String::from_utf8_lossy(&asked.stderr).into_owned();
+        assert!(!words.contains("ShuttingDown"), "{words}");
+        complaints.push(words);
         signal("TERM", node.id());
         assert!(wait(&mut node).success(), "{}", home.log());
     }
+    // Only the founder listens before there is a cluster.
+    let waits = "the node takes no requests now: it waits for its cluster";
+    let found = complaints.iter().any(|words| words.contains(waits));
+    assert!(found, "{complaints:?}");
 }
 
 /// The first child of a process, once there is one.

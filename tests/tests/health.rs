@@ -48,7 +48,7 @@ fn a_check_names_everything_that_it_looked_at() {
         state(name);
     }
     // A node runs here, so what it cannot do without is there, and its ports are its own.
-    for name in ["kernel", "io_uring", "direct_io", "ports"] {
+    for name in ["kernel", "io_uring", "direct_io", "ports", "data_dir"] {
         assert_eq!(state(name), "ok", "{found}");
     }
     for check in checks {
@@ -61,7 +61,7 @@ fn a_check_names_everything_that_it_looked_at() {
         "{}",
         home.log()
     );
-    // Another folder's ports are foreign ones.
+    // Another folder's ports are foreign ones, and a start would refuse the folder.
     let other = command("rangedb")
         .args(["check", "--data-dir"])
         .arg(temp.path())
@@ -70,7 +70,9 @@ fn a_check_names_everything_that_it_looked_at() {
         .expect("it runs");
     let text = String::from_utf8_lossy(&other.stdout).into_owned();
     assert_eq!(other.status.code(), Some(1), "{text}");
-    assert!(text.contains("fail  ports"), "{text}");
+    for failed in ["fail  ports", "fail  data_dir"] {
+        assert!(text.contains(failed), "{text}");
+    }
 }
 
 #[test]

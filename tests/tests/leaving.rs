@@ -1,6 +1,7 @@
 //! Nodes that leave on an operator's order, as real processes: drained for a restart, decommissioned,
 //! removed, and refused when they come back.
 
+use std::fs::File;
 use std::process::Output;
 
 use rangedb_tests::cluster::{
@@ -9,13 +10,15 @@ use rangedb_tests::cluster::{
 };
 use rangedb_tests::http::{Response, request};
 use rangedb_tests::load::{Load, run};
-use rangedb_tests::process::{Home, free_port};
+use rangedb_tests::process::{Home, command, free_port};
 use serde_json::{Value, json};
 
 /// The exit code of an order that was refused.
 const REFUSED: i32 = 3;
 /// The exit code of an order whose end is not known.
 const UNKNOWN: i32 = 4;
+/// The exit code of an order that took effect and whose answer could not be printed.
+const UNPRINTED: i32 = 6;
 /// The exit code of an order that no node was reached for.
 const UNREACHABLE: i32 = 5;
 
@@ -245,6 +248,81 @@ fn a_node_is_decommissioned_and_removed_and_refused_when_it_comes_back() {
     // Its folder says so from now on.
     let (code, why) = homes[0].refused();
     assert!(code != 0 && why.contains("was removed"), "{code}: {why}");
+}
+
+/// Gives an order whose answer cannot be printed, again and again while it is refused: the exit code says
+/// that it took effect.
+fn takes_effect_unprinted(by: &Home, words: &[&str]) {
+    wait_for(&format!("{words:?} takes effect"), || {
+        let full = File::options().write(true).open("/dev/full");
+        let mut rangedb = command("rangedb");
+        rangedb.args(words).args(["--addr", &by.listen]);
+        let output = rangedb.stdout(full.expect("a device that is full"));
+        let output = output.output().expect("it runs");
+        let complaint = String::from_utf8_lossy(&output.stderr);
+        match output.status.code() {
+            Some(REFUSED) => None,
+            code => {
+                assert_eq!(code, Some(UNPRINTED), "{words:?}: {complaint}");
+                assert!(complaint.contains("was applied"), "{complaint}");
+                Some(())
+            }
+        }
+    });
+}
+
+#[test]
+fn every_order_that_took_effect_says_so_if_its_answer_cannot_be_printed() {
+    let temp = tempfile::tempdir().expect("a folder");
+    let mut homes = cluster::homes(temp.path());
+    let mut running = start_all(&homes);
+    wait_until_replicated(&homes);
+    homes.push(joining(temp.path(), "fourth", &homes));
+    running.push(Some(homes[3].start()));
+    let (by, node, fourth) = (&homes[1], id(&homes[0]), id(&homes[3]));
+    let printed = succeeds(&order(by, "drain", node, &["--format", "json"]));
+    let printed: Value = serde_json::from_str(&printed).expect("JSON");
+    assert_eq!(printed, json!({ "started": true, "done": false }));
+    succeeds(&order(by, "undrain", node, &[]));
+    let (node, fourth) = (node.to_string(), fourth.to_string());
+    for words in [
+        &["put", "k", "v"][..],
+        &["incr", "n"],
+        &["delete", "k"],
+        &["cas", "k", "--if-absent", "v"],
+        &["write", "put", "k", "v"],
+        &["config", "set", "dead-after", "6m"],
+        &["range", "split", "2", "--at", "Q"],
+        &["range", "scatter"],
+        &["range", "release", "2"],
+        &["range", "merge", "2", "--timeout", "30s"],
+        &["range", "transfer-leader", "2"],
+        &["reload"],
+        &["node", "drain", &node],
+        &["node", "drain", &node, "--wait", "--timeout", "30s"],
+        &["node", "undrain", &node],
+        &["node", "decommission", &fourth],
+        &[
+            "node",
+            "decommission",
+            &fourth,
+            "--wait",
+            "--timeout",
+            "30s",
+        ],
+    ] {
+        takes_effect_unprinted(by, words);
+    }
+    succeeds(&by.cli(&[
+        "node",
+        "decommission",
+        &fourth,
+        "--wait",
+        "--timeout",
+        "30s",
+    ]));
+    running[3].take().expect("it runs").kill();
+    takes_effect_unprinted(by, &["node", "remove", &fourth]);
 }
 
 #[test]

@@ -340,6 +340,16 @@ fn flags_stand_before_the_command_or_in_the_environment() {
         output(&["get", "k"], &[("RANGEDB_TIMEOUT", "abc")]).0,
         Some(2)
     );
+    let mut misspelt = command("rangedb");
+    misspelt.args(["get", "k", "--addr", &home.listen]);
+    let misspelt = misspelt.env("RANGEDB_TIMOUT", "1s").output();
+    let misspelt = misspelt.expect("it runs");
+    assert_eq!(misspelt.status.code(), Some(0));
+    let warning = String::from_utf8_lossy(&misspelt.stderr);
+    assert!(
+        warning.contains("did you mean RANGEDB_TIMEOUT?"),
+        "{warning}"
+    );
     assert_eq!(output(&["--addr", "a:1", "version"], &[]).0, Some(2));
     let (code, picture) = output(
         &[

@@ -21,6 +21,12 @@ pub(super) fn query(text: &str) -> Result<Query, Failure> {
             _ => return Err(Failure::invalid("step is minute or hour")),
         }
     }
+    let (from, to) = (query.from_ms, query.to_ms);
+    if from.zip(to).is_some_and(|(from, to)| from > to) {
+        return Err(Failure::invalid(
+            "from is after to: a time ago, such as 2h, is the earlier the longer it is",
+        ));
+    }
     Ok(query)
 }
 
@@ -48,6 +54,8 @@ mod tests {
         assert!(time("yesterday", 7).is_err());
         assert!(query("step=day").is_err());
         assert!(query("since=2h").is_err());
+        assert!(query("from=1h&to=2h").is_err());
+        assert!(query("from=2h&to=1h").is_ok());
         let asked = query("from=1&to=2&step=hour").expect("it is understood");
         assert_eq!((asked.from_ms, asked.to_ms), (Some(1), Some(2)));
         assert_eq!(asked.step, Step::Hour);

@@ -330,12 +330,15 @@ async fn outside_api(node: &Node, method: &Method, path: &str) -> Response<Text>
             let (status, why) = node.readiness().await;
             text(status, why)
         }
-        (_, Some(serving)) => {
-            let reports = serving.reports().await;
+        (_, serving) => {
+            // A node that waits for its cluster has no shards: it shows what is known of the process.
+            let reports = match serving {
+                Some(serving) => serving.reports().await,
+                None => Vec::new(),
+            };
             let scrape = Scrape::new(serving, node.phase(), &reports);
             text(StatusCode::OK, scrape.render())
         }
-        (_, None) => text(StatusCode::SERVICE_UNAVAILABLE, "there are no shards yet\n"),
     }
 }
 

@@ -4,6 +4,8 @@
 use std::path::{Path, PathBuf};
 
 use super::{Check, bytes};
+use crate::config::Config;
+use crate::data_dir::{DataDir, Wanted};
 use crate::env::root::Root;
 use crate::env::{cgroup, kernel};
 
@@ -63,6 +65,24 @@ fn unescaped(text: &str) -> PathBuf {
         path = path.replace(code, character);
     }
     PathBuf::from(path)
+}
+
+/// Looks at the data folder as a start of the node does, which refuses what this fails.
+pub fn data_dir(config: &Config) -> Check {
+    let name = "data_dir";
+    let wanted = "the folder of a node, an empty folder, or one that is not there yet";
+    match DataDir::look(&config.data_dir, &Wanted::of(config)) {
+        Ok(None) => Check::new(name, "new: the first start makes it", wanted),
+        Ok(Some(found)) => {
+            let (node, cluster, shards) = (found.node, found.cluster, found.shards);
+            let found = format!("of node {node} of cluster {cluster}, with {shards} shards");
+            Check::new(name, found, wanted)
+        }
+        Err(bad) => Check::new(name, bad.to_string(), wanted).fail_if(
+            true,
+            "a start refuses this folder: do what the message says, or give another --data-dir",
+        ),
+    }
 }
 
 pub(super) fn file_system(root: &Root, folder: &Path) -> Check {

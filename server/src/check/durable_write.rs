@@ -1,9 +1,8 @@
 //! How long the disk takes to make a small write durable. Every write of a client waits for that, at
 //! least once.
 
-use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -11,10 +10,9 @@ use hdrhistogram::Histogram;
 use rangedb_engine::limits::BLOCK_LEN;
 
 use super::Check;
+use crate::env::kernel::probe_file;
 use crate::env::reactor::AlignedBuffer;
 
-/// The name that the measured file has for a moment.
-const NAME: &str = "durable-write.probe";
 /// The length of the file; writes go through it again and again, as through a segment of the log.
 const FILE_LEN: usize = 4 << 20;
 /// The slowest hundredth that leaves room for an answer within tens of milliseconds.
@@ -32,26 +30,14 @@ pub(super) struct Latency {
     pub p99: Duration,
 }
 
-/// Makes the file and takes its name away at once, so that nothing is left behind.
-fn make(folder: &Path, flags: libc::c_int) -> io::Result<File> {
-    let path = folder.join(NAME);
-    let mut options = OpenOptions::new();
-    options.read(true).write(true).create(true);
-    options.truncate(true).mode(0o600).custom_flags(flags);
-    let file = options.open(&path);
-    let removed = std::fs::remove_file(&path);
-    let file = file?;
-    removed.map(|()| file)
-}
-
 /// Writes a block after the other durably, as the log does, for as long as `time`.
 ///
 /// # Errors
 /// The file cannot be made or written.
 pub(super) fn measure(folder: &Path, time: Duration) -> io::Result<Latency> {
     let durable = libc::O_DSYNC;
-    let file = match make(folder, durable | libc::O_DIRECT) {
-        Err(error) if error.kind() == ErrorKind::InvalidInput => make(folder, durable)?,
+    let file = match probe_file(folder, durable | libc::O_DIRECT) {
+        Err(error) if error.kind() == ErrorKind::InvalidInput => probe_file(folder, durable)?,
         made => made?,
     };
     file.write_all_at(AlignedBuffer::new(FILE_LEN).as_ref(), 0)?;

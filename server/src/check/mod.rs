@@ -20,6 +20,8 @@ mod network;
 #[cfg(test)]
 mod tests;
 
+pub use disk::data_dir;
+
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -130,7 +132,8 @@ pub fn look(root: &Root, config: &Config) -> Vec<Check> {
     ]
 }
 
-/// Makes all checks. Durable writes are measured for as long as `writes_time`.
+/// Makes all checks of the machine and the settings. Durable writes are measured for as long as
+/// `writes_time`. [`data_dir`] checks what lies in the data folder.
 pub fn all(root: &Root, config: &Config, writes_time: Duration) -> Vec<Check> {
     let folder = existing(&config.data_dir);
     let mut checks = look(root, config);

@@ -46,7 +46,7 @@ fn running(root: &Root, config: &Config) -> Option<u32> {
 
 pub(super) fn verdict(tried: &[(&str, String, io::Result<()>)], runs: Option<u32>) -> Check {
     let mut found = Vec::new();
-    let mut fix = None;
+    let mut taken = Vec::new();
     for (flag, address, bound) in tried {
         match (bound, runs) {
             (Ok(()), _) => found.push(format!("{address} is free")),
@@ -57,15 +57,21 @@ pub(super) fn verdict(tried: &[(&str, String, io::Result<()>)], runs: Option<u32
             }
             (Err(error), _) => {
                 found.push(format!("{address}: {error}"));
-                fix = Some(format!(
-                    "choose another address with {flag}, or stop what uses it (`ss -ltnp` shows it)"
-                ));
+                taken.push(*flag);
             }
         }
     }
     let wanted = "addresses of this machine with free ports";
-    let is_wrong = fix.is_some();
-    Check::new("ports", found.join("; "), wanted).fail_if(is_wrong, fix.unwrap_or_default())
+    let fix = match taken.as_slice() {
+        [one] => {
+            format!("choose another address with {one}, or stop what uses it (`ss -ltnp` shows it)")
+        }
+        several => format!(
+            "choose other addresses with {}, or stop what uses them (`ss -ltnp` shows it)",
+            several.join(" and ")
+        ),
+    };
+    Check::new("ports", found.join("; "), wanted).fail_if(!taken.is_empty(), fix)
 }
 
 /// Whether the kernel may choose this port for a connection that names none.

@@ -4,6 +4,7 @@ use std::io::{self, ErrorKind};
 use std::path::Path;
 
 use super::*;
+use crate::data_dir::{Birth, DataDir, Wanted};
 use crate::env::discipline::Discipline;
 use crate::env::kernel::Missing;
 
@@ -269,8 +270,14 @@ fn room_is_judged_by_what_is_free() {
 #[test]
 fn durable_writes_are_measured_and_leave_nothing_behind() {
     let folder = tempfile::tempdir().expect("a temporary folder");
+    let victim = tempfile::NamedTempFile::new().expect("a temporary file");
+    std::fs::write(victim.path(), b"precious").expect("written");
+    let link = folder.path().join("durable-write.probe");
+    std::os::unix::fs::symlink(victim.path(), &link).expect("linked");
     let measured = durable_write::measure(folder.path(), Duration::from_millis(20));
     let measured = measured.expect("it can be written");
+    assert_eq!(std::fs::read(victim.path()).expect("read"), b"precious");
+    std::fs::remove_file(&link).expect("it is still there");
     assert!(
         measured.writes > 0 && measured.p50 <= measured.p99,
         "{measured:?}"
@@ -296,6 +303,46 @@ fn durable_writes_are_measured_and_leave_nothing_behind() {
 }
 
 #[test]
+fn a_folder_that_a_start_refuses_fails() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let check = |name: &str| {
+        let mut raw = crate::config::raw::RawConfig::new();
+        let path = folder.path().join(name).display().to_string();
+        raw.add_flag(crate::config::raw::Key::DataDir, Some(&path));
+        data_dir(&Config::validate(&raw).expect("valid"))
+    };
+    let path = |name: &str| folder.path().join(name);
+    std::fs::write(path("file"), b"x").expect("written");
+    std::fs::create_dir(path("foreign")).expect("made");
+    std::fs::write(path("foreign/photo.jpg"), b"x").expect("written");
+    std::fs::create_dir(path("empty")).expect("made");
+    let wanted = Wanted {
+        shards: Some(1),
+        shards_if_new: 1,
+        split_at: Vec::new(),
+    };
+    let made = DataDir::open(&path("made"), &wanted, |_| Ok(Birth::Founder)).expect("made");
+    for (name, state, words) in [
+        ("file", State::Fail, "is a file"),
+        ("foreign", State::Fail, "photo.jpg"),
+        ("empty", State::Ok, "new"),
+        ("absent", State::Ok, "new"),
+        ("made", State::Ok, "node 1"),
+    ] {
+        let check = check(name);
+        assert_eq!(check.state, state, "{check:?}");
+        assert!(check.found.contains(words), "{check:?}");
+    }
+    drop(made);
+    let json = std::fs::read_to_string(path("made/node.json")).expect("read");
+    let newer = json.replace("\"format\": 3", "\"format\": 99");
+    assert_ne!(newer, json);
+    std::fs::write(path("made/node.json"), newer).expect("written");
+    assert_eq!(check("made").state, State::Fail);
+    assert!(!path("absent").exists() && !path("empty/LOCK").exists());
+}
+
+#[test]
 fn a_port_may_be_in_use_by_the_node_of_the_folder_only() {
     let tried = |kind: Option<ErrorKind>| {
         let bound = kind.map_or(Ok(()), |kind| Err(kind.into()));
@@ -308,6 +355,13 @@ fn a_port_may_be_in_use_by_the_node_of_the_folder_only() {
     let foreign = network::verdict(&tried(Some(ErrorKind::AddrNotAvailable)), Some(7));
     assert_eq!(foreign.state, State::Fail);
     assert!(foreign.fix.is_some_and(|fix| fix.contains("--listen")));
+    let taken = |flag| {
+        let bound = Err(ErrorKind::AddrInUse.into());
+        (flag, "127.0.0.1:7400".to_owned(), bound)
+    };
+    let both = network::verdict(&[taken("--listen"), taken("--http")], None);
+    let fix = both.fix.expect("both are taken");
+    assert!(fix.contains("--listen and --http"), "{fix}");
 }
 
 #[test]

@@ -85,12 +85,15 @@ pub(super) async fn reload(
 ) -> Result<Exit, Trouble> {
     let answer = client.admin().reload().await.map_err(not_known)?;
     let words = words(&answer);
-    let exit = match answer.refused.is_empty() {
-        true => Exit::Done,
-        false => Exit::Refused,
-    };
-    printer.print(out, of_state(answer)?, words.trim_end())?;
-    Ok(exit)
+    let is_refused = !answer.refused.is_empty();
+    let facts = of_state(answer)?;
+    match is_refused {
+        false => printer.applied(out, facts, words.trim_end()),
+        true => {
+            printer.print(out, facts, words.trim_end())?;
+            Ok(Exit::Refused)
+        }
+    }
 }
 
 /// A node that does not know the order is of an older release.

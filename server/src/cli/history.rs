@@ -56,12 +56,12 @@ pub(super) async fn history(
             own.admin().history(Some(id), times, step).await?
         }
     };
-    let words = table(&told);
+    let words = table(&told, step);
     printer.print(out, of_state(told)?, words.trim_end())
 }
 
 /// The history as lines for people.
-fn table(told: &NodeHistory) -> String {
+fn table(told: &NodeHistory, step: Step) -> String {
     let mut words = format!(
         "node {}; times are UTC, latencies in microseconds\n",
         told.node
@@ -82,7 +82,10 @@ fn table(told: &NodeHistory) -> String {
         ]);
     }
     if told.minutes.is_empty() && told.hours.is_empty() {
-        words += "nothing is known yet: the first minute is told when it is over\n";
+        words += match step {
+            Step::Minute => "no minute ended in that time\n",
+            Step::Hour => "no hour ended in that time\n",
+        };
     }
     words += "\nevents\n";
     for event in &told.events {
@@ -147,8 +150,10 @@ mod tests {
         let json = r#"{"node":2,"minutes":[{"t":0,"ops":3,"errors":0,"p50_us":1,"p99_us":2,"p999_us":3}],
             "hours":[],"events":[{"t":0,"node":2,"kind":"crash","text":"a\nb"}],"dropped":0}"#;
         let told: NodeHistory = serde_json::from_str(json).expect("it is read");
-        let words = table(&told);
+        let words = table(&told, Step::Minute);
         assert!(words.contains("1970-01-01 00:00            3"), "{words}");
         assert!(words.contains("crash  a\\x0ab"), "{words}");
+        let words = table(&NodeHistory::default(), Step::Minute);
+        assert!(words.contains("no minute ended in that time"), "{words}");
     }
 }

@@ -2,12 +2,13 @@
 //! progress of those that take a while. A line of progress is JSON in every format, so that scripts can
 //! read it.
 
-use std::io::Write;
+use std::fmt::Display;
+use std::io::{self, Write};
 use std::time::Duration;
 
 use rangedb_client::Client;
 use rangedb_client::admin::{Admin, Leaving, Membership};
-use rangedb_protocol::admin::Done;
+use rangedb_protocol::admin::{Done, Started};
 use rangedb_server::admin::json::of_state;
 use tokio::time::{Instant, sleep, timeout_at};
 
@@ -31,37 +32,44 @@ pub(super) async fn perform(
 ) -> Result<Exit, Trouble> {
     let admin = client.admin();
     let until = Instant::now() + timeout;
-    let (nodes, goal) = match leave {
+    let (nodes, goal, waits) = match leave {
         Leave::Drain { node, wait } => {
             admin.drain_node(node).await?;
-            (vec![node], wait.then_some(Goal::DRAINED))
+            (vec![node], Goal::DRAINED, wait)
         }
         Leave::Decommission { nodes, wait } => {
             decommission(&admin, &nodes, until).await?;
-            (nodes, wait.then_some(Goal::DECOMMISSIONED))
+            (nodes, Goal::DECOMMISSIONED, wait)
         }
         Leave::Undrain { node } => {
             admin.undrain_node(node).await?;
-            (vec![node], None)
+            return printer.applied(out, of_state(Done { done: true })?, "done");
         }
         Leave::Remove { node } => {
             admin.remove_node(node).await?;
-            (vec![node], None)
+            return printer.applied(out, of_state(Done { done: true })?, "done");
         }
         Leave::DryRun { nodes } => return dry_run(&admin, &nodes, printer, out).await,
     };
-    match goal {
-        None => printer.print(out, of_state(Done { done: true })?, "done"),
-        Some(goal) => {
-            goal.wait(&admin, &nodes, until, out).await?;
-            if printer.format == Format::Table {
-                for node in nodes {
-                    writeln!(out, "node {node} is {}", goal.name)?;
-                }
-            }
-            Ok(Exit::Done)
+    if !waits {
+        let (started, done) = (true, false);
+        let words = goal.started(&nodes);
+        return printer.applied(out, of_state(Started { started, done })?, &words);
+    }
+    goal.wait(&admin, &nodes, until, out).await?;
+    if printer.format == Format::Table {
+        for node in nodes {
+            let line = format!("node {node} is {}", goal.name);
+            print_line(out, line)?;
         }
     }
+    Ok(Exit::Done)
+}
+
+/// Prints a line about an order that was taken.
+fn print_line(out: &mut impl Write, line: impl Display) -> Result<(), Trouble> {
+    let printed = writeln!(out, "{line}").and_then(|()| out.flush());
+    printed.map_err(|error: io::Error| Trouble::from(error).unprinted())
 }
 
 /// Orders the nodes to be decommissioned, one after the other. While the order of another is being written
@@ -157,6 +165,15 @@ impl Goal {
         command: "decommission",
     };
 
+    /// What is said when the order was taken and its end is not waited for.
+    fn started(&self, nodes: &[u64]) -> String {
+        let nodes: Vec<String> = nodes.iter().map(u64::to_string).collect();
+        let (command, nodes) = (self.command, nodes.join(" "));
+        format!(
+            "started; `rangedb node {command} {nodes} --wait` shows its progress and waits for its end"
+        )
+    }
+
     /// Prints a line for each node each second until all have left.
     async fn wait(
         &self,
@@ -212,7 +229,7 @@ impl Goal {
             return Err(Trouble { exit, message });
         }
         if leaving.done || prints {
-            writeln!(out, "{}", of_state(&leaving)?)?;
+            print_line(out, of_state(&leaving)?)?;
         }
         Ok(leaving.done)
     }
@@ -248,5 +265,14 @@ mod tests {
             "range 7 would move to 4/1\nrange 9 could not leave: no voter has matched\n"
         );
         assert_eq!(foreseen(&Leaving::default()), "nothing would move");
+    }
+
+    #[test]
+    fn an_order_that_is_not_waited_for_has_started() {
+        let words = Goal::DECOMMISSIONED.started(&[2, 3]);
+        assert!(
+            words.starts_with("started; `rangedb node decommission 2 3 --wait`"),
+            "{words}"
+        );
     }
 }

@@ -89,6 +89,17 @@ impl Trouble {
             message: message.into(),
         }
     }
+
+    /// Standard output failed after an order had taken effect.
+    fn unprinted(self) -> Trouble {
+        Trouble {
+            exit: Exit::AppliedUnprinted,
+            message: format!(
+                "the change was applied, but its result cannot be printed: {}",
+                self.message
+            ),
+        }
+    }
 }
 
 impl From<rangedb_client::Error> for Trouble {

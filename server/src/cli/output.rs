@@ -44,13 +44,7 @@ impl Printer {
             out.flush()?;
             Ok(exit)
         });
-        flushed.map_err(|trouble| Trouble {
-            exit: Exit::AppliedUnprinted,
-            message: format!(
-                "the change was applied, but its result cannot be printed: {}",
-                trouble.message
-            ),
-        })
+        flushed.map_err(Trouble::unprinted)
     }
 
     /// Prints the version that a write made.

@@ -5,7 +5,11 @@ use std::io::Read as _;
 use std::path::Path;
 use std::time::Duration;
 
-use super::args::{CasArgs, CliCommand, ConfigCommand, NodeCommand, PutArgs, ScanArgs, WriteArgs};
+use super::args::{
+    CasArgs, CliCommand, ConfigCommand, HistoryArgs, NodeCommand, PutArgs, ScanArgs, TopArgs,
+    WriteArgs,
+};
+use super::connection_args::Format;
 use super::input;
 use super::range_args::{RangeCommand, parse_hold};
 use super::split::{self, At};
@@ -162,15 +166,8 @@ pub(super) fn prepare(command: &CliCommand) -> Result<Request, Trouble> {
         CliCommand::Write(args) => Request::Write {
             batch: batch(args)?,
         },
-        CliCommand::Top(args) => Request::Top(Top {
-            once: args.once,
-            interval: args.interval,
-        }),
-        CliCommand::History(args) => Request::History {
-            from: args.from,
-            to: args.to,
-            node: args.node,
-        },
+        CliCommand::Top(args) => top(args)?,
+        CliCommand::History(args) => history(args)?,
         CliCommand::Status { memory: true, .. } => Request::Memory,
         CliCommand::Status { .. } => Request::Status,
         CliCommand::Reload { .. } => Request::Reload,
@@ -259,6 +256,31 @@ fn of_cluster(command: &CliCommand) -> Request {
         },
         _ => Request::Status,
     }
+}
+
+/// The live view, or one picture of it.
+fn top(args: &TopArgs) -> Result<Request, Trouble> {
+    if args.connection.format == Format::Json {
+        return Err(Trouble::usage(
+            "top shows tables only; with --format json use `rangedb status` and `rangedb range hot`, or read \
+             /metrics of the nodes",
+        ));
+    }
+    Ok(Request::Top(Top {
+        once: args.once,
+        interval: args.interval,
+    }))
+}
+
+/// The part of the past that is asked for.
+fn history(args: &HistoryArgs) -> Result<Request, Trouble> {
+    let HistoryArgs { from, to, node, .. } = *args;
+    if to.is_some_and(|to| to >= from) {
+        return Err(Trouble::usage(
+            "--from must be longer ago than --to, such as --from 2h --to 1h",
+        ));
+    }
+    Ok(Request::History { from, to, node })
 }
 
 fn read_limited(

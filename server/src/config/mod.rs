@@ -19,7 +19,7 @@ use rangedb_engine::byte_size::{parse_size, size};
 use crate::env::root::Root;
 use crate::env::threads;
 pub use memory::ShardMemory;
-use raw::{Key, RawConfig};
+use raw::{BadConfig, Key, RawConfig};
 pub use tls::Tls;
 pub use units::parse_keys;
 
@@ -224,6 +224,30 @@ impl Config {
         Ok(config)
     }
 
+    /// Validates the raw settings as [`Config::validate`] does, and goes on after a fault.
+    ///
+    /// # Errors
+    /// All settings that break a rule by themselves.
+    pub fn validate_all(raw: &RawConfig) -> Result<Config, BadConfig> {
+        let (mut rest, mut faults) = (raw.clone(), Vec::new());
+        loop {
+            let bad = match Config::validate(&rest) {
+                Ok(config) => return BadConfig::of(faults).map_or(Ok(config), Err),
+                Err(bad) => bad,
+            };
+            let key = Key::ALL.iter().find(|key| key.name() == bad.key);
+            // A default is wrong only beside other settings, perhaps beside those that were forgotten.
+            let Some(key) = key.filter(|key| rest.source(**key) != raw::Source::Default) else {
+                return Err(BadConfig::of(faults).unwrap_or(bad.into()));
+            };
+            rest.forget(*key);
+            if *key == Key::Memory {
+                rest.forget(Key::RowCache);
+            }
+            faults.push(bad.into());
+        }
+    }
+
     /// Sets the number of shards to that of the folder, which gives up the last `leaving` of them.
     ///
     /// # Errors
@@ -243,7 +267,8 @@ impl Config {
             Key::Memory => size(self.memory),
             Key::RowCache => {
                 let rows = self.shard_memory().row_cache as u64 * u64::from(self.shards);
-                size(self.row_cache.unwrap_or(rows))
+                // A part of the memory is no round number of bytes.
+                size(self.row_cache.unwrap_or(rows >> 10 << 10))
             }
             Key::Cpus => {
                 let cpus = self.cpus.iter().map(usize::to_string);

@@ -151,6 +151,32 @@ pub enum BadConfig {
     /// A value breaks its setting's rule.
     #[error(transparent)]
     BadSetting(#[from] BadSetting),
+    /// There are several faults.
+    #[error("{}", lines(.0))]
+    Several(Vec<BadConfig>),
+}
+
+impl BadConfig {
+    /// All of these faults as one, if there are any.
+    pub fn of(mut faults: Vec<BadConfig>) -> Option<BadConfig> {
+        match faults.len() {
+            0 | 1 => faults.pop(),
+            _ => Some(BadConfig::Several(faults)),
+        }
+    }
+
+    /// Each fault by itself.
+    pub fn each(self) -> Vec<BadConfig> {
+        match self {
+            BadConfig::Several(faults) => faults,
+            one => vec![one],
+        }
+    }
+}
+
+fn lines(faults: &[BadConfig]) -> String {
+    let lines: Vec<String> = faults.iter().map(BadConfig::to_string).collect();
+    lines.join("\n")
 }
 
 fn at_line(line: Option<usize>) -> String {
@@ -179,7 +205,7 @@ impl RawConfig {
     /// Takes the settings of a TOML file.
     ///
     /// # Errors
-    /// The file cannot be read, or has an unknown key or a value of the wrong kind.
+    /// The file cannot be read, or has unknown keys or values of the wrong kind: all of them.
     pub fn add_file(&mut self, path: &Path) -> Result<(), BadConfig> {
         let file = path.display().to_string();
         let bad = |line: Option<usize>, message: String| BadConfig::File {
@@ -194,20 +220,26 @@ impl RawConfig {
         };
         let table = DeTable::parse(&text)
             .map_err(|e| bad(e.span().map(line_of), e.message().replace('\n', " ")))?;
+        let mut faults = Vec::new();
         for (name, value) in table.get_ref() {
             let line = line_of(name.span());
             let name: &str = name.get_ref();
-            let key = find(name).map_err(|hint| {
-                let message = format!("{name}: there is no such setting; {hint}");
-                bad(Some(line), message)
-            })?;
-            let value = plain(value.get_ref()).ok_or_else(|| {
-                let message = format!("{name} is not a text, a whole number or a list of them");
-                bad(Some(line), message)
-            })?;
-            self.set(key, value, Source::File(file.clone(), line));
+            match (find(name), plain(value.get_ref())) {
+                (Ok(key), Some(value)) => self.set(key, value, Source::File(file.clone(), line)),
+                (Err(hint), _) => {
+                    let message = format!("{name}: there is no such setting; {hint}");
+                    faults.push((line, message));
+                }
+                (Ok(_), None) => {
+                    let message = format!("{name} is not a text, a whole number or a list of them");
+                    faults.push((line, message));
+                }
+            }
         }
-        Ok(())
+        faults.sort();
+        let faults = faults.into_iter();
+        let faults = faults.map(|(line, message)| bad(Some(line), message));
+        BadConfig::of(faults.collect()).map_or(Ok(()), Err)
     }
 
     /// Takes the variables whose names begin with `RANGEDB_`. Gives a warning for each that names no
@@ -229,7 +261,7 @@ impl RawConfig {
                 continue;
             }
             let Ok(key) = find(&name.to_lowercase().replace('_', "-")) else {
-                warnings.push(unknown_variable(&variable));
+                warnings.push(unknown_variable(name, nearest(name, known_variables())));
                 continue;
             };
             let Ok(value) = value.into_string() else {
@@ -245,6 +277,11 @@ impl RawConfig {
         if let Some(value) = value {
             self.set(key, value.clone(), Source::Flag(key.name().to_owned()));
         }
+    }
+
+    /// Forgets what was typed for a setting, so that its default holds.
+    pub fn forget(&mut self, key: Key) {
+        self.set(key, key.default().to_owned(), Source::Default);
     }
 
     /// Takes a setting from other settings.
@@ -388,16 +425,41 @@ fn nearest(name: &str, known: impl Iterator<Item = String>) -> Option<String> {
     nearest.filter(|near| distance(near, name) <= edits_max)
 }
 
-/// The warning about a variable that names no setting, with the nearest name if one is close.
-fn unknown_variable(variable: &str) -> String {
-    let of_settings = Key::ALL.iter().map(|key| {
-        let name = key.name().to_uppercase().replace('-', "_");
-        format!("{VARIABLE_PREFIX}{name}")
+/// The known variables, without their prefix.
+fn known_variables() -> impl Iterator<Item = String> {
+    let of_settings = Key::ALL.iter().map(|key| key.name().to_uppercase());
+    let of_settings = of_settings.map(|name| name.replace('-', "_"));
+    let others = OTHER_VARIABLES.iter();
+    of_settings
+        .chain(others.filter_map(|name| Some(name.strip_prefix(VARIABLE_PREFIX)?.to_owned())))
+}
+
+/// The warning about a variable that is not known, with the nearest name if one is close. The prefix, which
+/// all have, does not count.
+fn unknown_variable(name: &str, near: Option<String>) -> String {
+    let hint = near.map_or_else(String::new, |near| {
+        format!("; did you mean {VARIABLE_PREFIX}{near}?")
     });
-    let known = of_settings.chain(OTHER_VARIABLES.iter().map(|name| (*name).to_owned()));
-    let hint =
-        nearest(variable, known).map_or_else(String::new, |near| format!("; did you mean {near}?"));
-    format!("variable {variable}: there is no such setting{hint}")
+    format!("variable {VARIABLE_PREFIX}{name}: there is no such setting{hint}")
+}
+
+/// Warnings about variables whose names are close to one that is known, for commands that have flags but no
+/// settings. The others are none of their business: in Kubernetes every process has some.
+pub fn misspelt(variables: impl Iterator<Item = (OsString, OsString)>) -> Vec<String> {
+    let mut warnings = Vec::new();
+    for (variable, _) in variables {
+        let variable = variable.to_string_lossy();
+        let Some(name) = variable.strip_prefix(VARIABLE_PREFIX) else {
+            continue;
+        };
+        if known_variables().any(|known| known == name) {
+            continue;
+        }
+        if let Some(near) = nearest(name, known_variables()) {
+            warnings.push(unknown_variable(name, Some(near)));
+        }
+    }
+    warnings
 }
 
 /// The number of edits between two words (Levenshtein 1966).

@@ -3,7 +3,6 @@
 use rangedb_certificates::Ca;
 
 use super::*;
-use raw::BadConfig;
 
 fn raw(flags: &[(Key, &str)]) -> RawConfig {
     let mut raw = RawConfig::new();
@@ -63,17 +62,26 @@ fn unknown_keys_name_the_nearest() {
         "RANGEDB_DATADIR",
         "RANGEDB_TIMEOUTS",
         "RANGEDB_SERVICE_HOST",
+        "RANGEDB_PORT",
+        "RANGEDB_NAME",
     ];
     let variables = variables.map(|name| (name.into(), "x".into()));
+    let warnings = raw::misspelt(variables.clone().into_iter());
+    assert_eq!(warnings.len(), 2, "{warnings:?}");
     assert_eq!(
         raw.add_variables(variables.into_iter()).expect("text"),
         [
             "variable RANGEDB_DATADIR: there is no such setting; did you mean RANGEDB_DATA_DIR?",
             "variable RANGEDB_TIMEOUTS: there is no such setting; did you mean RANGEDB_TIMEOUT?",
             "variable RANGEDB_SERVICE_HOST: there is no such setting",
+            "variable RANGEDB_PORT: there is no such setting",
+            "variable RANGEDB_NAME: there is no such setting",
         ]
     );
     assert_eq!(raw.text(Key::DataDir), "");
+    let known = ["RANGEDB_TIMEOUT", "RANGEDB_DATA_DIR", "PATH"];
+    let known = known.map(|name| (name.into(), "x".into()));
+    assert!(raw::misspelt(known.into_iter()).is_empty());
     let folder = tempfile::tempdir().expect("a temporary folder");
     let file = folder.path().join("rangedb.toml");
     let mut refusal = |text: &str| {
@@ -91,6 +99,39 @@ fn unknown_keys_name_the_nearest() {
     let far = refusal("foo = 1\n");
     assert!(far.contains("the settings are data-dir, listen,"), "{far}");
     assert!(refusal("lis").contains("line 1"));
+}
+
+#[test]
+fn all_faults_are_named_at_once() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let file = folder.path().join("rangedb.toml");
+    let mut raw = RawConfig::new();
+    std::fs::write(&file, "data-dir = 'd'\nlisen = 'x'\nhttp = {}\nfoo = 1\n").expect("written");
+    let faults = raw
+        .add_file(&file)
+        .expect_err("three lines are wrong")
+        .each();
+    let faults: Vec<String> = faults.iter().map(BadConfig::to_string).collect();
+    assert_eq!(faults.len(), 3, "{faults:?}");
+    for (fault, line) in faults.iter().zip(["line 2", "line 3", "line 4"]) {
+        assert!(fault.contains(line), "{faults:?}");
+    }
+    let text = "data-dir = 'd'\nshards = 0\nlog = 'xml'\ngc-retention = '0s'\nlisten = 'x'\n";
+    std::fs::write(&file, text).expect("written");
+    let mut raw = RawConfig::new();
+    raw.add_file(&file).expect("all names are known");
+    let faults = Config::validate_all(&raw).expect_err("four values are wrong");
+    let shown = faults.to_string();
+    assert_eq!(shown.lines().count(), 4, "{shown}");
+    for name in ["shards", "log", "gc-retention", "listen"] {
+        let named = shown
+            .lines()
+            .any(|line| line.starts_with(&format!("{name} = ")));
+        assert!(named, "{name}: {shown}");
+    }
+    // What is only wrong since nothing was given is one fault.
+    let missing = Config::validate_all(&RawConfig::new()).expect_err("no folder");
+    assert_eq!(missing.each().len(), 1);
 }
 
 #[test]
@@ -183,6 +224,12 @@ fn rows_and_blocks_share_half_of_the_memory() {
     assert_eq!(divided(""), (128 << 20, 128 << 20));
     assert_eq!(divided("0"), (0, 256 << 20));
     assert_eq!(divided("384MiB"), (192 << 20, 64 << 20));
+    // What is shown is a size with a unit, whatever the memory is divided by.
+    let odd = raw(&[(Key::Memory, "12342042KiB"), (Key::Shards, "3")]);
+    let shown = Config::validate(&odd)
+        .expect("valid")
+        .shown(&odd, Key::RowCache);
+    assert!(shown.ends_with("iB"), "{shown}");
     let too_much = [(Key::Memory, "1GiB"), (Key::RowCache, "385MiB")];
     let error = Config::validate(&raw(&too_much)).expect_err("too much");
     assert!(error.to_string().contains("384 MiB"), "{error}");

@@ -312,7 +312,7 @@ pub fn give_up(path: &Path, identity: &mut Identity, why: &str) -> io::Result<()
 /// The system refuses.
 pub fn write_identity(path: &Path, identity: &Identity) -> io::Result<()> {
     let draft = path.join(DRAFT);
-    let mut file = File::create(&draft)?;
+    let mut file = super::create(&draft)?;
     file.write_all(serde_json::to_string_pretty(identity)?.as_bytes())?;
     file.sync_all()?;
     fs::rename(draft, path.join(IDENTITY))?;

@@ -46,6 +46,8 @@ use fault::{denied, failed};
 pub use identity::{FORMAT, Identity, LogName, Membership, give_up, write_identity};
 use identity::{Found, read};
 
+use crate::config::Config;
+
 /// The id of the node that bootstraps a cluster.
 pub const FOUNDER: u64 = 1;
 /// The folder of the node's history within its data folder.
@@ -73,6 +75,17 @@ pub struct Wanted {
     pub shards_if_new: u16,
     /// The keys at which the first ranges are split, if they were given.
     pub split_at: Vec<Vec<u8>>,
+}
+
+impl Wanted {
+    /// What the settings of a node want of its folder.
+    pub fn of(config: &Config) -> Wanted {
+        Wanted {
+            shards: config.shards_given.then_some(config.shards),
+            shards_if_new: config.shards,
+            split_at: config.split_at.clone(),
+        }
+    }
 }
 
 /// A data folder, locked by this process until this is dropped.
@@ -104,6 +117,27 @@ impl DataDir {
             .trim()
             .parse()
             .ok()
+    }
+
+    /// Looks whether a node could be started on a folder: gives what its `node.json` says, or `None` for
+    /// one that a start would make or finish. Changes nothing, and does not mind a process that uses it.
+    ///
+    /// # Errors
+    /// [`BadFolder`]: a start refuses the folder.
+    pub fn look(path: &Path, wanted: &Wanted) -> Result<Option<Identity>, BadFolder> {
+        if !look::is_ours(path)? {
+            return Ok(None);
+        }
+        let Some(Found { identity, .. }) = read(path)? else {
+            return Ok(None);
+        };
+        check(path, &identity, wanted)?;
+        for shard in 0..identity.shards {
+            if identity.mark(shard).opened != Opened::Never {
+                look::check_parts(path, shard, identity.is_of_cluster())?;
+            }
+        }
+        Ok(Some(identity))
     }
 
     /// Opens a folder, or makes one with these settings. For a new folder `be_born` decides what it
@@ -199,7 +233,8 @@ fn lock(path: &Path) -> Result<File, BadFolder> {
         .write(true)
         .create(true)
         .truncate(false)
-        .mode(0o600);
+        .mode(0o600)
+        .custom_flags(libc::O_NOFOLLOW);
     let mut file = options.open(&name).map_err(denied(path, "write", LOCK))?;
     if file.try_lock().is_err() {
         let mut owner = String::new();
@@ -342,6 +377,14 @@ fn make(
     Ok(identity)
 }
 
+/// Makes a file, or empties the one that is there. A link is refused: the folder may have been somebody
+/// else's before, and what the link leads to is not ours.
+fn create(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(true);
+    options.custom_flags(libc::O_NOFOLLOW).open(path)
+}
+
 /// The token by which the cluster knows this folder; durable before it is used.
 fn token(path: &Path) -> io::Result<String> {
     let name = path.join(TOKEN);
@@ -352,7 +395,7 @@ fn token(path: &Path) -> io::Result<String> {
         Err(error) => return Err(error),
     }
     let token = format!("{:032x}", rand::random::<u128>());
-    let mut file = File::create(&name)?;
+    let mut file = create(&name)?;
     file.write_all(token.as_bytes())?;
     file.sync_all()?;
     File::open(path)?.sync_all()?;
@@ -651,6 +694,21 @@ mod tests {
         assert!(lost(&path).contains("node.json is missing"));
         fs::write(path.join(TOKEN), "0".repeat(32)).expect("written");
         assert!(lost(&path).contains("node.json is missing"));
+    }
+
+    #[test]
+    fn links_in_a_folder_are_not_followed() {
+        let temp = tempfile::tempdir().expect("a temporary folder");
+        let (path, victim) = (temp.path().join("data"), temp.path().join("victim"));
+        fs::create_dir(&path).expect("made");
+        fs::write(&victim, b"precious").expect("written");
+        for name in [LOCK, TOKEN, DRAFT] {
+            std::os::unix::fs::symlink(&victim, path.join(name)).expect("linked");
+            open(&path, 1, &[]).expect_err("a link");
+            assert_eq!(fs::read(&victim).expect("read"), b"precious", "{name}");
+            fs::remove_file(path.join(name)).expect("removed");
+        }
+        drop(open(&path, 1, &[]).expect("made"));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Checks at the start what the machine must offer, so that an error names what is missing and what
 //! to do about it.
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
@@ -87,26 +87,31 @@ pub fn check_io_uring() -> Result<(), Missing> {
 /// # Errors
 /// [`Missing::DirectIo`].
 pub fn check_direct_io(folder: &Path) -> Result<(), Missing> {
-    let path = folder.join("direct-io.probe");
-    let opened = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .custom_flags(libc::O_DIRECT)
-        .open(&path);
-    let removed = std::fs::remove_file(&path);
-    match opened {
-        Ok(_) => {
-            if let Err(error) = removed {
-                tracing::warn!(%error, file = %path.display(), "a probe file could not be removed");
-            }
-            Ok(())
-        }
-        Err(error) => Err(Missing::DirectIo {
-            folder: folder.display().to_string(),
-            error,
-        }),
-    }
+    let tried = probe_file(folder, libc::O_DIRECT);
+    tried.map(drop).map_err(|error| Missing::DirectIo {
+        folder: folder.display().to_string(),
+        error,
+    })
+}
+
+/// Makes a file in a folder that may be others', opens it with these flags of open(2), and takes its name
+/// away again. The name is random and the file is new: nothing that lies in the folder is touched, and no
+/// link is followed.
+///
+/// # Errors
+/// The system refuses.
+pub fn probe_file(folder: &Path, flags: libc::c_int) -> io::Result<File> {
+    let path = folder.join(format!(".rangedb-probe-{:032x}", rand::random::<u128>()));
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create_new(true).mode(0o600);
+    let opened = options.custom_flags(flags | libc::O_NOFOLLOW).open(&path);
+    // A file system that refuses the flags may have made the file nevertheless.
+    let removed = match &opened {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        _ => std::fs::remove_file(&path),
+    };
+    let file = opened?;
+    removed.map(|()| file)
 }
 
 /// Raises this process's limit on open files as far as allowed, and returns it.
@@ -127,6 +132,28 @@ pub fn open_files() -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn probes_touch_no_file_and_follow_no_link() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let victim = folder.path().join("victim");
+        std::fs::write(&victim, b"precious").expect("written");
+        for name in ["direct-io.probe", "durable-write.probe"] {
+            let link = folder.path().join(name);
+            std::os::unix::fs::symlink(&victim, link).expect("linked");
+        }
+        // Whether the file system has O_DIRECT does not matter here.
+        let _ = check_direct_io(folder.path());
+        drop(probe_file(folder.path(), 0).expect("a file is made"));
+        assert!(probe_file(folder.path(), libc::O_DIRECTORY).is_err());
+        let names = std::fs::read_dir(folder.path()).expect("it is listed");
+        assert_eq!(
+            names.count(),
+            3,
+            "nothing is left behind, nothing is removed"
+        );
+        assert_eq!(std::fs::read(&victim).expect("read"), b"precious");
+    }
 
     #[test]
     fn as_many_files_may_be_open_as_the_system_allows() {

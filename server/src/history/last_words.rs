@@ -1,14 +1,15 @@
 //! How a start learns how the run before it ended: by the file `running` in the folder of the history.
 //!
-//! A run makes it when it begins, writes its last words to it when it ends by a fault, and removes it
-//! when it stops cleanly. So a start that finds it follows a crash. It is no part of the database: a
+//! A run makes it when it begins, touches it every minute or more often, writes its last words to it when it
+//! ends by a fault, and removes it when it stops cleanly. So a start that finds it follows a crash, which
+//! came soon after the file was changed for the last time. It is no part of the database: a
 //! process that panics writes to an open file and needs no thread for that.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
-use std::time::UNIX_EPOCH;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::record::TEXT_LEN_MAX;
 
@@ -24,7 +25,8 @@ fn path(folder: &Path) -> PathBuf {
 /// How a run ended that did not stop cleanly.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Crash {
-    /// When it last wrote to its file: when it ended, if it left words, or else when it began.
+    /// When it last changed its file: when it ended, if it left words, or else at most about a minute
+    /// before.
     pub t: u64,
     /// Its last words; empty if it had no time for any.
     pub words: String,
@@ -60,6 +62,18 @@ pub fn keep_in(file: File) {
     let _ = FILE.set(file);
 }
 
+/// Notes that this process still runs.
+pub fn touch() {
+    if let Some(file) = FILE.get() {
+        touch_file(file);
+    }
+}
+
+fn touch_file(file: &File) {
+    // If that fails, the time of a crash is not known as well.
+    let _ = file.set_modified(SystemTime::now());
+}
+
 /// Keeps the last words of this process for the next start.
 pub fn keep(words: &str) {
     if let Some(mut file) = FILE.get() {
@@ -92,6 +106,13 @@ mod tests {
         assert!(crash.t > 0);
         let (crash, _) = begin(&folder).expect("it begins");
         assert_eq!(crash.expect("killed").words, "");
+        // A run that is killed ended after it touched its file for the last time.
+        let (_, file) = begin(&folder).expect("it begins");
+        let long_ago = UNIX_EPOCH + std::time::Duration::from_secs(1_000_000);
+        file.set_modified(long_ago).expect("set");
+        touch_file(&file);
+        let (crash, _) = begin(&folder).expect("it begins");
+        assert!(crash.expect("killed").t > 2_000_000_000);
         end(&folder);
         let (crash, _) = begin(&folder).expect("it begins");
         assert_eq!(crash, None);

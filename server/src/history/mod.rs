@@ -181,6 +181,7 @@ impl History {
                 Ok(Message::Minute(t, work)) => {
                     recorder.minute(t, &work);
                     recorder.tick();
+                    last_words::touch();
                 }
                 Ok(Message::Ask(query, answer)) => {
                     let mut told = recorder.tell(&query);
@@ -196,7 +197,10 @@ impl History {
                     let _ = done.try_send(());
                     return;
                 }
-                Err(RecvTimeoutError::Timeout) => recorder.tick(),
+                Err(RecvTimeoutError::Timeout) => {
+                    recorder.tick();
+                    last_words::touch();
+                }
                 Err(RecvTimeoutError::Disconnected) => return,
             }
         }
@@ -276,7 +280,9 @@ fn tell_of(crash: &last_words::Crash, recorder: &mut Recorder) {
         last_words = first,
         "the run before this one did not stop cleanly"
     );
-    recorder.event(crash.t, &Event::new("crash", words));
+    // What the run wrote in its last minute is older than its end.
+    let t = recorder.last_t().unwrap_or_default().max(crash.t);
+    recorder.event(t, &Event::new("crash", words));
 }
 
 /// If this thread is the history's, which panicked: puts the database aside and has another thread go

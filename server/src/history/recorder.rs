@@ -134,7 +134,7 @@ impl Recorder {
         let Some(store) = &self.store else {
             return Ok(());
         };
-        let first = store.last(Kind::Hour)?.map_or(0, |number| number + 1);
+        let first = store.last(Kind::Hour)?.map_or(0, |(number, _)| number + 1);
         for row in store.rows(Kind::Minute, first, |_| true)? {
             if let Ok(work) = serde_json::from_slice(&row.value) {
                 self.add_to_hour(row.t, &work);
@@ -166,6 +166,19 @@ impl Recorder {
             self.dropped += 1;
         }
         self.waiting.push_back((kind, t, value));
+    }
+
+    /// The time of the last event, if there is one and it can be read now.
+    pub fn last_t(&mut self) -> Option<u64> {
+        self.open();
+        let last = self.store.as_ref()?.last(Kind::Event);
+        match last {
+            Ok(last) => last.map(|(_, t)| t),
+            Err(fault) => {
+                self.note(Err(fault));
+                None
+            }
+        }
     }
 
     /// Records the work of the minute that began at this time.
@@ -338,6 +351,8 @@ impl Recorder {
                 });
             }
         }
+        // A crash is recorded after the start that has learnt of it.
+        told.events.sort_by_key(|event| event.t);
         Ok(told)
     }
 }

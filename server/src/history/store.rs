@@ -229,15 +229,15 @@ impl Store {
         Ok(found)
     }
 
-    /// The number of the last row of a kind.
+    /// The number and the time of the last row of a kind.
     ///
     /// # Errors
     /// See [`Fault`].
-    pub fn last(&self, kind: Kind) -> Result<Option<u64>, Fault> {
+    pub fn last(&self, kind: Kind) -> Result<Option<(u64, u64)>, Fault> {
         let Some(row) = self.rows.prefix([kind.letter()]).next_back() else {
             return Ok(None);
         };
-        Ok(parts(&row.key()?).map(|(number, _)| number))
+        Ok(parts(&row.key()?))
     }
 
     /// Whether the journal is so long that the database should be written anew.

@@ -106,6 +106,37 @@ fn minutes_hours_and_events_survive_a_restart() {
 }
 
 #[test]
+fn a_crash_lies_between_the_run_that_it_ended_and_the_next() {
+    let temp = tempfile::tempdir().expect("a temporary folder");
+    let mut recorder = Recorder::new(place(temp.path()));
+    for (t, kind) in [(0, "node_started"), (5 * MINUTE_MS, "stall")] {
+        recorder.event(BEGIN + t, &Event::new(kind, ""));
+    }
+    drop(recorder);
+    let mut recorder = Recorder::new(place(temp.path()));
+    recorder.event(BEGIN + 9 * MINUTE_MS, &Event::new("node_started", ""));
+    // The killed run had touched its file before it wrote its last event.
+    drop(recorder);
+    let mut recorder = Recorder::new(place(temp.path()));
+    let crash = |t| last_words::Crash {
+        t,
+        words: String::new(),
+    };
+    tell_of(&crash(BEGIN + 4 * MINUTE_MS), &mut recorder);
+    let told = tell(&mut recorder, Step::Minute);
+    let last = told.events.last().expect("the crash");
+    assert_eq!((&*last.kind, last.t), ("crash", BEGIN + 9 * MINUTE_MS));
+    // An event that is recorded late is told in its place.
+    recorder.event(BEGIN + MINUTE_MS, &Event::new("late", ""));
+    let told = tell(&mut recorder, Step::Minute);
+    let kinds: Vec<&str> = told.events.iter().map(|event| &*event.kind).collect();
+    assert_eq!(
+        kinds,
+        ["node_started", "late", "stall", "node_started", "crash"]
+    );
+}
+
+#[test]
 fn a_clock_that_is_set_loses_nothing() {
     let temp = tempfile::tempdir().expect("a temporary folder");
     let mut recorder = Recorder::new(place(temp.path()));

@@ -384,7 +384,15 @@ async fn decide(context: &Rc<Context>, body: &[u8]) -> Reply {
                 system: system.collect(),
             })
         }
-        Ok(other) => Reply::Later(format!("{other:?}")),
+        Ok(ClusterResponse::Refused(why)) => Reply::Later(why.to_string()),
+        Ok(ClusterResponse::NotHere { .. }) => Reply::Later(
+            "the cluster's manager is moving to another node; this node asks again".to_owned(),
+        ),
+        Ok(_) => Reply::Later(
+            "the cluster's manager gave an answer that is none to this request: run the same release on \
+             all nodes"
+                .to_owned(),
+        ),
         Err(error) => Reply::Later(error.to_string()),
     }
 }

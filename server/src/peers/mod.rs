@@ -87,7 +87,7 @@ pub fn refused(answer: &HandshakeReply) -> String {
         Verdict::RoleRefused => {
             "it was started without --cluster-secret and takes no other nodes".to_owned()
         }
-        verdict => format!("refused: {verdict:?}"),
+        verdict => verdict.to_string(),
     }
 }
 

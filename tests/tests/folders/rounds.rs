@@ -142,7 +142,8 @@ fn draw(random: &mut StdRng, folder: &Path) -> (PathBuf, Action) {
         return (part.into(), action);
     }
     let mut files = files(folder);
-    files.retain(|file| !file.ends_with("LOCK") && !file.ends_with("direct-io.probe"));
+    let is_probe = |file: &Path| file.to_string_lossy().contains(".rangedb-probe-");
+    files.retain(|file| !file.ends_with("LOCK") && !is_probe(file));
     let file = files.choose(random).expect("there are some").clone();
     let actions = [
         Action::Remove,

@@ -8,6 +8,7 @@ use rangedb_protocol::ErrorCode;
 use super::{
     Buckets, Kind, Metric, Scrape, Source, counter, counter_by, gauge, gauge_by, histogram,
 };
+use crate::admin::Serving;
 use crate::descriptors::ConnectionLimit;
 use crate::handler::Operation;
 use crate::probe::{LATENCY_NANOS_MAX, ShardReport};
@@ -140,11 +141,11 @@ pub(super) const METRICS: &[Metric] = &[
 ];
 
 /// The limits on connections, by role.
-fn limits<'a>(scrape: &Scrape<'a>) -> [(&'static str, &'a Arc<ConnectionLimit>); 2] {
-    [
-        ("client", &scrape.node.client_limit),
-        ("peer", &scrape.node.peer_limit),
-    ]
+fn limits<'a>(
+    scrape: &Scrape<'a>,
+) -> impl Iterator<Item = (&'static str, &'a Arc<ConnectionLimit>)> {
+    let of_node = |node: &'a Serving| [("client", &node.client_limit), ("peer", &node.peer_limit)];
+    scrape.node.map(of_node).into_iter().flatten()
 }
 
 /// How long requests of one operation took, on all shards.

@@ -83,11 +83,11 @@ struct Link {
 /// The other nodes with which a shard of this one exchanges heartbeats.
 fn links(scrape: &Scrape<'_>) -> BTreeMap<NodeId, Link> {
     let mut links = BTreeMap::new();
-    let here = scrape.node.peers.incarnations.node();
+    let here = scrape.node.map(|node| node.peers.incarnations.node());
     let peers = scrape
         .shards()
         .flat_map(|(_, report)| &report.status.replication.peers);
-    for peer in peers.filter(|peer| peer.at.node != here) {
+    for peer in peers.filter(|peer| Some(peer.at.node) != here) {
         let link = links.entry(peer.at.node).or_insert(Link {
             answers: true,
             slowest: None,

@@ -151,8 +151,8 @@ const GROUPS: [&[Metric]; 7] = [
 
 /// Everything that the page is made from.
 pub struct Scrape<'a> {
-    /// The node.
-    node: &'a Serving,
+    /// The node; `None` while it has no folder and no shards.
+    node: Option<&'a Serving>,
     /// The state of its life.
     phase: Phase,
     /// The report of each shard; `None` for one that did not answer in time.
@@ -163,13 +163,17 @@ pub struct Scrape<'a> {
 
 impl<'a> Scrape<'a> {
     /// Asks the kernel for the rest.
-    pub fn new(node: &'a Serving, phase: Phase, reports: &'a [Option<ShardReport>]) -> Scrape<'a> {
+    pub fn new(
+        node: Option<&'a Serving>,
+        phase: Phase,
+        reports: &'a [Option<ShardReport>],
+    ) -> Scrape<'a> {
         Scrape {
             node,
             phase,
             reports,
             process: Process::now(),
-            disk: DiskRoom::of(&node.data_dir),
+            disk: node.and_then(|node| DiskRoom::of(&node.data_dir)),
         }
     }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{Buckets, Metric, Scrape, Source, counter, counter_by, gauge, gauge_by, histogram};
-use crate::admin::Phase;
+use crate::admin::{Phase, Serving};
 use crate::env::discipline;
 use crate::logging;
 
@@ -26,10 +26,12 @@ pub(super) const METRICS: &[Metric] = &[
     gauge_by(
         "rangedb_build_info",
         &["version", "commit", "cluster", "node"],
-        "The release and commit that run, and which node of which cluster this is; always 1.",
+        "The release and commit that run, and which node of which cluster this is, once it is one; always 1.",
         Source::NodeBy(|scrape, samples| {
-            let node = scrape.node.peers.incarnations.node().to_string();
-            samples.value(&[RELEASE, COMMIT, &scrape.node.cluster, &node], 1.0);
+            let id = |node: &Serving| node.peers.incarnations.node().to_string();
+            let node = scrape.node.map(id).unwrap_or_default();
+            let cluster = scrape.node.map_or("", |node| &node.cluster);
+            samples.value(&[RELEASE, COMMIT, cluster, &node], 1.0);
         }),
     ),
     gauge(
@@ -72,7 +74,8 @@ pub(super) const METRICS: &[Metric] = &[
         &["user"],
         "Shares of the limit on descriptors, by what they are for.",
         Source::NodeBy(|scrape, samples| {
-            for (user, share) in scrape.node.descriptors.named() {
+            let shares = scrape.node.map(|node| node.descriptors.named());
+            for (user, share) in shares.into_iter().flatten() {
                 samples.value(&[user], share as f64);
             }
         }),
@@ -105,7 +108,7 @@ pub(super) const METRICS: &[Metric] = &[
     gauge(
         "process_max_fds",
         "How many files and sockets the process may open.",
-        Source::Node(|scrape| Some(scrape.node.descriptors.limit as f64)),
+        Source::Node(|scrape| Some(scrape.node?.descriptors.limit as f64)),
     ),
 ];
 

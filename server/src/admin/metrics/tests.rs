@@ -246,7 +246,7 @@ fn the_number_of_series_does_not_grow_with_ranges_or_clients() {
     let node = serving();
     for shards in [1, 8] {
         let reports: Vec<_> = (0..shards).map(|shard| Some(report(shard))).collect();
-        let page = Scrape::new(&node, Phase::Ready, &reports).render();
+        let page = Scrape::new(Some(&node), Phase::Ready, &reports).render();
         let (of_shards, of_node) = series(&page);
         let each = of_shards / usize::from(shards);
         assert!(each < 200, "{each} series a shard");
@@ -261,7 +261,7 @@ fn the_number_of_series_does_not_grow_with_ranges_or_clients() {
 fn a_shard_that_does_not_answer_has_only_that_series() {
     let node = serving();
     let reports = [Some(report(0)), None];
-    let page = Scrape::new(&node, Phase::ShuttingDown, &reports).render();
+    let page = Scrape::new(Some(&node), Phase::ShuttingDown, &reports).render();
     assert!(page.contains("rangedb_shard_up{shard=\"1\"} 0\n"), "{page}");
     assert_eq!(page.matches("shard=\"1\"").count(), 1);
     assert!(page.contains("rangedb_node_ready 0\n"));
@@ -269,4 +269,14 @@ fn a_shard_that_does_not_answer_has_only_that_series() {
     for Metric { name, .. } in all() {
         assert!(page.contains(&format!("# TYPE {name} ")), "{name}");
     }
+}
+
+#[test]
+fn a_node_without_shards_shows_that_it_is_not_ready() {
+    let page = Scrape::new(None, Phase::Starting, &[]).render();
+    let has = |start: &str| page.lines().any(|line| line.starts_with(start));
+    assert!(has("rangedb_node_ready 0"), "{page}");
+    assert!(has("rangedb_build_info{"), "{page}");
+    assert!(has("process_start_time_seconds "), "{page}");
+    assert!(!has("rangedb_shard_up"), "{page}");
 }
