@@ -161,7 +161,7 @@ fn parse_hold(text: &str) -> Result<Duration, String> {
     if text == "forever" {
         return Ok(Duration::MAX);
     }
-    let hold = rangedb_duration::parse_or_seconds(text);
+    let hold = rangedb_duration::parse(text);
     hold.map_err(|bad| format!("{bad}, or `forever`"))
 }
 
