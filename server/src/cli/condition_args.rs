@@ -2,14 +2,10 @@
 //! flags: a result names the first one that does not hold. clap's derive would group them by flag.
 
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
-use rangedb_client::Batch;
-
-use super::Trouble;
-use super::input::{bytes, number};
 
 /// A flag with a condition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Flag {
+pub(super) enum Flag {
     Absent,
     Exists,
     Value,
@@ -65,10 +61,10 @@ impl Flag {
 /// A condition as it was typed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TypedCondition {
-    flag: Flag,
-    key: String,
+    pub(super) flag: Flag,
+    pub(super) key: String,
     /// The value or version that the key must have; empty for the flags that take a key alone.
-    wanted: String,
+    pub(super) wanted: String,
 }
 
 impl TypedCondition {
@@ -79,17 +75,6 @@ impl TypedCondition {
             Flag::Version => format!("{name} {}", self.wanted),
             Flag::Absent | Flag::Exists | Flag::Value => name,
         }
-    }
-
-    /// The batch with this condition. `hex`: the key and the value are hexadecimal digits.
-    pub(super) fn add_to(&self, batch: Batch, hex: bool) -> Result<Batch, Trouble> {
-        let key = bytes(&self.key, hex)?;
-        Ok(match self.flag {
-            Flag::Absent => batch.if_absent(key),
-            Flag::Exists => batch.if_exists(key),
-            Flag::Value => batch.if_value(key, bytes(&self.wanted, hex)?),
-            Flag::Version => batch.if_version(key, number(&self.wanted, "--if-version K")?),
-        })
     }
 }
 

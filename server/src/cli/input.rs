@@ -8,6 +8,7 @@ use rangedb_server::admin::json;
 
 use super::Trouble;
 use super::args::WriteArgs;
+use super::condition_args::Flag;
 
 /// The bytes of an argument: its text, or the bytes that hexadecimal digits stand for.
 pub(super) fn bytes(text: &str, hex: bool) -> Result<Vec<u8>, Trouble> {
@@ -31,7 +32,13 @@ pub(super) fn batch(args: &WriteArgs) -> Result<TypedBatch, Trouble> {
     let mut batch = Batch::new();
     let mut conditions = Vec::new();
     for condition in &args.conditions.0 {
-        batch = condition.add_to(batch, hex)?;
+        let (key, wanted) = (bytes(&condition.key)?, &condition.wanted);
+        batch = match condition.flag {
+            Flag::Absent => batch.if_absent(key),
+            Flag::Exists => batch.if_exists(key),
+            Flag::Value => batch.if_value(key, bytes(wanted)?),
+            Flag::Version => batch.if_version(key, number(wanted, "--if-version K")?),
+        };
         conditions.push(condition.name());
     }
     let mut words = args.operations.iter();
@@ -54,8 +61,7 @@ pub(super) fn batch(args: &WriteArgs) -> Result<TypedBatch, Trouble> {
     Ok(TypedBatch { batch, conditions })
 }
 
-/// A number of an argument; `what` takes it.
-pub(super) fn number<N: FromStr>(text: &str, what: &str) -> Result<N, Trouble> {
+fn number<N: FromStr>(text: &str, what: &str) -> Result<N, Trouble> {
     let no_number = |_| Trouble::usage(format!("{what} takes a whole number, not '{text}'"));
     text.parse().map_err(no_number)
 }

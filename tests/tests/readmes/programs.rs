@@ -70,30 +70,30 @@ macro_rules! programs {
 }
 
 programs! {
-    example uses [node] in "programs/example.rs",
+    example uses [node] in "programs/example.rs.in",
     pub fn run() -> Result<(), rangedb_client::Error> { main() }
 
-    connects uses [node] in "programs/connect.rs",
+    connects uses [node] in "programs/connect.rs.in",
     pub async fn run(cluster: &str) -> Result<Client, Box<dyn std::error::Error>> { connect(cluster).await }
 
-    connects_tls uses [tls_node, file] in "programs/connect_tls.rs",
+    connects_tls uses [tls_node, file] in "programs/connect_tls.rs.in",
     pub async fn run() -> Result<Client, Error> { connect().await }
 
-    blocks_its_thread uses [node] in "programs/count_visit.rs",
+    blocks_its_thread uses [node] in "programs/count_visit.rs.in",
     pub fn run() -> Result<i64, rangedb_client::Error> { count_visit() }
 
-    scans uses [] in "programs/last_events.rs",
+    scans uses [] in "programs/last_events.rs.in",
     pub async fn run(client: &Client) -> Result<(), Error> { last_events(client).await }
 
-    swaps uses [] in "programs/append.rs",
+    swaps uses [] in "programs/append.rs.in",
     pub async fn run(client: &Client, key: &str, line: &str) -> Result<u64, Error> {
         append(client, key, line).await
     }
 
-    administers uses [] in "programs/empty_node.rs",
+    administers uses [] in "programs/empty_node.rs.in",
     pub async fn run(client: &Client, node: u64) -> Result<(), Error> { empty_node(client, node).await }
 
-    counts uses [] in "programs/count.rs",
+    counts uses [] in "programs/count.rs.in",
     pub async fn run(client: &Client) -> Result<(), Error> { count(client).await }
 }
 
