@@ -24,8 +24,8 @@ use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
 use crate::admin::{
-    ClusterStatus, HotRange, Node, NodeHistory, NodeState, Range, Setting, SettingChange, Split,
-    Step,
+    ClusterStatus, Decision, HotRange, Leaving, Node, NodeConfig, NodeHistory, NodeState, Range,
+    Reloaded, Setting, SettingChange, Split, Step,
 };
 use crate::{
     Batch, BatchOutcome, CasOutcome, ClientOptions, ClusterId, Condition, Continuation, Deleted,
@@ -40,7 +40,12 @@ struct Driver {
 }
 
 impl Driver {
-    fn start() -> std::io::Result<Driver> {
+    fn start() -> Result<Driver, Error> {
+        Driver::try_start()
+            .map_err(|error| Error::new(ErrorCode::Internal, Fate::NotApplied, error))
+    }
+
+    fn try_start() -> std::io::Result<Driver> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
@@ -75,10 +80,19 @@ impl Client {
     /// # Errors
     /// As [`crate::Client::connect`]; [`ErrorCode::Internal`] if no thread can be started.
     pub fn connect(options: impl Into<ClientOptions>) -> Result<Client, Error> {
-        let driver = Driver::start()
-            .map_err(|error| Error::new(ErrorCode::Internal, Fate::NotApplied, error))?;
+        let driver = Driver::start()?;
         let inner = (driver.handle).block_on(crate::Client::connect(options))?;
         let driver = Arc::new(driver);
+        Ok(Client { inner, driver })
+    }
+
+    /// A client that connects when the first call needs it; see [`crate::Client::connect_lazy`].
+    ///
+    /// # Errors
+    /// As [`crate::Client::connect_lazy`]; [`ErrorCode::Internal`] if no thread can be started.
+    pub fn connect_lazy(options: impl Into<ClientOptions>) -> Result<Client, Error> {
+        let inner = crate::Client::connect_lazy(options)?;
+        let driver = Arc::new(Driver::start()?);
         Ok(Client { inner, driver })
     }
 
@@ -114,6 +128,16 @@ impl Client {
         keys: impl IntoIterator<Item = K>,
     ) -> Vec<Result<Option<Versioned>, Error>> {
         self.wait(self.inner.get_many(keys))
+    }
+
+    /// Reads several keys until their values have so many bytes; see
+    /// [`crate::Client::get_many_within`].
+    pub fn get_many_within<K: AsRef<[u8]>>(
+        &self,
+        keys: impl IntoIterator<Item = K>,
+        bytes_max: usize,
+    ) -> Vec<Result<Option<Versioned>, Error>> {
+        self.wait(self.inner.get_many_within(keys, bytes_max))
     }
 
     /// Sets a key; see [`crate::Client::put`].
@@ -272,6 +296,24 @@ impl Admin {
         self.wait(self.inner.config_set(name, value))
     }
 
+    /// The settings of one node; see
+    /// [`crate::admin::Admin::node_config`].
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn node_config(&self) -> Result<NodeConfig, Error> {
+        self.wait(self.inner.node_config())
+    }
+
+    /// Has one node read its settings again; see
+    /// [`crate::admin::Admin::reload`].
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn reload(&self) -> Result<Reloaded, Error> {
+        self.wait(self.inner.reload())
+    }
+
     /// Has another node lead a range; see [`crate::admin::Admin::transfer_leader`].
     ///
     /// # Errors
@@ -305,6 +347,24 @@ impl Admin {
         hold: Option<Duration>,
     ) -> Result<Split, Error> {
         self.wait(self.inner.split_range(range, at, hold))
+    }
+
+    /// Has leaders and replicas of ranges spread evenly; see
+    /// [`crate::admin::Admin::scatter_ranges`].
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn scatter_ranges(&self, start: &[u8], end: Option<&[u8]>) -> Result<u64, Error> {
+        self.wait(self.inner.scatter_ranges(start, end))
+    }
+
+    /// The last decisions of the cluster's manager; see
+    /// [`crate::admin::Admin::decisions`].
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn decisions(&self) -> Result<Vec<Decision>, Error> {
+        self.wait(self.inner.decisions())
     }
 
     /// Has a range take over its right neighbour; see [`crate::admin::Admin::merge_range`].
@@ -344,6 +404,60 @@ impl Admin {
     /// See [`Error`].
     pub fn release_range(&self, range: u64) -> Result<(), Error> {
         self.wait(self.inner.release_range(range))
+    }
+
+    /// Has other nodes lead what a node leads; see
+    /// [`crate::admin::Admin::drain_node`].
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn drain_node(&self, node: u64) -> Result<(), Error> {
+        self.wait(self.inner.drain_node(node))
+    }
+
+    /// Takes a drain or a decommissioning back; see
+    /// [`crate::admin::Admin::undrain_node`].
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn undrain_node(&self, node: u64) -> Result<(), Error> {
+        self.wait(self.inner.undrain_node(node))
+    }
+
+    /// Moves all replicas of a node to other nodes; see
+    /// [`crate::admin::Admin::decommission_node`].
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn decommission_node(&self, node: u64) -> Result<(), Error> {
+        self.wait(self.inner.decommission_node(node))
+    }
+
+    /// What decommissioning a node would move, and what it could not move; see
+    /// [`crate::admin::Admin::decommission_dry_run`].
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn decommission_dry_run(&self, node: u64) -> Result<Leaving, Error> {
+        self.wait(self.inner.decommission_dry_run(node))
+    }
+
+    /// Forgets a node that is dead or decommissioned; see
+    /// [`crate::admin::Admin::remove_node`].
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn remove_node(&self, node: u64) -> Result<(), Error> {
+        self.wait(self.inner.remove_node(node))
+    }
+
+    /// What still keeps a node from leaving; see
+    /// [`crate::admin::Admin::leaving`].
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn leaving(&self, node: u64) -> Result<Leaving, Error> {
+        self.wait(self.inner.leaving(node))
     }
 
     /// What one node has kept of its past; see [`crate::admin::Admin::history`].
@@ -426,5 +540,58 @@ impl Iterator for Scan {
 
     fn next(&mut self) -> Option<Result<Row, Error>> {
         self.driver.handle.block_on(self.inner.next())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::path::Path;
+
+    /// The public methods in a source, as `TYPE::NAME`, of the types that this module has.
+    fn methods(source: &str) -> BTreeSet<String> {
+        let mut of = None;
+        let mut found = BTreeSet::new();
+        for line in source.lines() {
+            if let Some(name) = line.strip_prefix("impl ") {
+                let name = name.trim_end_matches(" {");
+                of = ["Client", "Admin", "Scan"]
+                    .into_iter()
+                    .find(|of| *of == name);
+            }
+            if line == "}" {
+                of = None;
+            }
+            let words = line
+                .strip_prefix("    pub ")
+                .map(|line| line.trim_start_matches("async "));
+            let function = words.and_then(|words| words.strip_prefix("fn "));
+            if let (Some(of), Some(function)) = (of, function) {
+                let is_name = |c: char| c.is_alphanumeric() || c == '_';
+                let name = function
+                    .split(|c: char| !is_name(c))
+                    .next()
+                    .unwrap_or_default();
+                found.insert(format!("{of}::{name}"));
+            }
+        }
+        found
+    }
+
+    #[test]
+    fn each_method_that_waits_is_there_as_one_that_blocks() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+        let mut waiting = BTreeSet::new();
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_file() && !path.ends_with("blocking.rs") {
+                waiting.append(&mut methods(&std::fs::read_to_string(path).unwrap()));
+            }
+        }
+        let mut blocking = methods(include_str!("blocking.rs"));
+        // These are the iterator's.
+        blocking.extend(["Scan::next", "Scan::collect"].map(str::to_owned));
+        assert!(waiting.len() > 45, "{waiting:?}");
+        assert_eq!(waiting, blocking);
     }
 }

@@ -1,9 +1,48 @@
-//! Flags for the command lines of programs that connect to RangeDB, made with clap. Only with the feature
+//! Flags and parsing for the command lines of programs that connect to RangeDB, made with clap. Only with the feature
 //! `clap`. [`crate::TlsOptions`] says what the files of the flags are for.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
+use clap::builder::Resettable;
+use clap::error::ErrorKind;
+use clap::{Command, Parser};
+
 use crate::tls::TlsOptions;
+
+/// Parses the command line of this process; ends the process if it asks for help or is not valid.
+///
+/// clap takes what a variable of the environment sets for typed, so that the usage in its errors would
+/// demand `--addr` while `RANGEDB_ADDR` is set. Here a command line that is wrong without any variable,
+/// too, is told what is wrong with it as it was typed.
+pub fn parse<P: Parser>() -> P {
+    let line: Vec<OsString> = std::env::args_os().collect();
+    P::try_parse_from(&line).unwrap_or_else(|error| as_typed(P::command(), &line, error).exit())
+}
+
+/// The error of a command line without the environment; the one given if there is none, or if help was
+/// asked for.
+fn as_typed(command: Command, line: &[OsString], error: clap::Error) -> clap::Error {
+    let is_help = [
+        ErrorKind::DisplayHelp,
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand,
+        ErrorKind::DisplayVersion,
+    ];
+    if is_help.contains(&error.kind()) {
+        return error;
+    }
+    match without_variables(command).try_get_matches_from(line) {
+        Ok(_) => error,
+        Err(typed) => typed,
+    }
+}
+
+/// The command and all below it, without their variables.
+fn without_variables(command: Command) -> Command {
+    command
+        .mut_args(|arg| arg.env(Resettable::Reset))
+        .mut_subcommands(without_variables)
+}
 
 /// The flags of encrypted connections, to be flattened into a command's arguments.
 #[derive(Clone, Debug, Default, clap::Args)]

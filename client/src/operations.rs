@@ -31,9 +31,12 @@ pub struct Deleted {
 
 /// The condition under which a compare-and-swap writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Condition<'a> {
     /// The key has no value.
     Absent,
+    /// The key has a value, whatever it is.
+    Exists,
     /// The key has exactly this value; see [`Condition::value`] for strings.
     Value(&'a [u8]),
     /// The key's value has this version.
@@ -49,6 +52,7 @@ impl<'a> Condition<'a> {
     fn on_the_wire(self) -> Expected<'a> {
         match self {
             Condition::Absent => Expected::Absent,
+            Condition::Exists => Expected::Exists,
             Condition::Value(value) => Expected::Value(value),
             Condition::Version(version) => Expected::Version(version),
         }
@@ -57,6 +61,7 @@ impl<'a> Condition<'a> {
 
 /// The result of a compare-and-swap.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum CasOutcome {
     /// The condition held, and the write was applied.
     Swapped {

@@ -5,7 +5,6 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
-use rangedb_duration::parse_or_seconds;
 
 use crate::check::clients::CheckOptions;
 use crate::client::{ClusterId, TlsArgs};
@@ -107,13 +106,13 @@ pub struct DriveArgs {
     pub records: u64,
     /// Measured time, such as 500ms, 90s or 1.5m; a number without a unit counts seconds [default: 10s,
     /// or with --operations as long as they take].
-    #[arg(long, value_parser = parse_or_seconds, value_name = "TIME")]
+    #[arg(long, value_parser = rangedb_duration::parse, value_name = "TIME")]
     pub duration: Option<Duration>,
     /// Operations to measure, such as 50000, 50k or 1e6. With --duration it ends with whichever is first.
     #[arg(long, value_parser = parse_count, value_name = "N")]
     pub operations: Option<u64>,
     /// Time before the measured time, given in the same way.
-    #[arg(long, default_value = "2s", value_parser = parse_or_seconds, value_name = "TIME")]
+    #[arg(long, default_value = "2s", value_parser = rangedb_duration::parse, value_name = "TIME")]
     pub warmup: Duration,
     /// Clients, each with connections of its own.
     #[arg(long, default_value_t = 16, value_name = "C")]
@@ -199,7 +198,7 @@ pub struct CheckArgs {
     #[command(flatten)]
     pub address: AddressArgs,
     /// Time to run, such as 500ms, 90s or 1.5m; a number without a unit counts seconds.
-    #[arg(long, default_value = "10s", value_parser = parse_or_seconds, value_name = "TIME")]
+    #[arg(long, default_value = "10s", value_parser = rangedb_duration::parse, value_name = "TIME")]
     pub duration: Duration,
     /// Clients that run at the same time.
     #[arg(long, default_value_t = 16, value_name = "C")]

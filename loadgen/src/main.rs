@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use clap::{CommandFactory, Parser};
+use clap::CommandFactory;
 use serde_json::{Map, Value, json};
 
 use rangedb_loadgen::args::{CheckArgs, Cli, Command, CompareArgs, DriveArgs, ScanArgs};
@@ -36,7 +36,7 @@ enum Trouble {
 }
 
 fn main() -> ExitCode {
-    let result = match Cli::parse().command {
+    let result = match rangedb_client::flags::parse::<Cli>().command {
         Command::Load(args) => drive(&args, true),
         Command::Run(args) => drive(&args, false),
         Command::Scan(args) => scan(&args),

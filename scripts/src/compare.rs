@@ -38,7 +38,7 @@ impl Options {
                 true
             }
             ["--seconds", number] => {
-                let time = rangedb_duration::parse_or_seconds(number).ok();
+                let time = rangedb_duration::parse(number).ok();
                 let seconds = time.map(|time| time.as_secs_f64());
                 let seconds = seconds.filter(|seconds| *seconds > 0.0);
                 self.seconds = seconds.unwrap_or(self.seconds);

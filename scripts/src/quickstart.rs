@@ -27,7 +27,7 @@ fn parse(options: &[&str]) -> Result<Options, String> {
     for pair in options.chunks(2) {
         match pair {
             ["--seconds", number] => {
-                let time = rangedb_duration::parse_or_seconds(number);
+                let time = rangedb_duration::parse(number);
                 let time = time.map_err(|bad| bad.to_string())?;
                 if time.is_zero() {
                     return Err("--seconds must be above 0".to_owned());

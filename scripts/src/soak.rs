@@ -82,7 +82,7 @@ fn find_mutants(seed: u64) -> Outcome {
 
 /// Builds the binaries and runs all parts.
 pub fn run(seconds: &str, seed: &str) -> Outcome {
-    let time = rangedb_duration::parse_or_seconds(seconds).map_err(|bad| bad.to_string())?;
+    let time = rangedb_duration::parse(seconds).map_err(|bad| bad.to_string())?;
     let seconds = time.as_secs_f64();
     let seed: u64 = seed.parse().map_err(|_| format!("{seed} is no seed"))?;
     crate::process::build_programs()?;

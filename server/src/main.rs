@@ -171,7 +171,7 @@ struct SettingsArgs {
 }
 
 fn main() -> ExitCode {
-    let Arguments { global, command } = Arguments::parse();
+    let Arguments { global, command } = rangedb_client::flags::parse();
     let (is_local, has_format) = match &command {
         Command::Start(_) | Command::Manual { .. } | Command::Demo(_) => (true, false),
         Command::Check(_) | Command::Version(_) => (true, true),

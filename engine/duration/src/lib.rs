@@ -1,7 +1,8 @@
-//! Parses durations as people type them: `500ms`, `1.5s`, `10m`, `2h`.
+//! Parses durations as people type them: `500ms`, `1.5s`, `10m`, `2h`, and `5` for five seconds.
 //!
 //! A duration is a decimal number, with or without a fraction, followed directly by one of the
-//! units `ms`, `s`, `m` and `h`. Spaces before and after are ignored. The settings of a node, the
+//! units `ms`, `s`, `m` and `h`. A number without a unit counts seconds. Spaces before and after are
+//! ignored. This is the one rule for durations that people type: the settings of a node, the
 //! settings of the cluster, the command line, the load generator and the scripts all use this
 //! parser, so they share one grammar and one error message. It is a crate of its own because the
 //! load generator and the scripts do not depend on the engine. It does no I/O.
@@ -22,7 +23,7 @@ pub enum BadDuration {
     /// It breaks the grammar.
     #[error(
         "{0:?} is not a duration: write a number followed directly by ms, s, m or h, such as \
-         500ms, 1.5s, 10m or 2h"
+         500ms, 1.5s, 10m or 2h; a number without a unit counts seconds"
     )]
     Grammar(String),
     /// It is longer than [`MAX`].
@@ -35,29 +36,14 @@ pub enum BadDuration {
 /// # Errors
 /// The text breaks the grammar, or is longer than [`MAX`].
 pub fn parse(text: &str) -> Result<Duration, BadDuration> {
-    parse_with(text, None)
-}
-
-/// Like [`parse`], for places where a number without a unit has always counted seconds.
-///
-/// # Errors
-/// See [`parse`].
-pub fn parse_or_seconds(text: &str) -> Result<Duration, BadDuration> {
-    parse_with(text, Some(SECOND_NS))
-}
-
-/// Parses a duration. A number without a unit counts units of `bare_unit_ns` nanoseconds; if that
-/// is `None`, it breaks the grammar.
-fn parse_with(text: &str, bare_unit_ns: Option<u128>) -> Result<Duration, BadDuration> {
     let bad = || BadDuration::Grammar(text.to_owned());
     let too_long = || BadDuration::TooLong(text.to_owned());
     let typed = text.trim();
     let is_of_unit = |c: char| !c.is_ascii_digit() && c != '.';
     let (number, unit) = typed.split_at(typed.find(is_of_unit).unwrap_or(typed.len()));
     let unit_ns = match unit {
-        "" => bare_unit_ns.ok_or_else(bad)?,
         "ms" => SECOND_NS / 1000,
-        "s" => SECOND_NS,
+        "s" | "" => SECOND_NS,
         "m" => SECOND_NS * 60,
         "h" => SECOND_NS * 60 * 60,
         _ => return Err(bad()),
@@ -114,19 +100,19 @@ mod tests {
             ("4294967295h", MAX),
         ] {
             assert_eq!(parse(text), Ok(duration), "{text}");
-            assert_eq!(parse_or_seconds(text), Ok(duration), "{text}");
         }
     }
 
     #[test]
-    fn a_bare_number_counts_seconds_only_where_it_always_has() {
+    fn a_number_without_a_unit_counts_seconds() {
         for (text, duration) in [
             ("2", Duration::from_secs(2)),
             ("0.5", Duration::from_millis(500)),
             ("0", Duration::ZERO),
+            (" 5 ", Duration::from_secs(5)),
+            ("15461882262000", MAX),
         ] {
-            assert_eq!(parse_or_seconds(text), Ok(duration), "{text}");
-            assert_eq!(parse(text), Err(BadDuration::Grammar(text.to_owned())));
+            assert_eq!(parse(text), Ok(duration), "{text}");
         }
     }
 
@@ -137,14 +123,12 @@ mod tests {
             "1.2.3s", "1,5s", "1e3s", "5s5", "5s 1ms", "5h30m", "inf", "nan", "NaNs", "0x5s",
             "\u{665}s",
         ] {
-            for refused in [parse(text), parse_or_seconds(text)] {
-                let bad = refused.expect_err(text);
-                assert_eq!(bad, BadDuration::Grammar(text.to_owned()));
-                let message = bad.to_string();
-                assert!(message.contains(&format!("{text:?}")), "{message}");
-                for unit in ["500ms", "1.5s", "10m", "2h"] {
-                    assert!(message.contains(unit), "{message}");
-                }
+            let bad = parse(text).expect_err(text);
+            assert_eq!(bad, BadDuration::Grammar(text.to_owned()));
+            let message = bad.to_string();
+            assert!(message.contains(&format!("{text:?}")), "{message}");
+            for part in ["500ms", "1.5s", "10m", "2h", "counts seconds"] {
+                assert!(message.contains(part), "{message}");
             }
         }
     }
@@ -158,6 +142,7 @@ mod tests {
             "99999999999h".to_owned(),
             format!("{}ms", u64::MAX),
             format!("{}h", u64::MAX),
+            "15461882262001".to_owned(),
             format!("{digits}s"),
             format!("{digits}.5ms"),
         ] {

@@ -25,6 +25,8 @@ mod block_sizes;
 mod failure;
 mod fetcher;
 mod form;
+#[cfg(test)]
+mod fuzz;
 mod gc;
 mod index;
 mod interval;

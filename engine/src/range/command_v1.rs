@@ -208,7 +208,7 @@ impl From<RequestIdV1> for RequestId {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::range::command::{ArchivedAction, ArchivedRangeOrder};
     use crate::range::format;
@@ -224,7 +224,8 @@ mod tests {
         text.as_bytes().into()
     }
 
-    fn convert_all(actions: Vec<ActionV1>) -> Vec<u8> {
+    /// An entry of the first format, with commands of these actions.
+    fn entry_of(actions: Vec<ActionV1>) -> Vec<u8> {
         let epoch = Epoch {
             version: 3,
             conf: 4,
@@ -238,7 +239,50 @@ mod tests {
             ceiling: 9,
             commands: (100..).zip(actions).map(command).collect(),
         };
-        let old = rkyv::to_bytes::<rancor::Error>(&entry).expect("encodes");
+        let bytes = rkyv::to_bytes::<rancor::Error>(&entry).expect("encodes");
+        bytes.to_vec()
+    }
+
+    /// An entry with each action that the first format has, and one with none.
+    pub fn samples() -> [Vec<u8>; 2] {
+        let (request_id, key) = (REQUEST_ID, || bytes("a key that stands at an address"));
+        let all = vec![
+            ActionV1::Put {
+                request_id,
+                key: key(),
+                value: bytes("v"),
+            },
+            ActionV1::Delete {
+                request_id,
+                key: key(),
+            },
+            ActionV1::CompareAndSwap {
+                request_id,
+                key: key(),
+                expected: ExpectedV1::Value(bytes("v")),
+                change: ChangeV1::Remove,
+            },
+            ActionV1::Increment {
+                request_id,
+                key: key(),
+                delta: -3,
+            },
+            ActionV1::Multi {
+                request_id,
+                changes: vec![KeyChangeV1 {
+                    key: key(),
+                    change: ChangeV1::Set(bytes("v")),
+                }],
+            },
+            ActionV1::SetGcThreshold { threshold: 5 },
+            ActionV1::Nothing,
+            ActionV1::Digest { number: 6 },
+        ];
+        [entry_of(all), entry_of(Vec::new())]
+    }
+
+    fn convert_all(actions: Vec<ActionV1>) -> Vec<u8> {
+        let old = entry_of(actions);
         format::current(&old).expect("is converted").into_owned()
     }
 

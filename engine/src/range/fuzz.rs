@@ -1,9 +1,12 @@
 //! What a range writes to its log and its tables, under bytes that were changed at random.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 use rangedb_fuzz::fuzz;
 
 use crate::range::command::{self, Action, Command, Entry, RangeOrder, SplitOrder};
+use crate::range::command_v1;
 use crate::range::format;
 use crate::range::session_row::{ClientMarks, SavedRequest};
 use crate::range::state::RangeState;
@@ -114,6 +117,24 @@ fn entries() {
         };
         meter.decode(read).is_ok()
     });
+}
+
+/// An entry of the first format is written anew, in today's format.
+#[test]
+fn entries_of_the_first_format() {
+    let corpus = command_v1::tests::samples();
+    let tally = fuzz("entries of the first format", &corpus, |bytes, meter| {
+        let Ok(current) = meter.decode(|| format::current(bytes)) else {
+            return false;
+        };
+        if let Cow::Owned(anew) = &current {
+            command::access(anew).expect("it was written by this release");
+            let again = format::current(anew).expect("it is today's format");
+            assert!(matches!(again, Cow::Borrowed(_)));
+        }
+        true
+    });
+    assert!(tally.accepted > 100, "{tally:?}");
 }
 
 #[test]

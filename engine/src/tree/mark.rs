@@ -39,7 +39,30 @@ impl TreeMark {
 
 #[cfg(test)]
 mod tests {
+    use rangedb_fuzz::fuzz;
+
     use super::*;
+
+    #[test]
+    fn fuzz_marks() {
+        let mark = |log, flushes, batch| {
+            TreeMark {
+                log,
+                flushes,
+                batch,
+            }
+            .encode()
+        };
+        let corpus = [mark(u128::MAX - 5, 7, 9), mark(0, 0, 0)];
+        let tally = fuzz("marks of trees", &corpus, |bytes, meter| {
+            let Some(mark) = meter.decode(|| TreeMark::decode(bytes)) else {
+                return false;
+            };
+            assert_eq!(mark.encode(), bytes);
+            true
+        });
+        assert!(tally.accepted > 100, "{tally:?}");
+    }
 
     #[test]
     fn the_tables_mark_is_read_back_and_a_part_of_it_is_not() {

@@ -3,6 +3,7 @@
 use rangedb_fuzz::{Meter, fuzz, fuzz_repaired};
 
 use super::*;
+use crate::admin::Command;
 use crate::continuation::Continuation;
 use crate::handshake::{ANY_SHARD, Handshake, HandshakeReply, Verdict};
 
@@ -160,6 +161,33 @@ fn continuations() {
             return false;
         };
         assert_eq!(Continuation::decode(&token.encode()), Ok(token));
+        true
+    });
+    assert!(tally.accepted > 100, "{tally:?}");
+}
+
+#[test]
+fn admin_commands() {
+    let corpus = [
+        r#"{"command":"nodes"}"#,
+        r#"{"command":"transfer_leader","range":7,"to":2}"#,
+        r#"{"command":"move_replica","range":1,"from":1,"to_node":2,"to_shard":3}"#,
+        r#"{"command":"split_range","range":7,"at":["6d","ff"],"hold_ms":5}"#,
+        r#"{"command":"scatter_ranges","start":"61","end":null}"#,
+        r#"{"command":"config_set","name":"balance","value":"off"}"#,
+        r#"{"command":"history","node":3,"from_ms":1,"to_ms":2,"step":"hour"}"#,
+        r#"{"command":"node_leaving","node":3,"dry_run":true}"#,
+    ];
+    let corpus = corpus.map(|text| text.as_bytes().to_vec());
+    let tally = fuzz("admin commands", &corpus, |bytes, meter| {
+        let Ok(text) = std::str::from_utf8(bytes) else {
+            return false;
+        };
+        let Ok(command) = meter.decode(|| Command::parse(text)) else {
+            return false;
+        };
+        let again = serde_json::to_string(&command).expect("a command has a text");
+        assert_eq!(Command::parse(&again), Ok(command));
         true
     });
     assert!(tally.accepted > 100, "{tally:?}");

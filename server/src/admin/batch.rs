@@ -14,6 +14,10 @@ use serde_json::{Value, json};
 
 use super::json::{self, bounded_list, read_version};
 
+/// How the body of a request looks.
+const SHAPE: &str = "{\"conditions\":[{\"if\":\"absent\",\"key\":\"k\"},..],\"mutations\":[{\"op\":\"put\",\
+                     \"key\":\"k\",\"value\":\"v\"},..]}; conditions may be left out";
+
 /// A condition or a change.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -81,9 +85,8 @@ pub fn from_hex(text: &str) -> Result<Vec<u8>, String> {
 /// # Errors
 /// The body is not a batch; the error says where and why.
 pub(super) fn of_body(body: &[u8]) -> Result<Batch, String> {
-    let body: Body = serde_json::from_slice(body).map_err(|error| {
-        format!("the body is not a batch: {error}; a batch is {{\"conditions\":[..],\"mutations\":[..]}}")
-    })?;
+    let body: Body =
+        json::object(body, SHAPE).map_err(|wrong| format!("the body is not a batch: {wrong}"))?;
     let mut batch = Batch::new();
     for (place, condition) in body.conditions.into_iter().enumerate() {
         let at = |message| format!("condition {place}: {message}");
@@ -123,6 +126,16 @@ pub fn outcome(outcome: &BatchOutcome) -> Value {
 }
 
 impl Operation {
+    /// How one looks.
+    pub const SHAPE: &str = "{\"op\":\"put\",\"key\":\"k\",\"value\":\"v\"}, {\"op\":\"delete\",\"key\":\"k\"}, \
+                             {\"op\":\"add\",\"key\":\"k\",\"delta\":1} or a condition, such as \
+                             {\"if\":\"absent\",\"key\":\"k\"}";
+
+    /// Whether it is a condition, and no change.
+    pub fn is_condition(&self) -> bool {
+        self.r#if.is_some()
+    }
+
     /// The batch with this operation. `hex`: plain keys and values are hexadecimal digits, too.
     ///
     /// # Errors
@@ -209,7 +222,11 @@ mod tests {
         for (bad, says) in [
             ("", "not a batch"),
             ("[]", "not a batch"),
-            (r#"{"conditions":[]}"#, "mutations"),
+            (
+                "nonsense",
+                "it begins with 'nonsense', not with {; expected is {\"conditions\"",
+            ),
+            (r#"{"conditions":[]}"#, "the field `mutations` is missing"),
             (r#"{"mutations":[]}"#, "no mutation"),
             (
                 r#"{"mutations":[{"op":"put","key":"a"}]}"#,
@@ -226,7 +243,11 @@ mod tests {
             ),
             (
                 r#"{"mutations":[{"op":"add","key":"a","delta":1.5}]}"#,
-                "not a batch",
+                "`1.5` stands where a whole number",
+            ),
+            (
+                r#"{"mutations":[{"op":"set","key":"a"}]}"#,
+                "unknown word `set`, expected one of `put`, `delete`, `add`",
             ),
             (
                 r#"{"mutations":[{"op":"put","key":"a","value":"b","ttl":1}]}"#,

@@ -11,6 +11,7 @@ use std::marker::PhantomData;
 use rangedb_client::{Error, ErrorCode, Fate, Row, Versioned};
 use serde::de::{Error as _, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::error::Category;
 use serde_json::{Map, Value};
 
 /// The state of the cluster, or a part of it, with its members sorted by their names.
@@ -48,7 +49,10 @@ pub fn version(version: u64) -> Value {
 /// Reads a version, which may be a number, too.
 pub(super) fn read_version<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {
     #[derive(Deserialize)]
-    #[serde(untagged)]
+    #[serde(
+        untagged,
+        expecting = "a version is a whole number, as a number or as text"
+    )]
     enum Version {
         Number(u64),
         Text(String),
@@ -95,6 +99,92 @@ pub fn read_key(key: &[u8], found: &Result<Option<Versioned>, Error>, as_hex: bo
     Value::Object(object)
 }
 
+/// Bytes of a text that a message shows where it is no JSON.
+const SHOWN_LEN_MAX: usize = 20;
+
+/// Reads an object, which must be the whole text. `shape` is how it should look, for messages.
+///
+/// # Errors
+/// The text is something else; the message says what is wrong with it, where, and what is expected.
+pub fn object<'a, T: Deserialize<'a>>(text: &'a [u8], shape: &str) -> Result<T, String> {
+    // serde reads structs from lists, too.
+    let wrong = match text.trim_ascii_start().first() {
+        None => "it is empty".to_owned(),
+        Some(b'{') => match serde_json::from_slice(text) {
+            Ok(object) => return Ok(object),
+            Err(error) => fault(text, &error),
+        },
+        Some(_) => format!(
+            "it begins with {}, not with {{",
+            shown(text.trim_ascii_start())
+        ),
+    };
+    Err(format!("{wrong}; expected is {shape}"))
+}
+
+/// What is wrong with a text, in the words of this project.
+fn fault(text: &[u8], error: &serde_json::Error) -> String {
+    let (line, column) = (error.line(), error.column());
+    let place = format!("line {line}, column {column}");
+    match error.classify() {
+        Category::Io | Category::Eof => "it ends before the object does".to_owned(),
+        Category::Syntax => {
+            let found = text
+                .split(|byte| *byte == b'\n')
+                .nth(line.saturating_sub(1));
+            let found = found.and_then(|found| found.get(column.saturating_sub(1)..));
+            match found.unwrap_or_default() {
+                b"" => format!("it is no JSON at {place}"),
+                found => format!("it is no JSON at {place}: {}", shown(found)),
+            }
+        }
+        Category::Data => {
+            let message = error.to_string();
+            let words = message
+                .rsplit_once(" at line ")
+                .map_or(&*message, |(words, _)| words);
+            format!("{} at {place}", in_words(words))
+        }
+    }
+}
+
+/// The beginning of a text, in quotes.
+fn shown(text: &[u8]) -> String {
+    let part = text.get(..SHOWN_LEN_MAX).unwrap_or(text);
+    let part = part.split(|byte| *byte == b'\n').next().unwrap_or(part);
+    format!("'{}'", String::from_utf8_lossy(part))
+}
+
+/// What serde says of a value that does not fit, without its names of Rust's types.
+fn in_words(message: &str) -> String {
+    let of_value = ["invalid type: ", "invalid value: "];
+    let of_value = of_value.iter().find_map(|head| message.strip_prefix(head));
+    let Some((found, wanted)) = of_value.and_then(|rest| rest.rsplit_once(", expected ")) else {
+        return match message.strip_prefix("missing field ") {
+            Some(field) => format!("the field {field} is missing"),
+            None => message.replace("unknown variant", "unknown word"),
+        };
+    };
+    let found = match found {
+        "map" => "an object",
+        "sequence" => "a list",
+        other => other,
+    };
+    let wanted = match wanted {
+        "u64" | "usize" => "a whole number from 0 on",
+        "u32" => "a whole number from 0 to 4294967295",
+        "u16" => "a whole number from 0 to 65535",
+        "i64" => "a whole number of 64 bits with a sign",
+        "a boolean" => "true or false",
+        "a sequence" => "a list",
+        "map" => "an object",
+        "a string" => "a text",
+        wanted if wanted.starts_with("struct ") => "an object",
+        other => other,
+    };
+    format!("{found} stands where {wanted} is expected")
+}
+
 /// Reads a list of at most `MAX` entries: each takes far more memory than its text.
 pub(super) fn bounded_list<'de, const MAX: usize, T, D>(deserializer: D) -> Result<Vec<T>, D::Error>
 where
@@ -121,4 +211,85 @@ where
         }
     }
     deserializer.deserialize_seq(Entries::<MAX, T>(PhantomData))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, PartialEq, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Sample {
+        number: u16,
+        #[serde(default)]
+        words: Vec<String>,
+        #[serde(default, deserialize_with = "read_version")]
+        version: Option<u64>,
+    }
+
+    fn read(text: &str) -> Result<Sample, String> {
+        object(text.as_bytes(), "{\"number\":7}")
+    }
+
+    #[test]
+    fn an_object_that_is_wrong_is_refused_with_its_fault_its_place_and_the_shape() {
+        let sample = Sample {
+            number: 7,
+            words: vec!["a".to_owned()],
+            version: Some(9),
+        };
+        let good = r#" {"number":7,"words":["a"],"version":"9"} "#;
+        assert_eq!(read(good), Ok(sample));
+        for (bad, wrong) in [
+            ("", "it is empty"),
+            (" \n ", "it is empty"),
+            ("nonsense", "it begins with 'nonsense', not with {"),
+            ("[7]", "it begins with '[7]', not with {"),
+            (
+                "{nonsense}",
+                "it is no JSON at line 1, column 2: 'nonsense}'",
+            ),
+            (
+                "{\"number\":7}\nand more",
+                "it is no JSON at line 2, column 1: 'and more'",
+            ),
+            (r#"{"number":"#, "it ends before the object does"),
+            ("{}", "the field `number` is missing at line 1, column 2"),
+            (
+                r#"{"number":7,"more":1}"#,
+                "unknown field `more`, expected one of `number`",
+            ),
+            (
+                r#"{"number":1.5}"#,
+                "floating point `1.5` stands where a whole number from 0 to 65535 is expected at",
+            ),
+            (
+                r#"{"number":65536}"#,
+                "integer `65536` stands where a whole number from 0 to 65535 is expected",
+            ),
+            (
+                r#"{"number":{}}"#,
+                "an object stands where a whole number from 0 to 65535 is expected",
+            ),
+            (
+                r#"{"number":1,"words":"a"}"#,
+                "string \"a\" stands where a list is expected",
+            ),
+            (
+                r#"{"number":1,"words":[[]]}"#,
+                "a list stands where a text is expected",
+            ),
+            (
+                r#"{"number":1,"version":1.5}"#,
+                "a version is a whole number, as a number or as text at line 1",
+            ),
+        ] {
+            let message = read(bad).expect_err(bad);
+            assert!(message.starts_with(wrong), "{bad}: {message}");
+            let ends = message.ends_with("; expected is {\"number\":7}");
+            assert!(ends, "{bad}: {message}");
+        }
+        let bytes = object::<Sample>(b"{\"\xff\":1}", "{}");
+        assert!(bytes.is_err_and(|message| message.starts_with("it is no JSON")));
+    }
 }

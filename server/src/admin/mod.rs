@@ -16,6 +16,8 @@ mod body;
 pub mod collect;
 mod connections;
 mod failure;
+#[cfg(test)]
+mod fuzz;
 mod history;
 pub mod json;
 mod metrics;

@@ -42,11 +42,11 @@ fn bounded<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Key>, D::Er
 /// # Errors
 /// The body is not a list of keys; the error says where and why.
 pub(super) fn of_body(body: &[u8]) -> Result<Vec<Vec<u8>>, String> {
-    let body: Body = serde_json::from_slice(body).map_err(|error| {
-        format!(
-            "the body is not a list of keys: {error}; a list is {{\"keys\":[{{\"key\":..}},..]}}"
-        )
-    })?;
+    let body: Body = json::object(
+        body,
+        "{\"keys\":[{\"key\":\"a\"},{\"key_hex\":\"00ff\"},..]}",
+    )
+    .map_err(|wrong| format!("the body is not a list of keys: {wrong}"))?;
     if body.keys.is_empty() {
         return Err("there are no keys".to_owned());
     }
@@ -87,7 +87,10 @@ mod tests {
         for (bad, says) in [
             ("", "not a list of keys"),
             ("[]", "not a list of keys"),
-            (r#"{"keys":["a"]}"#, "not a list of keys"),
+            (
+                r#"{"keys":["a"]}"#,
+                "string \"a\" stands where an object is expected",
+            ),
             (r#"{"keys":[]}"#, "no keys"),
             (r#"{"keys":[{}]}"#, "key 0: give key or key_hex"),
             (

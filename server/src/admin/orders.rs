@@ -4,6 +4,7 @@ use serde::Deserialize;
 
 use super::batch::from_hex;
 use super::failure::Failure;
+use super::json;
 
 /// The fields of the body of an order for another leader.
 #[derive(Debug, Default, PartialEq, Eq, Deserialize)]
@@ -83,8 +84,40 @@ pub struct DecommissionNode {
 #[serde(deny_unknown_fields)]
 pub struct NoFields {}
 
+/// The body of an order.
+pub trait Body: for<'a> Deserialize<'a> {
+    /// How it looks, for messages.
+    const SHAPE: &str;
+}
+
+impl Body for TransferLeader {
+    const SHAPE: &str = "{\"to\":NODE}, or nothing for whichever node";
+}
+
+impl Body for MoveReplica {
+    const SHAPE: &str =
+        "{\"from\":NODE,\"to_node\":NODE,\"to_shard\":SHARD}; to_shard may be left out";
+}
+
+impl Body for SplitRange {
+    const SHAPE: &str = "{\"at\":[\"KEY\",..]}, {\"at_hex\":[\"00ff\",..]} or {\"into\":PARTS}, each with \
+                         \"hold_ms\":N or without";
+}
+
+impl Body for ScatterRanges {
+    const SHAPE: &str = "{\"start\":\"KEY\",\"end\":\"KEY\"}, with start_hex and end_hex for bytes, or nothing for all";
+}
+
+impl Body for DecommissionNode {
+    const SHAPE: &str = "{\"dry_run\":true}, or nothing";
+}
+
+impl Body for NoFields {
+    const SHAPE: &str = "{} or nothing";
+}
+
 /// The fields of the body of an order that may have none.
-pub fn fields_or_none<'a, T: Default + Deserialize<'a>>(body: &'a [u8]) -> Result<T, Failure> {
+pub fn fields_or_none<T: Default + Body>(body: &[u8]) -> Result<T, Failure> {
     match body {
         b"" => Ok(T::default()),
         body => fields(body),
@@ -92,17 +125,9 @@ pub fn fields_or_none<'a, T: Default + Deserialize<'a>>(body: &'a [u8]) -> Resul
 }
 
 /// The fields of the body of an order.
-pub fn fields<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Failure> {
-    // serde reads structs from lists, too.
-    let is_object = body.trim_ascii_start().starts_with(b"{");
-    let fields = match is_object {
-        true => serde_json::from_slice(body).map_err(|error| error.to_string()),
-        false => Err("it begins with no brace".to_owned()),
-    };
-    fields.map_err(|why| {
-        Failure::invalid(format!(
-            "the body is not the JSON object of this order: {why}"
-        ))
+pub fn fields<T: Body>(body: &[u8]) -> Result<T, Failure> {
+    json::object(body, T::SHAPE).map_err(|wrong| {
+        Failure::invalid(format!("the body is not the object of this order: {wrong}"))
     })
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
+use super::condition_args::ConditionArgs;
 use super::connection_args::{ConnectionArgs, parse_timeout};
 use super::range_args::RangeCommand;
 
@@ -59,7 +60,7 @@ pub enum CliCommand {
     },
     /// Prints keys and values in key order, ascending or descending.
     Scan(ScanArgs),
-    /// Carries out several puts and deletes within one range, all or nothing.
+    /// Carries out several puts, deletes and additions to numbers within one range, all or nothing.
     Write(WriteArgs),
     /// Prints the health of the cluster and the state of the node. The exit code is 0 if the cluster
     /// is whole, 1 if it is degraded, and 3 if a range is unavailable.
@@ -242,6 +243,9 @@ pub struct CasArgs {
     /// Only if the key has no value.
     #[arg(long, group = "condition")]
     pub if_absent: bool,
+    /// Only if the key has a value.
+    #[arg(long, group = "condition")]
+    pub if_exists: bool,
     /// Only if this is the key's value.
     #[arg(
         long,
@@ -331,42 +335,9 @@ pub struct WriteArgs {
         value_name = "put KEY VALUE | delete KEY | add KEY N"
     )]
     pub operations: Vec<String>,
-    /// Only if the key has no value. Every condition may be given several times; if one fails
-    /// nothing is written. They are counted in the order --if-absent, --if-exists, --if-value,
-    /// --if-version.
-    #[arg(
-        long,
-        conflicts_with = "stdin",
-        allow_hyphen_values = true,
-        value_name = "K"
-    )]
-    pub if_absent: Vec<String>,
-    /// Only if the key has a value.
-    #[arg(
-        long,
-        conflicts_with = "stdin",
-        allow_hyphen_values = true,
-        value_name = "K"
-    )]
-    pub if_exists: Vec<String>,
-    /// Only if the key has this value.
-    #[arg(
-        long,
-        num_args = 2,
-        conflicts_with = "stdin",
-        allow_hyphen_values = true,
-        value_names = ["K", "V"]
-    )]
-    pub if_value: Vec<String>,
-    /// Only if the key's value has this version.
-    #[arg(
-        long,
-        num_args = 2,
-        conflicts_with = "stdin",
-        allow_hyphen_values = true,
-        value_names = ["K", "N"]
-    )]
-    pub if_version: Vec<String>,
+    /// What must hold.
+    #[command(flatten)]
+    pub conditions: ConditionArgs,
     /// Operations are read from standard input, one JSON object a line:
     /// {"op":"put","key":"k","value":"v"}, {"op":"delete","key":"k"} or
     /// {"op":"add","key":"k","delta":1}; conditions are {"if":"absent","key":"k"}, `exists`,

@@ -2,12 +2,13 @@
 
 use std::io::Write;
 
-use rangedb_client::{Batch, BatchOutcome, CasOutcome, Client, Condition, ScanOptions};
+use rangedb_client::{BatchOutcome, CasOutcome, Client, Condition, ScanOptions};
 use rangedb_server::admin::{batch as batch_json, json};
 use rangedb_server::logging;
 use serde_json::{Map, Value, json};
 
 use super::connection_args::{ConnectionArgs, Format};
+use super::input::TypedBatch;
 use super::output::{self, Printer};
 use super::request::{Request, Wanted};
 use super::{Exit, Trouble};
@@ -53,7 +54,7 @@ pub(super) async fn perform(
             printer.applied(out, facts, &done.value.to_string())
         }
         Request::Scan { options, limit } => scan(client, (options, limit), printer, out).await,
-        Request::Write { batch } => write(client, &batch, printer, out).await,
+        Request::Write(typed) => write(client, &typed, printer, out).await,
         Request::Status => super::status::status(client, printer, out).await,
         Request::Top(top) => super::top::top(client, top, out).await,
         Request::Memory => super::status::memory(client, printer, out).await,
@@ -174,6 +175,7 @@ async fn compare_and_swap(
 ) -> Result<Exit, Trouble> {
     let condition = match wanted {
         Wanted::Absent => Condition::Absent,
+        Wanted::Exists => Condition::Exists,
         Wanted::Value(value) => Condition::Value(value),
         Wanted::Version(version) => Condition::Version(*version),
     };
@@ -199,12 +201,18 @@ async fn compare_and_swap(
             }
             Ok(Exit::NotFound)
         }
+        other => Err(Trouble {
+            exit: Exit::FateUnknown,
+            message: format!(
+                "the node answers with a result that this release does not know: {other:?}"
+            ),
+        }),
     }
 }
 
 async fn write(
     client: &Client,
-    batch: &Batch,
+    TypedBatch { batch, conditions }: &TypedBatch,
     printer: Printer,
     out: &mut impl Write,
 ) -> Result<Exit, Trouble> {
@@ -224,10 +232,11 @@ async fn write(
                 Some(version) => format!("the value has version {version}"),
                 None => "no value".to_owned(),
             };
-            let place = condition + 1;
-            complain(&format!(
-                "condition {place} failed, nothing is written; {present}"
-            ));
+            let name = match conditions.get(condition) {
+                Some(name) => output::word(name.as_bytes(), false),
+                None => format!("condition {}", condition + 1),
+            };
+            complain(&format!("{name} failed, nothing is written; {present}"));
             Ok(Exit::NotFound)
         }
         (_, Format::Table) => Ok(Exit::NotFound),

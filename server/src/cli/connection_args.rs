@@ -113,7 +113,7 @@ fn parse_address(text: &str) -> Result<String, String> {
 
 /// A duration above zero.
 pub(super) fn parse_timeout(text: &str) -> Result<Duration, String> {
-    let timeout = rangedb_duration::parse_or_seconds(text).map_err(|bad| bad.to_string())?;
+    let timeout = rangedb_duration::parse(text).map_err(|bad| bad.to_string())?;
     if timeout.is_zero() {
         return Err("the time must not be 0".to_owned());
     }

@@ -4,9 +4,11 @@ use std::str::FromStr;
 
 use rangedb_client::Batch;
 use rangedb_server::admin::batch::{Operation, from_hex};
+use rangedb_server::admin::json;
 
 use super::Trouble;
 use super::args::WriteArgs;
+use super::condition_args::Flag;
 
 /// The bytes of an argument: its text, or the bytes that hexadecimal digits stand for.
 pub(super) fn bytes(text: &str, hex: bool) -> Result<Vec<u8>, Trouble> {
@@ -16,22 +18,28 @@ pub(super) fn bytes(text: &str, hex: bool) -> Result<Vec<u8>, Trouble> {
     from_hex(text).map_err(Trouble::usage)
 }
 
+/// A batch, and what each of its conditions is called in messages.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct TypedBatch {
+    pub(super) batch: Batch,
+    pub(super) conditions: Vec<String>,
+}
+
 /// The batch with these conditions and `put KEY VALUE`, `delete KEY`, `add KEY N`, one after another.
-pub(super) fn batch(args: &WriteArgs) -> Result<Batch, Trouble> {
+pub(super) fn batch(args: &WriteArgs) -> Result<TypedBatch, Trouble> {
     let hex = args.connection.hex;
     let bytes = |text: &String| bytes(text, hex);
     let mut batch = Batch::new();
-    for key in &args.if_absent {
-        batch = batch.if_absent(bytes(key)?);
-    }
-    for key in &args.if_exists {
-        batch = batch.if_exists(bytes(key)?);
-    }
-    for pair in args.if_value.chunks_exact(2) {
-        batch = batch.if_value(bytes(&pair[0])?, bytes(&pair[1])?);
-    }
-    for pair in args.if_version.chunks_exact(2) {
-        batch = batch.if_version(bytes(&pair[0])?, number(&pair[1], "--if-version K")?);
+    let mut conditions = Vec::new();
+    for condition in &args.conditions.0 {
+        let (key, wanted) = (bytes(&condition.key)?, &condition.wanted);
+        batch = match condition.flag {
+            Flag::Absent => batch.if_absent(key),
+            Flag::Exists => batch.if_exists(key),
+            Flag::Value => batch.if_value(key, bytes(wanted)?),
+            Flag::Version => batch.if_version(key, number(wanted, "--if-version K")?),
+        };
+        conditions.push(condition.name());
     }
     let mut words = args.operations.iter();
     while let Some(word) = words.next() {
@@ -50,7 +58,7 @@ pub(super) fn batch(args: &WriteArgs) -> Result<Batch, Trouble> {
             }
         };
     }
-    Ok(batch)
+    Ok(TypedBatch { batch, conditions })
 }
 
 fn number<N: FromStr>(text: &str, what: &str) -> Result<N, Trouble> {
@@ -59,16 +67,23 @@ fn number<N: FromStr>(text: &str, what: &str) -> Result<N, Trouble> {
 }
 
 /// One JSON object a line; empty lines are skipped.
-pub(super) fn json_batch(text: &str, hex: bool) -> Result<Batch, Trouble> {
-    let mut batch = Batch::new();
+pub(super) fn json_batch(text: &str, hex: bool) -> Result<TypedBatch, Trouble> {
+    let mut typed = TypedBatch::default();
     for (index, text) in text
         .lines()
         .enumerate()
         .filter(|(_, line)| !line.trim().is_empty())
     {
-        let at = |message: String| Trouble::usage(format!("line {}: {message}", index + 1));
-        let line: Operation = serde_json::from_str(text).map_err(|error| at(error.to_string()))?;
-        batch = line.add_to(batch, hex).map_err(at)?;
+        let number = index + 1;
+        let at = |message: String| Trouble::usage(format!("line {number}: {message}"));
+        let read = json::object::<Operation>(text.as_bytes(), Operation::SHAPE);
+        let operation = read.map_err(at)?;
+        if operation.is_condition() {
+            typed
+                .conditions
+                .push(format!("the condition of line {number}"));
+        }
+        typed.batch = operation.add_to(typed.batch, hex).map_err(at)?;
     }
-    Ok(batch)
+    Ok(typed)
 }

@@ -14,6 +14,7 @@ mod args;
 mod balance;
 mod cluster;
 mod commands;
+mod condition_args;
 mod config_and_reload;
 mod connection_args;
 mod demo;

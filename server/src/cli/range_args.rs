@@ -180,7 +180,7 @@ pub(super) fn parse_hold(text: &str) -> Result<Duration, String> {
     if text == "forever" {
         return Ok(Duration::MAX);
     }
-    let hold = rangedb_duration::parse_or_seconds(text);
+    let hold = rangedb_duration::parse(text);
     hold.map_err(|bad| format!("--hold: {bad}, or `forever`"))
 }
 

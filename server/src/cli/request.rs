@@ -10,11 +10,11 @@ use super::args::{
     WriteArgs,
 };
 use super::connection_args::Format;
-use super::input;
+use super::input::{self, TypedBatch};
 use super::range_args::{RangeCommand, parse_hold};
 use super::split::{self, At};
 use super::{Exit, Trouble};
-use rangedb_client::{Batch, ScanOptions};
+use rangedb_client::ScanOptions;
 use rangedb_protocol::limits::VALUE_LEN_MAX;
 
 /// Rows of one page of a scan.
@@ -54,9 +54,7 @@ pub(super) enum Request {
         /// Most rows of all pages.
         limit: usize,
     },
-    Write {
-        batch: Batch,
-    },
+    Write(TypedBatch),
     Status,
     Memory,
     Top(Top),
@@ -142,6 +140,7 @@ pub(super) enum Leave {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Wanted {
     Absent,
+    Exists,
     Value(Vec<u8>),
     Version(u64),
 }
@@ -163,9 +162,7 @@ pub(super) fn prepare(command: &CliCommand) -> Result<Request, Trouble> {
             by: *by,
         },
         CliCommand::Scan(args) => scan_of(args)?,
-        CliCommand::Write(args) => Request::Write {
-            batch: batch(args)?,
-        },
+        CliCommand::Write(args) => Request::Write(batch(args)?),
         CliCommand::Top(args) => top(args)?,
         CliCommand::History(args) => history(args)?,
         CliCommand::Status { memory: true, .. } => Request::Memory,
@@ -341,6 +338,7 @@ fn cas(args: &CasArgs) -> Result<Request, Trouble> {
     let wanted = match (&args.if_value, args.if_version) {
         (Some(value), _) => Wanted::Value(input::bytes(value, hex)?),
         (None, Some(version)) => Wanted::Version(version),
+        (None, None) if args.if_exists => Wanted::Exists,
         (None, None) => Wanted::Absent,
     };
     let value = args
@@ -398,8 +396,8 @@ fn scan_of(args: &ScanArgs) -> Result<Request, Trouble> {
     })
 }
 
-fn batch(args: &WriteArgs) -> Result<Batch, Trouble> {
-    let batch = if args.stdin {
+fn batch(args: &WriteArgs) -> Result<TypedBatch, Trouble> {
+    let typed = if args.stdin {
         let bytes = read_limited(std::io::stdin().lock(), OPERATIONS_LEN_MAX, "the input")?;
         let text = String::from_utf8(bytes)
             .map_err(|_| Trouble::usage("standard input is not UTF-8; use key_hex, value_hex"))?;
@@ -407,8 +405,8 @@ fn batch(args: &WriteArgs) -> Result<Batch, Trouble> {
     } else {
         input::batch(args)?
     };
-    if batch.is_empty() {
+    if typed.batch.is_empty() {
         return Err(Trouble::usage("there is nothing to write"));
     }
-    Ok(batch)
+    Ok(typed)
 }

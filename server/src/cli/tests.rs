@@ -46,6 +46,14 @@ fn request(words: &[&str]) -> Result<Request, Exit> {
     prepare(&cli.client()).map_err(|trouble| trouble.exit)
 }
 
+/// The batch of a write, and what its conditions are called.
+fn written(words: &[&str]) -> (Batch, Vec<String>) {
+    match request(words).expect("a write") {
+        Request::Write(typed) => (typed.batch, typed.conditions),
+        other => panic!("no write: {other:?}"),
+    }
+}
+
 #[test]
 fn documented_command_lines_are_understood() {
     let key = b"k".to_vec();
@@ -91,6 +99,14 @@ fn documented_command_lines_are_understood() {
         Ok(Request::Cas {
             key: key.clone(),
             wanted: Wanted::Absent,
+            value: Some(b"v".to_vec())
+        })
+    );
+    assert_eq!(
+        request(&["cas", "k", "--if-exists", "v"]),
+        Ok(Request::Cas {
+            key: key.clone(),
+            wanted: Wanted::Exists,
             value: Some(b"v".to_vec())
         })
     );
@@ -309,6 +325,7 @@ fn senseless_command_lines_are_usage_errors() {
         &["cas", "k", "--if-absent"],
         &["cas", "k", "--if-absent", "--if-version", "1", "v"],
         &["cas", "k", "--if-absent", "v", "--delete"],
+        &["cas", "k", "--if-absent", "--if-exists", "v"],
         &["scan", "--limit", "0"],
         &["scan", "--prefix", "a", "--start", "a"],
         &["scan", "--prefix", "a", "--end", "b"],
@@ -458,10 +475,9 @@ fn flags_after_free_words_stay_flags() {
     };
     assert_eq!(request(&["put", "k", "--file", path]), Ok(wanted));
     let batch = Batch::new().put("k", "-1");
-    let wanted = Request::Write { batch };
     assert_eq!(
-        request(&["write", "put", "k", "-1", "--format", "json"]),
-        Ok(wanted)
+        written(&["write", "put", "k", "-1", "--format", "json"]),
+        (batch, vec![])
     );
 }
 
@@ -471,15 +487,14 @@ fn writes_are_given_as_words_or_json_lines() {
     let words = [
         "write", "put", "a", "put", "delete", "delete", "add", "n", "-3",
     ];
-    let batch = wanted.clone();
-    assert_eq!(request(&words), Ok(Request::Write { batch }));
+    assert_eq!(written(&words), (wanted.clone(), vec![]));
     let lines = r#"{"op":"put","key":"a","value":"put"}
 
         {"op":"delete","key":"delete"}
         {"op":"add","key":"n","delta":-3}
         {"op":"put","key_hex":"00ff","value":""}"#;
     let wanted = wanted.put([0, 255], "");
-    assert_eq!(input::json_batch(lines, false).unwrap(), wanted);
+    assert_eq!(input::json_batch(lines, false).unwrap().batch, wanted);
     for bad in [
         r#"{"op":"put","key":"a"}"#,
         r#"{"op":"delete","key":"a","value":"b"}"#,
@@ -510,17 +525,28 @@ fn a_write_takes_conditions_on_several_keys() {
     words.extend(["put", "a", "1", "--format", "json"]);
     let batch = Batch::new()
         .if_absent("a")
-        .if_absent("e")
-        .if_exists("d")
-        .if_value("c", "-1")
         .if_version("b", 7)
+        .if_value("c", "-1")
+        .if_exists("d")
+        .if_absent("e")
         .put("a", "1");
-    assert_eq!(request(&words), Ok(Request::Write { batch }));
+    let names = [
+        "--if-absent a",
+        "--if-version b 7",
+        "--if-value c",
+        "--if-exists d",
+        "--if-absent e",
+    ];
+    let names = names.map(str::to_owned).to_vec();
+    assert_eq!(written(&words), (batch, names));
     let lines = r#"{"if":"absent","key":"a"}
         {"if":"version","key":"b","version":7}
         {"op":"delete","key":"a"}"#;
+    let typed = input::json_batch(lines, false).unwrap();
     let wanted = Batch::new().if_absent("a").if_version("b", 7).delete("a");
-    assert_eq!(input::json_batch(lines, false).unwrap(), wanted);
+    assert_eq!(typed.batch, wanted);
+    let names = ["the condition of line 1", "the condition of line 2"];
+    assert_eq!(typed.conditions, names);
     for bad in [
         &["write", "--if-version", "b", "x", "put", "a", "1"][..],
         &["write", "--if-absent", "a"],

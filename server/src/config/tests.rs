@@ -286,16 +286,22 @@ fn lists_of_keys_are_read() {
 }
 
 #[test]
-fn durations_have_a_unit_and_perhaps_a_fraction() {
+fn durations_have_a_unit_or_count_seconds() {
     for (text, duration) in [
         ("2500ms", Duration::from_millis(2500)),
         ("1.5s", Duration::from_millis(1500)),
         (" 90s ", Duration::from_secs(90)),
         ("0.5m", Duration::from_secs(30)),
         ("2h", Duration::from_hours(2)),
+        ("5", Duration::from_secs(5)),
     ] {
         let config = Config::validate(&raw(&[(Key::GcRetention, text)])).expect(text);
         assert_eq!(config.gc_retention, duration, "{text}");
+    }
+    for key in [Key::SlowRequest, Key::DrainWait] {
+        let config = Config::validate(&raw(&[(key, "5")])).expect("seconds");
+        let found = [config.logs.slow_request, config.http.drain_wait];
+        assert!(found.contains(&Duration::from_secs(5)), "{key:?}");
     }
     let refused = Config::validate(&raw(&[(Key::GcRetention, "5d")])).expect_err("no unit");
     let message = refused.to_string();

@@ -14,6 +14,8 @@
 //! ([`last_words`]). Work is collected by the admin pages' side, which asks the shards.
 
 mod fault;
+#[cfg(test)]
+mod fuzz;
 pub mod last_words;
 pub mod layer;
 pub mod record;

@@ -47,11 +47,11 @@ impl Work {
     /// The time below which this share of the requests was answered, in microseconds; 0 without
     /// requests.
     fn quantile(&self, share: f64) -> u64 {
-        let all: u64 = self.latency.values().sum();
+        let all = sum(self.latency.values());
         let rank = (all as f64 * share).ceil() as u64;
         let mut counted = 0;
         for (micros, count) in &self.latency {
-            counted += count;
+            counted = u64::saturating_add(counted, *count);
             if counted >= rank.max(1) {
                 return *micros;
             }
@@ -63,8 +63,8 @@ impl Work {
     pub fn period(&self, t: u64) -> Period {
         Period {
             t,
-            ops: self.operations.values().sum(),
-            errors: self.refused.values().sum(),
+            ops: sum(self.operations.values()),
+            errors: sum(self.refused.values()),
             p50_us: self.quantile(0.5),
             p99_us: self.quantile(0.99),
             p999_us: self.quantile(0.999),
@@ -72,6 +72,11 @@ impl Work {
             refused: self.refused.clone(),
         }
     }
+}
+
+/// The sum of counts; a row that is damaged may have any.
+fn sum<'a>(counts: impl Iterator<Item = &'a u64>) -> u64 {
+    counts.fold(0, |sum, count| sum.saturating_add(*count))
 }
 
 /// Raises the count of a name.

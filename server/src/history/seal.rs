@@ -22,7 +22,7 @@ const UNLISTED: [&str; 3] = [SEALED, JOURNAL, "lock"];
 /// The longest part of a journal that is read. It never becomes as long.
 const JOURNAL_LEN_MAX: u64 = 8 << 20;
 /// How fjall ends a batch.
-const BATCH_END: &[u8] = b"FJL\x03";
+pub(super) const BATCH_END: &[u8] = b"FJL\x03";
 
 /// Lists the files of a database that was just made and is closed.
 ///
@@ -102,7 +102,7 @@ fn cut_journal(path: &Path) -> Result<(), Fault> {
 }
 
 /// What follows a batch of one row that is not compressed: the history writes no others.
-fn after_batch(bytes: &[u8]) -> Option<&[u8]> {
+pub(super) fn after_batch(bytes: &[u8]) -> Option<&[u8]> {
     // The start: its tag, the number of rows, and the sequence number.
     let (rows, bytes) = bytes.strip_prefix(&[1])?.split_first_chunk::<4>()?;
     let bytes = bytes.get(8..)?;

@@ -93,7 +93,7 @@ pub struct Store {
     next: u64,
 }
 
-fn key(kind: Kind, number: u64, t: u64) -> [u8; 17] {
+pub(super) fn key(kind: Kind, number: u64, t: u64) -> [u8; 17] {
     let mut key = [kind.letter(); 17];
     key[1..9].copy_from_slice(&number.to_be_bytes());
     key[9..].copy_from_slice(&t.to_be_bytes());
@@ -101,7 +101,7 @@ fn key(kind: Kind, number: u64, t: u64) -> [u8; 17] {
 }
 
 /// The number and the time in a key.
-fn parts(key: &[u8]) -> Option<(u64, u64)> {
+pub(super) fn parts(key: &[u8]) -> Option<(u64, u64)> {
     let number = key.get(1..9)?.try_into().ok()?;
     let t = key.get(9..17)?.try_into().ok()?;
     Some((u64::from_be_bytes(number), u64::from_be_bytes(t)))

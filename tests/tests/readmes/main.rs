@@ -12,7 +12,10 @@
 //! | `on: machines` | the block is run on three machines, with each machine's own address after `--listen` |
 //! | `not run: REASON` | the block is not run; its scripts must exist |
 //!
-//! A block that says none of that is run, and so is every line of it.
+//! A block that says none of that is run, and so is every line of it. The programs of the client's page are
+//! run by `programs.rs`.
+
+mod programs;
 
 use std::path::Path;
 
@@ -420,6 +423,7 @@ fn the_page_of_metrics() {
 #[test]
 fn the_page_of_the_client() {
     run_page("client/README.md");
+    programs::are_those_of("client/README.md");
 }
 
 #[test]
