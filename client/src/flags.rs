@@ -13,8 +13,8 @@ use crate::tls::TlsOptions;
 /// Parses the command line of this process; ends the process if it asks for help or is not valid.
 ///
 /// clap takes what a variable of the environment sets for typed, so that the usage in its errors would
-/// demand `--addr` while `RANGEDB_ADDR` is set. Here a command line that is wrong without any variable,
-/// too, is told what is wrong with it as it was typed.
+/// demand `--addr` while `RANGEDB_ADDR` is set. So a command line that is refused is parsed once more without
+/// variables, and the error of that is shown if there is one.
 pub fn parse<P: Parser>() -> P {
     let line: Vec<OsString> = std::env::args_os().collect();
     P::try_parse_from(&line).unwrap_or_else(|error| as_typed(P::command(), &line, error).exit())

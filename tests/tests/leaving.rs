@@ -2,6 +2,7 @@
 //! removed, and refused when they come back.
 
 use std::fs::File;
+use std::path::Path;
 use std::process::Output;
 
 use rangedb_tests::cluster::{
@@ -10,7 +11,7 @@ use rangedb_tests::cluster::{
 };
 use rangedb_tests::http::{Response, request};
 use rangedb_tests::load::{Load, run};
-use rangedb_tests::process::{Home, command, free_port};
+use rangedb_tests::process::{Home, Node, command, free_port};
 use serde_json::{Value, json};
 
 /// The exit code of an order that was refused.
@@ -64,6 +65,16 @@ fn progress(printed: &str) -> Vec<Value> {
     let last = lines.last().expect("a line");
     assert_eq!(last["done"], true, "{printed}");
     lines
+}
+
+/// Three nodes that hold all ranges, and a fourth that has joined them.
+fn four_nodes(folder: &Path) -> (Vec<Home>, Vec<Option<Node>>) {
+    let mut homes = cluster::homes(folder);
+    let mut running = start_all(&homes);
+    wait_until_replicated(&homes);
+    homes.push(joining(folder, "fourth", &homes));
+    running.push(Some(homes[3].start()));
+    (homes, running)
 }
 
 #[test]
@@ -196,11 +207,7 @@ fn a_drain_outlives_the_node_that_is_killed_and_the_command_that_gives_up() {
 #[test]
 fn a_node_is_decommissioned_and_removed_and_refused_when_it_comes_back() {
     let temp = tempfile::tempdir().expect("a folder");
-    let mut homes = cluster::homes(temp.path());
-    let mut running = start_all(&homes);
-    wait_until_replicated(&homes);
-    homes.push(joining(temp.path(), "fourth", &homes));
-    running.push(Some(homes[3].start()));
+    let (homes, mut running) = four_nodes(temp.path());
     let caller = Caller::new(&homes[1..]);
     caller.first_writes();
     let (node, by) = (id(&homes[0]), &homes[1]);
@@ -274,11 +281,7 @@ fn takes_effect_unprinted(by: &Home, words: &[&str]) {
 #[test]
 fn every_order_that_took_effect_says_so_if_its_answer_cannot_be_printed() {
     let temp = tempfile::tempdir().expect("a folder");
-    let mut homes = cluster::homes(temp.path());
-    let mut running = start_all(&homes);
-    wait_until_replicated(&homes);
-    homes.push(joining(temp.path(), "fourth", &homes));
-    running.push(Some(homes[3].start()));
+    let (homes, mut running) = four_nodes(temp.path());
     let (by, node, fourth) = (&homes[1], id(&homes[0]), id(&homes[3]));
     let printed = succeeds(&order(by, "drain", node, &["--format", "json"]));
     let printed: Value = serde_json::from_str(&printed).expect("JSON");
@@ -405,11 +408,7 @@ fn two_of_five_nodes_leave_at_once_under_load_and_no_call_fails() {
 #[test]
 fn a_dead_node_that_others_have_replaced_is_not_missed_and_can_be_removed() {
     let temp = tempfile::tempdir().expect("a folder");
-    let mut homes = cluster::homes(temp.path());
-    let mut running = start_all(&homes);
-    wait_until_replicated(&homes);
-    homes.push(joining(temp.path(), "fourth", &homes));
-    running.push(Some(homes[3].start()));
+    let (homes, mut running) = four_nodes(temp.path());
     succeeds(&homes[1].cli(&["config", "set", "dead-after", "4s"]));
     let (node, by) = (id(&homes[0]), &homes[1]);
     running[0].take().expect("it runs").kill();

@@ -267,8 +267,8 @@ impl<T: Instant> Manager<T> {
             return false;
         };
         left.bytes + right.bytes < size_max
-            && self.check_parts(pair.0, pair.1, now).is_ok()
             && left.cpu_millis_per_second + right.cpu_millis_per_second < COLD_CPU_MILLIS
+            && self.check_parts(pair.0, pair.1, now).is_ok()
     }
 
     /// The value of a setting that is in force.

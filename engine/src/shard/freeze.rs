@@ -29,7 +29,7 @@ const FROZEN_WAIT: Duration = Duration::from_secs(1);
 const PREPARE_WAIT: Duration = PREPARE_TIMEOUT.saturating_sub(ANSWER_TIME);
 /// The same for the flush after the freeze, with the wait for the frozen replica.
 const FLUSHED_WAIT: Duration = FROZEN_TIMEOUT.saturating_sub(ANSWER_TIME);
-/// So long an answer is on its way.
+/// How long an answer may be on its way.
 const ANSWER_TIME: Duration = Duration::from_millis(250);
 /// The right range is not frozen while a replica lacks more entries than this.
 const LAG_MAX: u64 = 100;

@@ -273,8 +273,8 @@ fn pause_after(why: &OrderError) -> Duration {
     }
 }
 
-/// Notes why a step of a merge was refused, for whoever ordered it. That a change of either is under way
-/// says less than any other reason: it may be what is left of the last try.
+/// Notes why a step of a merge was refused; the order's answer gives that reason. A change of one of the ranges
+/// that is under way replaces no other reason: it may be what is left of the last try.
 fn note_refusal(noted: &mut Option<OrderError>, why: &OrderError, ranges: [RangeId; 2]) {
     if noted.is_none() || !ranges.map(is_changing).contains(why) {
         *noted = Some(why.clone());

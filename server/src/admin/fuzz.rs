@@ -19,7 +19,7 @@ fn batches() {
         &corpus.map(<[u8]>::to_vec),
         |bytes, meter| {
             let read = meter.decode(|| batch::of_body(bytes));
-            // A fault is told in few words, however long the body is.
+            // The message stays short, however long the body is.
             assert!(read.as_ref().is_ok_and(|batch| !batch.is_empty()) || is_told(&read, bytes));
             read.is_ok()
         },

@@ -1,5 +1,5 @@
-//! Fuzz tests of what is read of a table's file: its metadata, its index and its blocks. A checksum stands
-//! over each part, so what is read at all is what was written.
+//! Fuzz tests of what is read of a table's file: its metadata, its index and its blocks. Each
+//! part has a checksum: a part that is accepted is one that was written.
 
 use std::os::unix::fs::FileExt;
 
