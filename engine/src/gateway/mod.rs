@@ -180,6 +180,11 @@ impl<E: Env> Gateway<E> {
         self.inner.admission.admit(is_late, call.token, take)
     }
 
+    /// Brings what gets of these keys need soon into the processor's caches; see [`Shard::prefetch`].
+    pub fn prefetch<'k>(&self, keys: impl Iterator<Item = &'k [u8]>) {
+        self.inner.shard.prefetch(keys);
+    }
+
     /// Reads the newest value of a key.
     ///
     /// # Errors

@@ -86,6 +86,12 @@ impl<T: TableStore> Lsm<T> {
         Ok(found.map(|found| look(found.as_ref().map(Found::row))))
     }
 
+    /// Brings what reads of the newest versions of these rows need soon into the processor's caches: the
+    /// rows with these hashes in the row cache.
+    pub fn prefetch(&self, hashes: &[u64]) {
+        self.row_cache.borrow().prefetch(hashes);
+    }
+
     /// The newest version of a row in the tables at or below `at`.
     fn try_tables(
         &self,
@@ -148,7 +154,10 @@ impl<T: TableStore> Lsm<T> {
                 value: entry.value,
             });
         // With the deliberate bug, the tables are read before a write that the memtable has already.
-        if in_memtable.is_some() && !mutant::is(Mutant::OvertakenReadCached) {
+        if let Some(row) = in_memtable
+            && !mutant::is(Mutant::OvertakenReadCached)
+        {
+            row_cache.fill_spare(in_cache, key, row);
             return Ok(Ok(look(in_memtable)));
         }
         let found = match in_tables(hash)? {

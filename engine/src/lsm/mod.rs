@@ -59,6 +59,7 @@ pub use get::Lookup;
 pub use memory_tables::{CacheObserver, MemoryDisk, MemoryTables, SlowDisk};
 pub use memtable::{Entry, Memtable, MemtableId};
 use row::Row;
+pub use row_cache::PREFETCH_MAX;
 use row_cache::RowCache;
 pub use scan::{BlockReads, ColdStop, Direction, HeldBlocks, Scan, ScanRow, ScanStop, Step};
 pub use size::{Interval, Samples, Size};

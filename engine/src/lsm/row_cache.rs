@@ -4,7 +4,9 @@
 //! What it gives is what memtables and tables hold:
 //!
 //! - A read that has found a row in the tables fills it in ([`RowCache::fill`]), in the same
-//!   synchronous call, so that no write comes between. A row in a memtable is not filled in.
+//!   synchronous call, so that no write comes between. A row that it has found in a memtable is filled in
+//!   only while that pushes out no other ([`RowCache::fill_spare`]): memtables are in memory themselves,
+//!   but a search in one costs several times as much.
 //! - Apply, the replay of the log and a received snapshot all insert rows into the tree by
 //!   [`super::Lsm::insert`]. There the new version replaces the cached one
 //!   ([`RowCache::update`]). A row that is not cached stays so: writes push out nothing that is read.
@@ -24,7 +26,9 @@
 //! main ring a row that was read goes round once more. One [table of slots](slots) finds the rows of
 //! both.
 //!
-//! All memory is taken at the start and nothing is allocated later. Lives on the shard's thread.
+//! All memory is taken at the start and nothing is allocated later. Most of a hit's time is a wait for
+//! memory, so requests that arrive together are [prefetched](RowCache::prefetch) together. Lives on the
+//! shard's thread.
 
 mod ring;
 mod slots;
@@ -47,6 +51,8 @@ const BYTES_MAX: usize = 16 << 30;
 const BYTES_PER_SLOT: usize = 96;
 /// Keys and values longer than this together are not cached.
 const ROW_LEN_MAX: usize = 4 << 10;
+/// So many rows are prefetched at once. A processor waits for ten to twenty lines of memory at a time.
+pub const PREFETCH_MAX: usize = 16;
 /// A put moves at most this many rows on because they were read.
 const MOVES_MAX: u32 = 8;
 
@@ -151,6 +157,28 @@ impl RowCache {
         self.put(queue, Header::of(hash, key, row), key, row.value);
     }
 
+    /// Takes in a row that is not cached, as a read has just found it in a memtable, if no other leaves
+    /// the cache for it.
+    pub fn fill_spare(&mut self, hash: u64, key: &[u8], row: Row<'_>) {
+        // Older rows of the small ring may move on to the main one to make room for this one.
+        if self.main_has_room(4 * self.entry_len_max) {
+            self.fill(hash, key, row);
+        }
+    }
+
+    /// Brings the rows with these hashes, of which the first [`PREFETCH_MAX`] count, into the processor's
+    /// caches. They are read soon, one after the other; here none has to wait for the one before.
+    pub fn prefetch(&self, hashes: &[u64]) {
+        let mut places = [None; PREFETCH_MAX];
+        // Two loops whose turns do not depend on each other: so the processor waits for all at once.
+        for (hash, place) in hashes.iter().zip(&mut places) {
+            *place = self.slots.at_home(*hash as u32);
+        }
+        let rows = places.into_iter().flatten();
+        let seen = rows.fold(0, |seen, row| seen ^ self.ring(row.queue()).peek(row.at()));
+        std::hint::black_box(seen);
+    }
+
     /// Takes in a version that is inserted into the tree, if the row is cached.
     pub fn update(&mut self, hash: u64, key: &[u8], row: Row<'_>) {
         let hash = hash as u32;
@@ -237,6 +265,11 @@ impl RowCache {
         }
     }
 
+    /// Whether the main ring takes another entry of this length, and no row leaves the cache for it.
+    fn main_has_room(&self, len: usize) -> bool {
+        !self.slots.is_full() && self.main.used() + 2 * len <= self.main.capacity()
+    }
+
     /// Takes the oldest entry out of a ring. A row that was read since it came goes on to the head of
     /// the main ring, any other leaves the cache. While the main ring has room, all rows of the small
     /// one go on.
@@ -249,10 +282,7 @@ impl RowCache {
             return self.ring_mut(queue).pop(len);
         }
         let place = RowRef::new(queue, at);
-        let main_has_room = queue == Queue::Small
-            && !self.slots.is_full()
-            && self.main.used() + 2 * len <= self.main.capacity();
-        if !main_has_room {
+        if queue == Queue::Main || !self.main_has_room(len) {
             if !header.is_visited() || *moves_left == 0 {
                 return self.drop_row(place, header);
             }

@@ -26,6 +26,7 @@ use rustc_hash::FxHashMap;
 use super::{Running, Shard};
 use crate::env::{Env, TimeSlice, yield_now};
 use crate::error::Error;
+use crate::lsm::PREFETCH_MAX;
 use crate::mutant::{self, Mutant};
 use crate::range::replica::Replica;
 use crate::request::Read;
@@ -98,7 +99,10 @@ impl<E: Env> Shard<E> {
         let mut verdicts = FxHashMap::default();
         let mut slice = TimeSlice::<E>::begin();
         let mut is_over = false;
-        for key in keys {
+        for (number, key) in keys.iter().enumerate() {
+            if number.is_multiple_of(PREFETCH_MAX) && !is_over {
+                self.prefetch(keys.iter().skip(number).copied());
+            }
             match self.range_to_read(key, &mut verdicts) {
                 Ok((replica, None)) => take(key, KeyTurn::Unconfirmed(replica.group.range)),
                 Ok((_, Some(moment))) if is_over => take(key, KeyTurn::Left(moment)),

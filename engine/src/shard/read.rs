@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use rangedb_limits::check_key;
 
-use super::Shard;
+use super::{Running, Shard};
 use crate::env::{AsyncRuntime, Env};
 use crate::error::{Error, Fate};
 use crate::mutant::{self, Mutant};
@@ -57,6 +57,17 @@ impl<E: Env> Shard<E> {
         // Nothing else runs on this thread between the check of the lease and the read. The first
         // entry of the leader's term is applied, and so is everything that it has acknowledged.
         self.look_newest(&replica, key, look)
+    }
+
+    /// Brings what gets of these keys need soon into the processor's caches. It pays for several keys, each
+    /// of which would wait for memory by itself. The first [`PREFETCH_MAX`](crate::lsm::PREFETCH_MAX) keys count.
+    pub fn prefetch<'k>(&self, keys: impl Iterator<Item = &'k [u8]>) {
+        let data_id = |key| {
+            let of = |running: &Running<E>| running.replica.data_id_of(key);
+            self.inner.ranges.with(key, of)
+        };
+        let keys = keys.filter_map(|key| Some((data_id(key)?, key)));
+        self.inner.store.prefetch(keys);
     }
 
     /// Reads like [`Shard::get`], right after [`Shard::wait`] for the same.

@@ -23,7 +23,7 @@ use crate::env::{Env, Instant, Now};
 use crate::error::Error;
 use crate::fair_share::{Part, Shared};
 use crate::limits::COLD_BLOCKS_MAX;
-use crate::lsm::{LsmError, TableStore, keys};
+use crate::lsm::{LsmError, PREFETCH_MAX, TableStore, keys};
 use crate::notify::Notify;
 use crate::types::{ColdBlock, DataId, RangeId, Timestamp};
 
@@ -170,6 +170,21 @@ impl<E: Env> Store<E> {
         lsm.try_newest(&row_key, at, |found| {
             look(found.map(|row| (row.version, row.value)))
         })
+    }
+
+    /// Brings what reads of the newest versions of these users' keys need soon into the processor's caches.
+    /// The first [`PREFETCH_MAX`] keys count.
+    pub fn prefetch<'k>(&self, keys: impl Iterator<Item = (DataId, &'k [u8])>) {
+        let mut row_key = self.key.borrow_mut();
+        let mut hashes = [0; PREFETCH_MAX];
+        let mut count = 0;
+        for ((data_id, key), hash) in keys.zip(&mut hashes) {
+            keys::user_key(data_id, key, &mut row_key);
+            *hash = keys::row_hash(&row_key);
+            count += 1;
+        }
+        let hashes = hashes.get(..count).unwrap_or_default();
+        self.lsm.borrow().prefetch(hashes);
     }
 
     /// Has a block fetched that a read of a range needs, unless it is on its way.

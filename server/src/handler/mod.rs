@@ -156,11 +156,48 @@ pub struct Times {
     pub now: Now,
 }
 
+/// A frame of a client, and the request in it.
+pub struct Decoded<'a> {
+    /// The frame.
+    pub frame: Frame<'a>,
+    request: Result<Request<'a>, BadRequest>,
+}
+
+impl<'a> Decoded<'a> {
+    /// Decodes the request of a frame.
+    pub fn of(frame: Frame<'a>) -> Decoded<'a> {
+        Decoded {
+            frame,
+            request: Request::decode(frame.kind, frame.body),
+        }
+    }
+
+    /// The key, if the request is a get.
+    fn key_to_get(&self) -> Option<&'a [u8]> {
+        match &self.request {
+            Ok(request) => match request.body {
+                RequestBody::Get { key } => Some(key),
+                _ => None,
+            },
+            Err(_) => None,
+        }
+    }
+}
+
+/// Prepares requests that are handled next, one after the other: those that are gets wait for memory
+/// together.
+pub fn prepare(context: &Context, requests: &[Decoded<'_>]) {
+    if requests.len() > 1 {
+        let keys = requests.iter().filter_map(Decoded::key_to_get);
+        context.gateway.prefetch(keys);
+    }
+}
+
 /// A frame's table does not match its kind; the connection must be closed.
 #[derive(Debug)]
 pub struct Malformed;
 
-/// Handles one frame of a client, which may lie in the connection's own buffer. The reply goes to the
+/// Handles one request of a client, whose frame may lie in the connection's own buffer. The reply goes to the
 /// connection, at once or later.
 ///
 /// # Errors
@@ -168,10 +205,11 @@ pub struct Malformed;
 pub fn handle(
     context: &Rc<Context>,
     connection: &Rc<Connection>,
-    (found, own): (Frame<'_>, Option<OwnBuffer<'_>>),
+    (decoded, own): (Decoded<'_>, Option<OwnBuffer<'_>>),
     times: Times,
 ) -> Result<(), Malformed> {
-    let request = match Request::decode(found.kind, found.body) {
+    let found = decoded.frame;
+    let request = match decoded.request {
         Ok(request) => request,
         Err(BadRequest::BadTable(_)) => return Err(Malformed),
         Err(bad) => {

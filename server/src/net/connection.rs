@@ -27,15 +27,16 @@ use rangedb_engine::env::{AsyncRuntime, Instant};
 use rangedb_engine::error::Error;
 use rangedb_engine::gateway::responder::{Responder, Response, Scanning};
 use rangedb_engine::types::Timestamp;
-use rangedb_protocol::frame::{self, BadFrame};
+use rangedb_protocol::frame::{self, BadFrame, Frame};
 use rangedb_protocol::limits::IN_FLIGHT_MAX;
 use slab::Slab;
+use smallvec::SmallVec;
 
 use crate::env::reactor::{self, TcpStream, spawn_local};
 use crate::env::{GlommioRuntime, Now};
 use crate::handler::refusal::Refusal;
 use crate::handler::reply::Head;
-use crate::handler::{self, PendingRequest, Times, reply};
+use crate::handler::{self, Decoded, PendingRequest, Times, reply};
 use crate::net::buffers::Output;
 use crate::net::input::{Added, Input, OwnBuffer, Taken};
 use crate::net::tls::{Received, Stream};
@@ -51,6 +52,9 @@ const FRAMES_PER_TURN: usize = 256;
 const PASS_MAX: Duration = Duration::from_micros(250);
 /// How many frames a connection handles in a pass that is cut short.
 const FRAMES_LATE: usize = 4;
+/// Most frames that are decoded before the first of them is handled, so that gets among them are
+/// prepared together ([`handler::prepare`]).
+const FRAMES_TOGETHER: usize = 16;
 /// A frame that is longer than this, such as a multi-get of many keys, waits for a later pass if this one
 /// is cut short, but only until this long after it has arrived.
 const SHORT_FRAME_LEN: usize = 2 << 10;
@@ -64,6 +68,9 @@ const FORWARDED_WEIGHT_MAX: usize = 64;
 
 /// When a client should send a frame again that was refused for lack of memory, in milliseconds.
 const RETRY_AFTER_MS: u32 = 100;
+
+/// Frames that are handled one after the other, decoded.
+type Together<'b> = SmallVec<[Decoded<'b>; FRAMES_TOGETHER]>;
 
 /// Why a connection's task ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -375,32 +382,46 @@ impl Connection {
             now: Now::now(),
         };
         let mut rest = bytes;
-        let is_late = || reactor::pass_has_taken(Now::now()) > PASS_MAX;
         let may_wait = times.now.saturating_duration_since(received) < LONG_FRAME_WAIT_MAX;
-        for number in 1..=FRAMES_PER_TURN {
-            if !self.may_take() {
+        let mut handled = 0;
+        while handled < FRAMES_PER_TURN && self.may_take() {
+            let is_late = reactor::pass_has_taken(Now::now()) > PASS_MAX;
+            if is_late && handled > 0 {
                 break;
             }
-            match frame::decode(rest) {
+            let first = match frame::decode(rest) {
+                Ok(Some(first)) => first,
                 Ok(None) => {
                     return Taken {
                         len: bytes.len() - rest.len(),
                         more: false,
                     };
                 }
-                Ok(Some(found)) if found.len > SHORT_FRAME_LEN && may_wait && is_late() => {
+                Err(bad) => {
+                    self.refuse(request_of(&bad), Refusal::from(bad));
                     break;
                 }
-                Ok(Some(found)) => {
-                    rest = rest.get(found.len..).unwrap_or_default();
-                    if handler::handle(&self.context, self, (found, own), times).is_err() {
-                        self.refuse(Some(found.id), Refusal::malformed());
-                    }
-                }
-                Err(bad) => self.refuse(request_of(&bad), Refusal::from(bad)),
-            }
-            if number.is_multiple_of(FRAMES_LATE) && is_late() {
+            };
+            if first.len > SHORT_FRAME_LEN && may_wait && is_late {
                 break;
+            }
+            let count_max = if is_late {
+                FRAMES_LATE
+            } else {
+                FRAMES_TOGETHER
+            };
+            let together = gather(first, rest, count_max);
+            handler::prepare(&self.context, &together);
+            for decoded in together {
+                if !self.may_take() {
+                    break;
+                }
+                let Frame { id, len, .. } = decoded.frame;
+                rest = rest.get(len..).unwrap_or_default();
+                handled += 1;
+                if handler::handle(&self.context, self, (decoded, own), times).is_err() {
+                    self.refuse(Some(id), Refusal::malformed());
+                }
             }
         }
         Taken {
@@ -487,6 +508,24 @@ impl Connection {
             self.release(token);
         }
         self.stream.borrow_mut().take()
+    }
+}
+
+/// Decodes the first frame of `bytes` and those short ones that follow it.
+fn gather<'b>(first: Frame<'b>, bytes: &'b [u8], count_max: usize) -> Together<'b> {
+    let mut together = Together::new();
+    let (mut next, mut rest) = (first, bytes);
+    loop {
+        rest = rest.get(next.len..).unwrap_or_default();
+        together.push(Decoded::of(next));
+        if next.len > SHORT_FRAME_LEN || together.len() == count_max {
+            return together;
+        }
+        // What is wrong with a frame is told when those before it are handled.
+        next = match frame::decode(rest) {
+            Ok(Some(found)) if found.len <= SHORT_FRAME_LEN => found,
+            _ => return together,
+        };
     }
 }
 

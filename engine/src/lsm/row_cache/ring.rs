@@ -19,6 +19,8 @@ const HEADER_LEN: usize = 16;
 pub(super) const ALIGNMENT: usize = 8;
 const LEN_BITS: u32 = 13;
 const LEN_MASK: u32 = (1 << LEN_BITS) - 1;
+/// Bytes of a line of the processor's caches.
+const CACHE_LINE: usize = 64;
 /// The row was read since it was put here.
 const VISITED: u32 = 1 << 31;
 /// The entry is no row any more, or never was one.
@@ -150,6 +152,14 @@ impl Ring {
     pub(super) fn header(&self, at: usize) -> Header {
         let header = self.part(at, HEADER_LEN).first_chunk();
         Header::decode(header.unwrap_or(&[0; HEADER_LEN]))
+    }
+
+    /// Some bytes of the entry at a place, which have no meaning. The read brings two lines of the entry
+    /// into the processor's caches.
+    #[inline]
+    pub(super) fn peek(&self, at: usize) -> u8 {
+        let byte = |at: usize| self.bytes.get(at).copied().unwrap_or_default();
+        byte(at) ^ byte(at + CACHE_LINE)
     }
 
     /// Replaces the header of the entry at a place by one of the same length.

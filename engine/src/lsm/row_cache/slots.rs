@@ -135,6 +135,13 @@ impl Slots {
         None
     }
 
+    /// The row in the slot that a hash names, if it has this hash. It is where most rows are.
+    #[inline]
+    pub(super) fn at_home(&self, hash: u32) -> Option<RowRef> {
+        let word = self.word_at(self.home(hash));
+        (hash_in(word) == hash && word != EMPTY).then(|| row_ref_in(word))
+    }
+
     /// Adds a row; `false` if too many others have a hash like it.
     pub(super) fn insert(&mut self, hash: u32, place: RowRef) -> bool {
         let mut slot = self.home(hash);

@@ -67,8 +67,14 @@ impl Run {
         match self.cache.get(hash, &key) {
             Some(cached) => assert_eq!(Some(cached), there),
             None => {
-                if let Some(row) = there {
-                    self.cache.fill(hash, &key, row);
+                let Some(row) = there else { return };
+                match self.random.below(3) {
+                    0 => {
+                        let evictions = self.cache.evictions();
+                        self.cache.fill_spare(hash, &key, row);
+                        assert_eq!(self.cache.evictions(), evictions, "none leaves for it");
+                    }
+                    _ => self.cache.fill(hash, &key, row),
                 }
             }
         }
@@ -172,6 +178,19 @@ fn long_rows_stay_outside() {
     let mut cache = RowCache::new(1 << 12);
     cache.fill(1, b"key", row(&[1; 200]));
     assert_eq!(cache.get(1, b"key"), None);
+}
+
+#[test]
+fn spare_rows_fill_most_of_an_empty_cache() {
+    let mut cache = RowCache::new(1 << 20);
+    let keys = || (0..10_000_u64).map(u64::to_be_bytes);
+    for key in keys() {
+        cache.fill_spare(row_hash(&key), &key, row(&[0; 100]));
+    }
+    cache.prefetch(&keys().map(|key| row_hash(&key)).collect::<Vec<_>>());
+    let hits = keys().filter(|key| cache.get(row_hash(key), key).is_some());
+    assert!(hits.count() * 128 > 700_000);
+    assert_eq!(cache.evictions(), 0);
 }
 
 #[test]
