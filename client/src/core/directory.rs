@@ -38,8 +38,14 @@ pub struct Directory {
     ranges: RwLock<Vec<Known>>,
 }
 
+/// Whether a route begins at a key or before it. An empty start is not compared: its address is not mapped,
+/// which some implementations of `memcmp` pay for with a hundred cycles.
+fn begins_up_to(known: &Known, key: &[u8]) -> bool {
+    known.start.is_empty() || known.start.as_slice() <= key
+}
+
 fn holds(known: &Known, key: &[u8]) -> bool {
-    known.start.as_slice() <= key && known.end.as_deref().is_none_or(|end| key < end)
+    begins_up_to(known, key) && known.end.as_deref().is_none_or(|end| key < end)
 }
 
 fn overlap(a: &Known, b: &Known) -> bool {
@@ -73,7 +79,7 @@ impl Directory {
     /// The cached route of a key.
     pub fn find(&self, key: &[u8]) -> Option<Destination> {
         let ranges = self.ranges.read().unwrap_or_else(PoisonError::into_inner);
-        let after = ranges.partition_point(|known| known.start.as_slice() <= key);
+        let after = ranges.partition_point(|known| begins_up_to(known, key));
         let known = ranges
             .get(after.checked_sub(1)?)
             .filter(|known| holds(known, key))?;

@@ -111,7 +111,7 @@ impl Directory {
     /// How many routes begin at a key or before it.
     fn starts_up_to(&self, key: &[u8]) -> usize {
         self.routes
-            .partition_point(|route| route.keys.start.as_slice() <= key)
+            .partition_point(|route| route.keys.begins_up_to(key))
     }
 
     /// The range that holds a key.

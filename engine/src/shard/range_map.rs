@@ -231,7 +231,7 @@ fn starts_up_to<E: Env>(users: &[Running<E>], key: &[u8]) -> usize {
     users.partition_point(|running| {
         running
             .replica
-            .with_state(|state| state.descriptor.keys.start.as_slice() <= key)
+            .with_state(|state| state.descriptor.keys.begins_up_to(key))
     })
 }
 

@@ -154,12 +154,13 @@ impl Ring {
         Header::decode(header.unwrap_or(&[0; HEADER_LEN]))
     }
 
-    /// Some bytes of the entry at a place, which have no meaning. The read brings two lines of the entry
-    /// into the processor's caches.
+    /// Some bytes of the entry at a place, which have no meaning. The read brings the first lines of the
+    /// entry into the processor's caches.
     #[inline]
     pub(super) fn peek(&self, at: usize) -> u8 {
-        let byte = |at: usize| self.bytes.get(at).copied().unwrap_or_default();
-        byte(at) ^ byte(at + CACHE_LINE)
+        let byte = |line: usize| self.bytes.get(at + line * CACHE_LINE);
+        let lines = [byte(0), byte(1), byte(2)];
+        lines.into_iter().flatten().fold(0, |all, byte| all ^ byte)
     }
 
     /// Replaces the header of the entry at a place by one of the same length.
