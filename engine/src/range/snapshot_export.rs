@@ -22,7 +22,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::env::{AsyncRuntime, Env, Instant, Now, TimeSlice, yield_now};
+use crate::env::{AsyncRuntime, Env, TimeSlice, yield_now};
 use crate::error::Fatal;
 use crate::limits::SESSION_ROWS_PER_TURN;
 use crate::lsm::{ColdStop, Direction, LsmError, ScanStop, keys};
@@ -37,6 +37,7 @@ use crate::wal::LogId;
 /// About how many bytes of rows one part has.
 const PART_LEN: usize = 256 << 10;
 /// When an export asks again for a block that was refused because so many are on their way.
+/// By time: a place that becomes free is no event.
 const FETCH_RETRY_INTERVAL: Duration = Duration::from_millis(20);
 
 /// A snapshot that is being read and sent.
@@ -285,9 +286,9 @@ impl<E: Env> SnapshotReader for Export<E> {
     async fn next_part(&mut self) -> Result<(Vec<SnapshotRow>, Duration), Fatal> {
         let mut took = Duration::ZERO;
         loop {
-            let begun = Now::<E>::now();
+            let begun = E::now();
             let turn = self.read_on()?;
-            took += begun.elapsed();
+            took += E::now() - begun;
             match turn {
                 Turn::Read => return Ok((self.take_part(), took)),
                 Turn::TimeIsUp => yield_now().await,

@@ -23,23 +23,24 @@ use std::task::{Context as TaskContext, Poll, Waker};
 use std::time::Duration;
 
 use futures_util::io::{AsyncRead, AsyncWrite};
-use rangedb_engine::env::{AsyncRuntime, Instant};
+use rangedb_engine::boot_time::BootTime;
+use rangedb_engine::env::AsyncRuntime;
 use rangedb_engine::error::Error;
 use rangedb_engine::gateway::responder::{Responder, Response, Scanning};
 use rangedb_engine::types::Timestamp;
-use rangedb_protocol::frame::{self, BadFrame};
+use rangedb_protocol::frame::{self, BadFrame, Frame};
 use rangedb_protocol::limits::IN_FLIGHT_MAX;
 use slab::Slab;
 
+use crate::context::{AnsweredBy, ClientConnection, Context};
 use crate::env::reactor::{self, TcpStream, spawn_local};
-use crate::env::{GlommioRuntime, Now};
-use crate::handler::refusal::Refusal;
-use crate::handler::reply::Head;
-use crate::handler::{self, PendingRequest, Times, reply};
+use crate::env::{self, GlommioRuntime};
 use crate::net::buffers::Output;
 use crate::net::input::{Added, Input, OwnBuffer, Taken};
+use crate::net::refusal::Refusal;
+use crate::net::reply::{self, Head};
 use crate::net::tls::{Received, Stream};
-use crate::shard::context::{AnsweredBy, Context};
+use crate::operation::PendingRequest;
 
 /// With this many bytes of unsent replies, nothing more is read from the client.
 pub const UNSENT_LEN_PAUSE: usize = 1 << 20;
@@ -92,9 +93,33 @@ enum ConnectionState {
     Gone,
 }
 
+/// The times that belong to a frame.
+#[derive(Clone, Copy, Debug)]
+pub struct Times {
+    /// The time when its bytes arrived.
+    pub received: BootTime,
+    /// The present.
+    pub now: BootTime,
+}
+
+/// A frame's table does not match its kind; the connection must be closed.
+#[derive(Debug)]
+pub struct Malformed;
+
+/// Handles one frame of a client, which may lie in the connection's own buffer. The reply goes to the
+/// connection, at once or later. The network knows no requests: who accepts connections says what handles
+/// their frames.
+pub type Handle = fn(
+    &Rc<Context>,
+    &Rc<Connection>,
+    (Frame<'_>, Option<OwnBuffer<'_>>),
+    Times,
+) -> Result<(), Malformed>;
+
 /// A client's connection, after its handshake.
 pub struct Connection {
     context: Rc<Context>,
+    handle: Handle,
     smart: bool,
     stream: RefCell<Option<Stream>>,
     output: RefCell<Output>,
@@ -106,18 +131,19 @@ pub struct Connection {
     waits_for_room: RefCell<Option<Waker>>,
     state: Cell<ConnectionState>,
     /// Since when an incomplete frame has made no progress.
-    unfinished_since: Cell<Option<Now>>,
+    unfinished_since: Cell<Option<BootTime>>,
     task: RefCell<Option<Waker>>,
     woken: Cell<bool>,
 }
 
 /// Serves a connection until it ends.
-pub async fn serve(context: Rc<Context>, mut stream: Stream, smart: bool) {
+pub async fn serve(context: Rc<Context>, mut stream: Stream, smart: bool, handle: Handle) {
     let socket = stream.socket();
     socket.set_write_timeout(context.node.limits.write_timeout);
     socket.count_in(context.traffic.clone());
     let connection = Rc::new(Connection {
         context: context.clone(),
+        handle,
         smart,
         stream: RefCell::new(Some(stream)),
         output: RefCell::default(),
@@ -291,7 +317,7 @@ impl Connection {
             self.state.set(ConnectionState::Ending);
             return Ok(Step::Worked);
         }
-        input.received = Now::now();
+        input.received = env::now();
         let mut bytes = input.skip(received.get(..len).unwrap_or_default());
         // Whole frames are handled where they lie in the shard's buffer; only the rest is copied.
         if input.is_empty() {
@@ -329,30 +355,11 @@ impl Connection {
                 self.context.buffers.count_unfinished(-1);
             }
         } else if self.unfinished_since.get().is_none() || input.take_progress() {
-            let before = self.unfinished_since.replace(Some(Now::now()));
+            let before = self.unfinished_since.replace(Some(env::now()));
             if before.is_none() {
                 self.context.buffers.count_unfinished(1);
             }
         }
-    }
-
-    /// Whether an incomplete frame, or an incomplete record of TLS, has made no progress for too long,
-    /// through no fault of this side.
-    pub fn is_stalled(&self, now: Now) -> bool {
-        let mut stream = self.stream.borrow_mut();
-        let of_frame = self.unfinished_since.get();
-        let of_record = stream.as_ref().and_then(Stream::unfinished_since);
-        let Some(since) = of_frame.into_iter().chain(of_record).min() else {
-            return false;
-        };
-        if !self.may_take() {
-            self.unfinished_since.set(of_frame.map(|_| now));
-            if let Some(stream) = stream.as_mut() {
-                stream.excuse(now);
-            }
-            return false;
-        }
-        now > since + self.context.node.limits.frame_timeout
     }
 
     fn receive(&self, cx: &mut TaskContext<'_>, to: &mut [u8]) -> Poll<io::Result<Received>> {
@@ -368,15 +375,15 @@ impl Connection {
         self: &Rc<Self>,
         bytes: &[u8],
         own: Option<OwnBuffer<'_>>,
-        received: Now,
+        received: BootTime,
     ) -> Taken {
         let times = Times {
             received,
-            now: Now::now(),
+            now: env::now(),
         };
         let mut rest = bytes;
-        let is_late = || reactor::pass_has_taken(Now::now()) > PASS_MAX;
-        let may_wait = times.now.saturating_duration_since(received) < LONG_FRAME_WAIT_MAX;
+        let is_late = || reactor::pass_has_taken(env::now()) > PASS_MAX;
+        let may_wait = times.now - received < LONG_FRAME_WAIT_MAX;
         for number in 1..=FRAMES_PER_TURN {
             if !self.may_take() {
                 break;
@@ -393,7 +400,7 @@ impl Connection {
                 }
                 Ok(Some(found)) => {
                     rest = rest.get(found.len..).unwrap_or_default();
-                    if handler::handle(&self.context, self, (found, own), times).is_err() {
+                    if (self.handle)(&self.context, self, (found, own), times).is_err() {
                         self.refuse(Some(found.id), Refusal::malformed());
                     }
                 }
@@ -469,14 +476,6 @@ impl Connection {
         self.scanning.set(false);
     }
 
-    /// Ends the connection once the written replies are sent.
-    pub fn close(&self) {
-        if self.state.get() != ConnectionState::Gone {
-            self.state.set(ConnectionState::Closing);
-        }
-        self.wake();
-    }
-
     /// Ends the connection here: requests in flight get no reply. Returns the socket.
     fn leave(&self) -> Option<Stream> {
         self.state.set(ConnectionState::Gone);
@@ -501,6 +500,33 @@ fn request_of(bad: &BadFrame) -> Option<u64> {
 /// The error for a frame for which there is no memory.
 fn no_room() -> Error {
     Error::overloaded("too many long requests are on their way", RETRY_AFTER_MS)
+}
+
+impl ClientConnection for Connection {
+    /// An incomplete record of TLS counts as an incomplete frame.
+    fn is_stalled(&self, now: BootTime) -> bool {
+        let mut stream = self.stream.borrow_mut();
+        let of_frame = self.unfinished_since.get();
+        let of_record = stream.as_ref().and_then(Stream::unfinished_since);
+        let Some(since) = of_frame.into_iter().chain(of_record).min() else {
+            return false;
+        };
+        if !self.may_take() {
+            self.unfinished_since.set(of_frame.map(|_| now));
+            if let Some(stream) = stream.as_mut() {
+                stream.excuse(now);
+            }
+            return false;
+        }
+        now > since + self.context.node.limits.frame_timeout
+    }
+
+    fn close(&self) {
+        if self.state.get() != ConnectionState::Gone {
+            self.state.set(ConnectionState::Closing);
+        }
+        self.wake();
+    }
 }
 
 impl Responder for Connection {
