@@ -22,7 +22,8 @@ use rangedb_protocol::frame::Frame;
 use rangedb_protocol::{BadRequest, Request, RequestBody, Session};
 
 use crate::context::Context;
-use crate::net::connection::{Connection, Malformed, Times};
+use crate::net::connection::Connection;
+use crate::net::frames::{Malformed, Times};
 use crate::net::input::OwnBuffer;
 use crate::net::refusal::Refusal;
 use crate::net::reply::{self, Head};

@@ -36,6 +36,7 @@ use crate::context::{AnsweredBy, ClientConnection, Context};
 use crate::env::reactor::{self, TcpStream, spawn_local};
 use crate::env::{self, GlommioRuntime};
 use crate::net::buffers::Output;
+use crate::net::frames::{Malformed, Times};
 use crate::net::input::{Added, Input, OwnBuffer, Taken};
 use crate::net::refusal::Refusal;
 use crate::net::reply::{self, Head};
@@ -92,19 +93,6 @@ enum ConnectionState {
     /// The connection is over; no reply goes anywhere.
     Gone,
 }
-
-/// The times that belong to a frame.
-#[derive(Clone, Copy, Debug)]
-pub struct Times {
-    /// The time when its bytes arrived.
-    pub received: BootTime,
-    /// The present.
-    pub now: BootTime,
-}
-
-/// A frame's table does not match its kind; the connection must be closed.
-#[derive(Debug)]
-pub struct Malformed;
 
 /// Handles one frame of a client, which may lie in the connection's own buffer. The reply goes to the
 /// connection, at once or later. The network knows no requests: who accepts connections says what handles

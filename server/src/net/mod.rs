@@ -3,6 +3,7 @@
 
 pub mod buffers;
 pub mod connection;
+pub mod frames;
 pub mod handshake;
 pub mod input;
 pub mod listener;
