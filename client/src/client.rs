@@ -44,9 +44,10 @@ impl Client {
     /// [`ClientOptions::cluster`].
     ///
     /// ```no_run
-    /// # use rangedb_client::{Client, ClientOptions, Error};
+    /// # use rangedb_client::{Client, Error};
     /// # async fn example() -> Result<(), Error> {
     /// let client = Client::connect(["10.0.0.1:7400", "10.0.0.2:7400"]).await?;
+    /// client.put("greeting", "hello").await?;
     /// # Ok(())
     /// # }
     /// ```

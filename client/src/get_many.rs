@@ -28,6 +28,7 @@ impl Client {
     /// # async fn example(client: Client) -> Result<(), Error> {
     /// let found = client.get_many(["user/1", "user/2"]).await;
     /// let users = found.into_iter().collect::<Result<Vec<_>, _>>()?;
+    /// assert_eq!(users.len(), 2);
     /// # Ok(())
     /// # }
     /// ```

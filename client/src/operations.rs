@@ -172,7 +172,7 @@ impl Client {
     /// # use rangedb_client::{CasOutcome, Client, Condition, Error};
     /// # async fn example(client: Client) -> Result<(), Error> {
     /// let swap = client.compare_and_swap("lock", Condition::value("free"), "mine");
-    /// let is_mine = matches!(swap.await?, CasOutcome::Swapped { .. });
+    /// assert!(matches!(swap.await?, CasOutcome::Swapped { .. }));
     /// # Ok(())
     /// # }
     /// ```

@@ -220,6 +220,7 @@ enum Position {
 ///     println!("{:?} = {:?}, version {}", row.key, row.value, row.version);
 /// }
 /// let users = client.scan_prefix("user/").count().await?;
+/// println!("{users} users");
 /// # Ok(())
 /// # }
 /// ```

@@ -31,7 +31,7 @@ use crate::error::Reason;
 /// What a client trusts, and who it is, when its connections are encrypted. All files and texts are PEM;
 /// files are read when the client is made.
 ///
-/// ```no_run
+/// ```
 /// use rangedb_client::{ClientOptions, TlsOptions};
 ///
 /// let tls = TlsOptions::ca_file("ca.pem").certificate_files("client.pem", "client.key");

@@ -7,12 +7,14 @@
 
 use std::future::Future;
 use std::io;
+use std::marker::PhantomData;
 use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
 pub use openraft_rt::{AsyncRuntime, Instant};
 
+use crate::boot_time::BootTime;
 use crate::limits::TIME_SLICE;
 use crate::lsm::TableStore;
 use crate::types::Location;
@@ -21,7 +23,7 @@ use crate::types::Location;
 pub trait Env: Copy + std::fmt::Debug + Default + Eq + Ord + 'static {
     /// Tasks, sleep and the boot-time clock of this shard's thread. A spawned task that panics
     /// aborts the process.
-    type Runtime: AsyncRuntime;
+    type Runtime: AsyncRuntime<Instant: From<BootTime> + Into<BootTime>>;
     /// Wall clock and randomness.
     type Clock: Clock;
     /// Files of the WAL.
@@ -30,6 +32,11 @@ pub trait Env: Copy + std::fmt::Debug + Default + Eq + Ord + 'static {
     type Tables: TableStore;
     /// Links to other shards, on this node and elsewhere.
     type Transport: Transport;
+
+    /// The time on the boot-time clock of this shard's thread.
+    fn now() -> BootTime {
+        <Self::Runtime as AsyncRuntime>::Instant::now().into()
+    }
 
     /// Does work that may take long beside the shard's thread. Fails only if there is no thread for
     /// it. Where there is one thread alone, as in the simulator, it is done in one turn of that.
@@ -84,30 +91,29 @@ pub(crate) async fn yield_now() {
     .await;
 }
 
-/// A point in time of the environment's boot-time clock.
-pub type Now<E> = <<E as Env>::Runtime as AsyncRuntime>::Instant;
-
 /// Steps of work between two looks at the clock.
 const STEPS_OF_LOOK: usize = 8;
 
 /// The time for which a task may work before it lets others run: [`Env::time_slice`]. Tasks that begin
 /// one in the same pass share the time, so a hundred scans keep others waiting no longer than one does.
-pub(crate) struct TimeSlice<E: Env> {
+pub(crate) struct TimeSlice<E> {
     /// The time up to which the work is counted.
-    looked: Now<E>,
-    ends: Now<E>,
+    looked: BootTime,
+    ends: BootTime,
     /// Steps since the last look.
     steps: usize,
+    env: PhantomData<E>,
 }
 
 impl<E: Env> TimeSlice<E> {
     /// A slice that begins now.
     pub(crate) fn begin() -> TimeSlice<E> {
-        let now = Now::<E>::now();
+        let now = E::now();
         TimeSlice {
             looked: now,
             ends: now + E::time_slice(),
             steps: 0,
+            env: PhantomData,
         }
     }
 
@@ -123,8 +129,8 @@ impl<E: Env> TimeSlice<E> {
             return false;
         }
         self.steps = 0;
-        let now = Now::<E>::now();
-        E::has_worked(now.saturating_duration_since(self.looked));
+        let now = E::now();
+        E::has_worked(now - self.looked);
         self.looked = now;
         now >= self.ends
     }

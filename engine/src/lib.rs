@@ -67,6 +67,7 @@
 //! (snapshots), `raft/lease.rs`, `raft/timers.rs` and [`range::leadership`] (leaders). Last the cluster: [`cluster`] with
 //! `shard/management.rs` and `shard/members.rs`.
 
+pub mod boot_time;
 pub mod byte_size;
 pub mod cluster;
 pub mod codec;

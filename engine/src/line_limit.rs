@@ -6,7 +6,7 @@
 use std::cell::Cell;
 use std::time::Duration;
 
-use crate::env::Instant;
+use crate::boot_time::BootTime;
 
 /// Lines that pass in each interval, if nothing else is said.
 const LINES_MAX: u32 = 5;
@@ -15,25 +15,25 @@ const INTERVAL: Duration = Duration::from_secs(1);
 
 /// Lets a few lines pass in each interval, by default 5 a second, and counts the others.
 #[derive(Debug)]
-pub struct LineLimit<T: Instant> {
+pub struct LineLimit {
     lines_max: u32,
     interval: Duration,
-    begun: Cell<Option<T>>,
+    begun: Cell<Option<BootTime>>,
     /// Lines that have passed since the interval has begun.
     passed: Cell<u32>,
     /// Lines that were left out since the last one that has passed.
     unlogged: Cell<u64>,
 }
 
-impl<T: Instant> Default for LineLimit<T> {
-    fn default() -> LineLimit<T> {
+impl Default for LineLimit {
+    fn default() -> LineLimit {
         LineLimit::new(LINES_MAX, INTERVAL)
     }
 }
 
-impl<T: Instant> LineLimit<T> {
+impl LineLimit {
     /// Lets this many lines pass in each interval.
-    pub fn new(lines_max: u32, interval: Duration) -> LineLimit<T> {
+    pub fn new(lines_max: u32, interval: Duration) -> LineLimit {
         LineLimit {
             lines_max,
             interval,
@@ -44,7 +44,7 @@ impl<T: Instant> LineLimit<T> {
     }
 
     /// Whether a line may be written now; if so, how many were left out before it.
-    pub fn pass(&self, now: T) -> Option<u64> {
+    pub fn pass(&self, now: BootTime) -> Option<u64> {
         let goes_on = self
             .begun
             .get()
@@ -64,14 +64,14 @@ impl<T: Instant> LineLimit<T> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Instant as StdInstant;
 
     use super::*;
+    use crate::boot_time::test_clock;
 
     #[test]
     fn a_few_lines_a_second_pass_and_the_others_are_counted() {
-        let limit = LineLimit::<StdInstant>::default();
-        let begun = StdInstant::now();
+        let limit = LineLimit::default();
+        let begun = test_clock::now();
         let passed = (0..100).filter_map(|_| limit.pass(begun));
         assert_eq!(passed.collect::<Vec<_>>(), [0; LINES_MAX as usize]);
         assert_eq!(
@@ -83,8 +83,8 @@ mod tests {
 
     #[test]
     fn a_line_a_minute_passes() {
-        let limit = LineLimit::<StdInstant>::new(1, Duration::from_mins(1));
-        let begun = StdInstant::now();
+        let limit = LineLimit::new(1, Duration::from_mins(1));
+        let begun = test_clock::now();
         assert_eq!(limit.pass(begun), Some(0));
         assert_eq!(limit.pass(begun + Duration::from_secs(59)), None);
         assert_eq!(limit.pass(begun + Duration::from_mins(1)), Some(1));

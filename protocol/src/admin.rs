@@ -15,6 +15,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::json;
+
 pub use balance::{Balance, Decision, Scattered};
 pub use history::{NodeEvent, NodeHistory, Period, Step};
 pub use leaving::{BlockedRange, Departure, Leaving};
@@ -171,9 +173,10 @@ impl Command {
     /// Parses a command.
     ///
     /// # Errors
-    /// It is no command; the text says why.
+    /// It is no command; the text says what is wrong, where, and how a command looks.
     pub fn parse(text: &str) -> Result<Command, String> {
-        serde_json::from_str(text).map_err(|error| format!("this is no admin command: {error}"))
+        json::object(text.as_bytes(), "an object such as {\"command\":\"nodes\"}")
+            .map_err(|wrong| format!("this is no admin command: {wrong}"))
     }
 }
 
@@ -603,25 +606,58 @@ mod tests {
             assert_eq!(Command::parse(text).as_ref(), Ok(&command), "{text}");
             assert_eq!(Command::parse(&again), Ok(command), "{again}");
         }
-        for bad in [
-            "",
-            "nodes",
-            "{}",
-            r#"{"command":"drop_all"}"#,
-            r#"{"command":"nodes","more":1}"#,
-            r#"{"command":"transfer_leader"}"#,
-            r#"{"command":"remove_node"}"#,
-            r#"{"command":"drain_node","node":1,"wait":true}"#,
-            r#"{"command":"transfer_leader","range":-1}"#,
-            r#"{"command":"transfer_leader","range":1,"two":2}"#,
-            r#"{"command":"move_replica","range":1,"from":1,"to_node":1,"to_shard":65536}"#,
-            r#"{"command":"config_set","name":"x"}"#,
-            r#"{"command":"config_set","name":"x","value":1}"#,
-            r#"{"command":"nodes"} {"command":"nodes"}"#,
+        for (bad, wrong) in [
+            ("", "it is empty"),
+            ("nodes", "it begins with 'nodes', not with {"),
+            ("{}", "the field `command` is missing"),
+            (
+                r#"{"command":"drop_all"}"#,
+                "unknown word `drop_all`, expected one of `nodes`, `ranges`",
+            ),
+            (r#"{"command":"nodes","more":1}"#, "unknown field `more`"),
+            (
+                r#"{"command":"transfer_leader"}"#,
+                "the field `range` is missing",
+            ),
+            (
+                r#"{"command":"remove_node"}"#,
+                "the field `node` is missing",
+            ),
+            (
+                r#"{"command":"drain_node","node":1,"wait":true}"#,
+                "unknown field `wait`",
+            ),
+            (
+                r#"{"command":"transfer_leader","range":-1}"#,
+                "integer `-1` stands where a whole number from 0 on is expected",
+            ),
+            (
+                r#"{"command":"transfer_leader","range":1,"two":2}"#,
+                "unknown field `two`",
+            ),
+            (
+                r#"{"command":"move_replica","range":1,"from":1,"to_node":1,"to_shard":65536}"#,
+                "integer `65536` stands where a whole number from 0 to 65535 is expected",
+            ),
+            (
+                r#"{"command":"config_set","name":"x"}"#,
+                "the field `value` is missing",
+            ),
+            (
+                r#"{"command":"config_set","name":"x","value":1}"#,
+                "integer `1` stands where a text is expected",
+            ),
+            (
+                r#"{"command":"nodes"} {"command":"nodes"}"#,
+                "it is no JSON at line 1, column 21",
+            ),
         ] {
-            assert!(Command::parse(bad).is_err(), "{bad}");
+            let message = Command::parse(bad).expect_err(bad);
+            let expected = format!("this is no admin command: {wrong}");
+            assert!(message.starts_with(&expected), "{bad}: {message}");
+            let ends = message.ends_with("; expected is an object such as {\"command\":\"nodes\"}");
+            assert!(ends, "{bad}: {message}");
         }
-        assert!(Command::parse("x").is_err_and(|reason| reason.contains("admin command")));
     }
 
     #[test]

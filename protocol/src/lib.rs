@@ -9,6 +9,7 @@ pub mod frame;
 #[allow(missing_docs, unsafe_code)]
 mod generated;
 pub mod handshake;
+pub mod json;
 pub mod limits;
 mod multi_get;
 mod node_state;

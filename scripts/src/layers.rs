@@ -32,6 +32,7 @@ const ORDERS: [Order; 4] = [
             limits - every bound
             notify - an event that tasks of one thread wait for
             fair_share - how ranges share what there is a limit on
+            boot_time - points in time
             types - ids and small values
             codec - the bytes of messages between shards and of records
             memory - budgets of memory and what is used of them
@@ -67,7 +68,21 @@ const ORDERS: [Order; 4] = [
             fatal - how a node ends that cannot go on
             descriptors - shares of file descriptors
             check - whether machine and settings are fit for a node
-            peers net handler shard probe world - the way of a request, one knot
+            operation - kinds of requests, and what is kept of one until its reply
+            probe - a shard's counters
+            mesh - the channels between the shards of the node
+            net/buffers - the memory of connections
+            net/input - incomplete frames
+            net/pending_handshakes - connections before their handshake
+            net/port - the ports of the node
+            peers - the links to other nodes
+            world - the environment of the engine's shards
+            context - what the tasks of a shard's thread share
+            peers/enroll - how a node joins the cluster
+            peers/serve - connections from other nodes
+            net - connections of clients; knows no handler
+            handler - frames into calls of the gateway
+            shard - a shard, with all of that, on its thread
             admin - pages and the API over HTTP
             cli - the command line
             node - starts and stops it all

@@ -1,8 +1,9 @@
 //! The node: threads, sockets and files around the engine.
 //!
 //! The way of a request: [`net`] reads it from a socket, [`handler`] turns its frame into a call of
-//! the engine's gateway, and the answer into a frame. [`shard`] runs an engine's shard on its thread,
-//! with the channels to the others of this node; [`peers`] links it with other nodes. [`mod@env`]
+//! the engine's gateway, and [`net`] the answer into a frame. [`shard`] runs an engine's shard on its
+//! thread, where all tasks share a [`context`]; [`mesh`] has the channels to the others of this node, and
+//! [`peers`] links it with other nodes. [`mod@env`]
 //! implements the engine's traits of the machine. [`node`] starts it all by the settings of
 //! [`config`], which [`settings_in_force`] reloads, on the folder of [`data_dir`]; [`admin`] shows its state.
 //! [`check`] says whether the machine is fit for it. [`history`] keeps what the node did and what
@@ -14,6 +15,7 @@
 pub mod admin;
 pub mod check;
 pub mod config;
+pub mod context;
 pub mod data_dir;
 pub mod descriptors;
 
@@ -22,8 +24,10 @@ mod fatal;
 pub mod handler;
 pub mod history;
 pub mod logging;
+pub mod mesh;
 pub mod net;
 pub mod node;
+pub mod operation;
 pub mod peers;
 pub mod probe;
 pub mod settings_in_force;

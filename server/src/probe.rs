@@ -2,14 +2,14 @@
 
 use std::collections::BTreeMap;
 
+use rangedb_engine::boot_time::BootTime;
 use rangedb_engine::distribution::Distribution;
 use rangedb_engine::shard::ShardStatus;
 use rangedb_protocol::ErrorCode;
 use tokio::sync::oneshot;
 
-use crate::env::Now;
 use crate::env::reactor::{Load, Traffic};
-use crate::handler::{Operation, PendingRequest};
+use crate::operation::{Operation, PendingRequest};
 
 /// Longer latencies are recorded as one minute.
 pub const LATENCY_NANOS_MAX: u64 = 60_000_000_000;
@@ -40,7 +40,7 @@ impl ShardProbe {
     }
 
     /// Counts a request that was answered.
-    pub fn answered(&mut self, pending: &PendingRequest, now: Now) {
+    pub fn answered(&mut self, pending: &PendingRequest, now: BootTime) {
         let nanos = (now - pending.received).as_nanos() as u64;
         if let Some((_, latency)) = self.latency.get_mut(pending.operation as usize) {
             latency.record(nanos);

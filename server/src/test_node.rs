@@ -10,7 +10,7 @@ use std::time::{Duration, Instant as StdInstant};
 
 use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
 use rangedb_engine::cluster::{HighestIds, NodeRecord};
-use rangedb_engine::env::{Clock, Instant, World};
+use rangedb_engine::env::{Clock, World};
 use rangedb_engine::gateway::Gateway;
 use rangedb_engine::hlc::Hlc;
 use rangedb_engine::limits::SMALL_APPEND_LEN_MAX;
@@ -23,15 +23,15 @@ use rangedb_protocol::handshake::{HANDSHAKE_REPLY_LEN, Handshake, HandshakeReply
 use rangedb_protocol::{FlatBufferBuilder, Reply, Request, RequestBody, Session, frame};
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::context::{ClientLimits, Context, NodeInfo};
 use crate::descriptors::ConnectionLimit;
-use crate::env::{Now, RingDisk, SystemClock, reactor};
+use crate::env::{self, RingDisk, SystemClock, reactor};
 use crate::history::History;
+use crate::mesh::channels;
 use crate::net::port::Port;
 use crate::peers::Peers;
 use crate::peers::link::Links;
 use crate::settings_in_force::Settings;
-use crate::shard::context::{ClientLimits, Context, NodeInfo};
-use crate::shard::mesh::channels;
 use crate::shard::{Order, ShardError, ShardSetup, run};
 use crate::world::GlommioEnv;
 
@@ -145,7 +145,7 @@ impl TestNode {
     pub fn stop(self, within: Duration) {
         self.orders
             .send(Order::Stop {
-                until: Now::now() + within,
+                until: env::now() + within,
             })
             .expect("a shard listens");
         for shard in self.shards {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use rangedb_engine::cluster::{HighestIds, NodeRecord};
-use rangedb_engine::env::{AsyncRuntime, Instant as _, World};
+use rangedb_engine::env::{AsyncRuntime, Env, World};
 use rangedb_engine::error::Error;
 use rangedb_engine::gateway::Gateway;
 use rangedb_engine::gateway::request::{Call, Caller};
@@ -478,7 +478,7 @@ async fn ask_for(
 ) -> (Answer, Duration) {
     let (sender, receiver) = oneshot::channel();
     let asker = Rc::new(Asker(RefCell::new(Some(sender))));
-    let now = rangedb_engine::env::Now::<GlommioEnv>::now();
+    let now = GlommioEnv::now();
     let call = Call {
         caller: Caller { follows_routes },
         deadline: deadline.map(|deadline| now + deadline),

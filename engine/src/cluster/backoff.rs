@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use crate::env::Instant;
+use crate::boot_time::BootTime;
 
 /// How long pauses are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,15 +16,15 @@ pub struct Limits {
 
 /// A pause after a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Backoff<T> {
-    until: T,
+pub struct Backoff {
+    until: BootTime,
     length: Duration,
 }
 
-impl<T: Instant> Backoff<T> {
+impl Backoff {
     /// The pause after a failure now. `before` is the pause after the failure before it, if there was one
     /// that counts.
-    pub fn after(before: Option<&Backoff<T>>, limits: Limits, now: T) -> Backoff<T> {
+    pub fn after(before: Option<&Backoff>, limits: Limits, now: BootTime) -> Backoff {
         let length = before.map_or(limits.first, |before| before.length * 2);
         let length = length.min(limits.longest);
         Backoff {
@@ -34,13 +34,13 @@ impl<T: Instant> Backoff<T> {
     }
 
     /// Whether it has not ended.
-    pub fn lasts(&self, now: T) -> bool {
+    pub fn lasts(&self, now: BootTime) -> bool {
         now < self.until
     }
 
     /// Whether it ended so long ago that its failure counts no more: the time since then is some `times` as
     /// long as the pause.
-    pub fn is_forgotten(&self, times: u32, now: T) -> bool {
+    pub fn is_forgotten(&self, times: u32, now: BootTime) -> bool {
         now >= self.until + self.length * times
     }
 
@@ -52,9 +52,9 @@ impl<T: Instant> Backoff<T> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Instant as StdInstant;
 
     use super::*;
+    use crate::boot_time::test_clock;
 
     const LIMITS: Limits = Limits {
         first: Duration::from_secs(10),
@@ -63,7 +63,7 @@ mod tests {
 
     #[test]
     fn pauses_double_up_to_the_longest() {
-        let now = StdInstant::now();
+        let now = test_clock::now();
         let mut pause = Backoff::after(None, LIMITS, now);
         let mut lengths = Vec::new();
         for _ in 0..5 {
@@ -81,7 +81,7 @@ mod tests {
 
     #[test]
     fn a_pause_lasts_for_its_length_from_the_failure_on_and_is_forgotten_later() {
-        let failed = StdInstant::now();
+        let failed = test_clock::now();
         let pause = Backoff::after(None, LIMITS, failed);
         let ms = Duration::from_millis(1);
         let end = failed + LIMITS.first;

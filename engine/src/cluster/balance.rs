@@ -27,7 +27,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::loads::{Cpu, Expected, Loads, ShardCpu, Span, shift};
 use super::moves;
 use super::placement::{Node, Range, Step};
-use crate::env::Instant;
 use crate::types::{Location, NodeId, RangeId, SYSTEM_RANGE};
 
 /// A difference of the loads of two shards because of which loads move.
@@ -212,9 +211,9 @@ struct Departure<'a> {
 
 /// The moves because of load, where shards differ like this. `expected` are the loads of the shards; those of
 /// the moves are counted.
-pub(super) fn by_load<T: Instant>(
+pub(super) fn by_load(
     picture: &Picture<'_>,
-    (loads, difference): (&Loads<T>, &Difference),
+    (loads, difference): (&Loads, &Difference),
     expected: &mut Expected,
     allowance: &mut Allowance,
 ) -> Vec<Proposal> {
@@ -259,9 +258,9 @@ pub(super) fn by_load<T: Instant>(
 }
 
 /// Which ranges a shard gives away, the largest loads first; none if that is not worth it.
-fn departures<'a, T: Instant>(
+fn departures<'a>(
     picture: &Picture<'_>,
-    (loads, difference, expected): (&Loads<T>, &Difference, &Expected),
+    (loads, difference, expected): (&Loads, &Difference, &Expected),
     allowance: &Allowance,
     from: Location,
     ranges: &[&'a Range],

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::env::Instant;
+use crate::boot_time::BootTime;
 use crate::types::{KeyRange, RangeId};
 
 /// Ranges are merged if they take less than this together, in milliseconds of CPU a second: an eighth of
@@ -10,13 +10,13 @@ use crate::types::{KeyRange, RangeId};
 pub(super) const COLD_CPU_MILLIS: u32 = 31;
 /// Since when a range is as it is, for the manager of now.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Rest<T> {
+pub(super) struct Rest {
     version: u32,
-    pub since: T,
+    pub since: BootTime,
 }
 
-impl<T: Instant> Rest<T> {
-    pub(super) fn new(version: u32, now: T) -> Rest<T> {
+impl Rest {
+    pub(super) fn new(version: u32, now: BootTime) -> Rest {
         Rest {
             version,
             since: now,
@@ -24,7 +24,7 @@ impl<T: Instant> Rest<T> {
     }
 
     /// Begins anew if the range has other bounds or is not cold.
-    pub(super) fn take(&mut self, version: u32, cpu_millis: u32, now: T) {
+    pub(super) fn take(&mut self, version: u32, cpu_millis: u32, now: BootTime) {
         if version != self.version || cpu_millis >= COLD_CPU_MILLIS {
             *self = Rest::new(version, now);
         }
@@ -32,19 +32,19 @@ impl<T: Instant> Rest<T> {
 }
 
 /// What the manager knows of bounds besides the ranges' records.
-pub(super) struct Bounds<T> {
+pub(super) struct Bounds {
     /// The ranges of users' keys by their first keys, as the view has them.
     pub by_start: BTreeMap<Vec<u8>, RangeId>,
     /// Since when the new bounds of a range wait for another range to be known.
-    pub postponed: BTreeMap<RangeId, T>,
+    pub postponed: BTreeMap<RangeId, BootTime>,
     /// Whether known ranges have got other bounds.
     pub have_changed: bool,
     /// Ranges that have no key any more, and rows that are to be deleted.
     pub gone: BTreeSet<RangeId>,
 }
 
-impl<T> Bounds<T> {
-    pub(super) fn new() -> Bounds<T> {
+impl Bounds {
+    pub(super) fn new() -> Bounds {
         Bounds {
             by_start: BTreeMap::new(),
             postponed: BTreeMap::new(),

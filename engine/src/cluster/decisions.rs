@@ -11,7 +11,7 @@
 
 use std::collections::VecDeque;
 
-use crate::env::Instant;
+use crate::boot_time::BootTime;
 use crate::types::{Location, RangeId};
 
 /// How many decisions are remembered.
@@ -109,16 +109,16 @@ pub struct Decision {
 }
 
 /// The last decisions; see the module's chapter.
-pub struct Decisions<T> {
+pub struct Decisions {
     last: VecDeque<Decision>,
     next: u64,
     /// A time of the manager, and what the wall clock said then.
-    clock: Option<(T, u64)>,
+    clock: Option<(BootTime, u64)>,
 }
 
-impl<T: Instant> Decisions<T> {
+impl Decisions {
     /// None yet. The ids of a manager with a higher term are higher.
-    pub(super) fn new(term: u64) -> Decisions<T> {
+    pub(super) fn new(term: u64) -> Decisions {
         Decisions {
             last: VecDeque::new(),
             next: term << 32,
@@ -127,19 +127,19 @@ impl<T: Instant> Decisions<T> {
     }
 
     /// Says what the wall clock shows now, in milliseconds since 1970. Before that, decisions are of 1970.
-    pub fn set_clock(&mut self, now: T, wall_ms: u64) {
+    pub fn set_clock(&mut self, now: BootTime, wall_ms: u64) {
         self.clock = Some((now, wall_ms));
     }
 
     /// What the wall clock shows at a time, in milliseconds since 1970.
-    pub(super) fn wall_ms(&self, now: T) -> u64 {
+    pub(super) fn wall_ms(&self, now: BootTime) -> u64 {
         self.clock.map_or(0, |(at, wall_ms)| {
             wall_ms + u64::try_from((now - at).as_millis()).unwrap_or(0)
         })
     }
 
     /// Notes a decision that is being carried out; gives its id, with which its end is told.
-    pub fn note(&mut self, new: NewDecision, now: T) -> u64 {
+    pub fn note(&mut self, new: NewDecision, now: BootTime) -> u64 {
         let at_ms = self.wall_ms(now);
         self.next += 1;
         if self.last.len() == DECISIONS_MAX {
@@ -180,9 +180,10 @@ impl<T: Instant> Decisions<T> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::{Duration, Instant};
+    use std::time::Duration;
 
     use super::*;
+    use crate::boot_time::test_clock;
 
     fn new(range: u64) -> NewDecision {
         NewDecision {
@@ -197,7 +198,7 @@ mod tests {
 
     #[test]
     fn the_last_hundred_decisions_are_known_with_their_times_and_ends() {
-        let (mut decisions, now) = (Decisions::new(3), Instant::now());
+        let (mut decisions, now) = (Decisions::new(3), test_clock::now());
         decisions.set_clock(now, 5_000);
         let ids: Vec<u64> = (0..120)
             .map(|number| decisions.note(new(number), now + Duration::from_secs(number)))

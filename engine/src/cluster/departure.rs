@@ -11,7 +11,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
 use super::record::MembershipStatus;
-use crate::env::Instant;
+use crate::boot_time::BootTime;
 use crate::types::RangeId;
 
 /// Without progress for this long, all that is left is named.
@@ -24,21 +24,21 @@ const SAMPLE_INTERVAL: Duration = Duration::from_secs(1);
 const TELL_INTERVAL: Duration = Duration::from_mins(1);
 
 /// How the leaving of one node goes on; see the module's chapter.
-pub(super) struct Departure<T> {
+pub(super) struct Departure {
     /// What the node does; with another decision everything begins anew.
     pub(super) membership: MembershipStatus,
     /// The ranges of which no change was under way at some time since the order.
     pub(super) rested: BTreeSet<RangeId>,
     /// How many ranges were left, and when.
-    samples: VecDeque<(T, usize)>,
+    samples: VecDeque<(BootTime, usize)>,
     /// The fewest ranges that were left, and since when.
-    least: (usize, T),
+    least: (usize, BootTime),
     /// When it was last logged that the node stands still.
-    told: Option<T>,
+    told: Option<BootTime>,
 }
 
-impl<T: Instant> Departure<T> {
-    pub(super) fn new(membership: MembershipStatus, left: usize, now: T) -> Departure<T> {
+impl Departure {
+    pub(super) fn new(membership: MembershipStatus, left: usize, now: BootTime) -> Departure {
         Departure {
             membership,
             rested: BTreeSet::new(),
@@ -49,7 +49,7 @@ impl<T: Instant> Departure<T> {
     }
 
     /// Takes how many ranges are left.
-    pub(super) fn note(&mut self, left: usize, now: T) {
+    pub(super) fn note(&mut self, left: usize, now: BootTime) {
         if left < self.least.0 {
             self.least = (left, now);
         }
@@ -68,22 +68,22 @@ impl<T: Instant> Departure<T> {
     }
 
     /// How many ranges have left in a minute, by the last minute or by the time since the order.
-    pub(super) fn per_minute(&self, left: usize, now: T) -> u64 {
+    pub(super) fn per_minute(&self, left: usize, now: BootTime) -> u64 {
         let Some((at, before)) = self.samples.front() else {
             return 0;
         };
-        let took = now.saturating_duration_since(*at).max(SAMPLE_INTERVAL);
+        let took = (now - *at).max(SAMPLE_INTERVAL);
         let gone = before.saturating_sub(left) as f64;
         (gone * WINDOW.as_secs_f64() / took.as_secs_f64()).round() as u64
     }
 
     /// How long nothing has left.
-    pub(super) fn stuck_for(&self, now: T) -> Duration {
-        now.saturating_duration_since(self.least.1)
+    pub(super) fn stuck_for(&self, now: BootTime) -> Duration {
+        now - self.least.1
     }
 
     /// Whether it must be logged now that the node stands still; then it need not for a while.
-    pub(super) fn tells(&mut self, left: usize, now: T) -> bool {
+    pub(super) fn tells(&mut self, left: usize, now: BootTime) -> bool {
         let is_news = self.told.is_none_or(|told| now >= told + TELL_INTERVAL);
         let tells = left > 0 && self.stuck_for(now) >= STUCK_AFTER && is_news;
         if tells {
@@ -95,13 +95,13 @@ impl<T: Instant> Departure<T> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Instant as StdInstant;
 
     use super::*;
+    use crate::boot_time::test_clock;
 
     #[test]
     fn the_rate_is_that_of_the_last_minute_and_standing_still_is_told_once_in_a_while() {
-        let begun = StdInstant::now();
+        let begun = test_clock::now();
         let at = |seconds: u64| begun + Duration::from_secs(seconds);
         let mut departure = Departure::new(MembershipStatus::Decommissioning, 100, begun);
         for second in 0..=30 {

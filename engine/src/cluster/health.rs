@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use super::backoff::{Backoff, Limits};
 use super::message::{Follower, Peer, Trouble};
-use crate::env::Instant;
+use crate::boot_time::BootTime;
 use crate::range::Descriptor;
 use crate::types::{Location, NodeId, RangeId, ReplicaId};
 
@@ -44,15 +44,15 @@ const FORGOTTEN_AFTER: u32 = 3;
 
 /// A condition that has held in one report after another.
 #[derive(Clone, Copy, Debug)]
-struct Spell<I> {
-    since: I,
-    last: I,
+struct Spell {
+    since: BootTime,
+    last: BootTime,
     reports: u32,
 }
 
-impl<I: Instant> Spell<I> {
+impl Spell {
     /// Takes from a report whether the condition holds.
-    fn note(spell: &mut Option<Spell<I>>, is_so: bool, now: I) {
+    fn note(spell: &mut Option<Spell>, is_so: bool, now: BootTime) {
         let goes_on = spell.as_mut().filter(|spell| now < spell.last + BREAK);
         match goes_on {
             _ if !is_so => *spell = None,
@@ -71,41 +71,31 @@ impl<I: Instant> Spell<I> {
     }
 
     /// Whether the condition has held for at least this time, and still does.
-    fn lasts(spell: Option<&Spell<I>>, time: Duration, now: I) -> bool {
+    fn lasts(spell: Option<&Spell>, time: Duration, now: BootTime) -> bool {
         spell.is_some_and(|spell| now < spell.last + BREAK && now >= spell.since + time)
     }
 }
 
 /// What is known of a member of a range.
-#[derive(Clone, Copy, Debug)]
-struct Member<I> {
+#[derive(Clone, Copy, Debug, Default)]
+struct Member {
     is_lost: bool,
-    behind: Option<Spell<I>>,
-    absent: Option<Spell<I>>,
-}
-
-impl<I> Default for Member<I> {
-    fn default() -> Member<I> {
-        Member {
-            is_lost: false,
-            behind: None,
-            absent: None,
-        }
-    }
+    behind: Option<Spell>,
+    absent: Option<Spell>,
 }
 
 /// See the module's chapter.
 #[derive(Debug)]
-pub(super) struct Health<I> {
-    members: BTreeMap<(RangeId, ReplicaId), Member<I>>,
-    unreached: BTreeMap<NodeId, Spell<I>>,
+pub(super) struct Health {
+    members: BTreeMap<(RangeId, ReplicaId), Member>,
+    unreached: BTreeMap<NodeId, Spell>,
     /// The shards that failed to make a replica.
-    failed: BTreeMap<Location, Backoff<I>>,
+    failed: BTreeMap<Location, Backoff>,
 }
 
-impl<I: Instant> Health<I> {
+impl Health {
     /// Starts without any knowledge.
-    pub fn new() -> Health<I> {
+    pub fn new() -> Health {
         Health {
             members: BTreeMap::new(),
             unreached: BTreeMap::new(),
@@ -119,7 +109,7 @@ impl<I: Instant> Health<I> {
         descriptor: &Descriptor,
         leader: ReplicaId,
         followers: &[Follower],
-        now: I,
+        now: BootTime,
     ) {
         let range = descriptor.range;
         let of_range = (range, ReplicaId(0))..=(range, ReplicaId(u64::MAX));
@@ -143,7 +133,13 @@ impl<I: Instant> Health<I> {
     }
 
     /// Takes whether a shard has reported a replica that it should have.
-    pub fn take_presence(&mut self, range: RangeId, replica: ReplicaId, is_there: bool, now: I) {
+    pub fn take_presence(
+        &mut self,
+        range: RangeId,
+        replica: ReplicaId,
+        is_there: bool,
+        now: BootTime,
+    ) {
         let key = (range, replica);
         match self.members.get_mut(&key) {
             None if is_there => {}
@@ -157,7 +153,7 @@ impl<I: Instant> Health<I> {
     }
 
     /// Takes which shards of other nodes answer a shard.
-    pub fn take_peers(&mut self, of: NodeId, peers: &[Peer], now: I) {
+    pub fn take_peers(&mut self, of: NodeId, peers: &[Peer], now: BootTime) {
         let mut reached: BTreeMap<NodeId, bool> = BTreeMap::new();
         for peer in peers.iter().filter(|peer| peer.at.node != of) {
             *reached.entry(peer.at.node).or_default() |= peer.answers;
@@ -172,7 +168,7 @@ impl<I: Instant> Health<I> {
     }
 
     /// Since when no other node reaches this one; `None` if one does, or it is not known.
-    pub fn unreached_since(&self, node: NodeId, now: I) -> Option<I> {
+    pub fn unreached_since(&self, node: NodeId, now: BootTime) -> Option<BootTime> {
         let spell = self.unreached.get(&node);
         Spell::lasts(spell, UNREACHED_AFTER, now).then(|| spell.map(|spell| spell.since))?
     }
@@ -183,7 +179,7 @@ impl<I: Instant> Health<I> {
         range: RangeId,
         replica: ReplicaId,
         dead_after: Duration,
-        now: I,
+        now: BootTime,
     ) -> Option<Trouble> {
         let member = self.members.get(&(range, replica))?;
         let is_absent = member
@@ -203,7 +199,7 @@ impl<I: Instant> Health<I> {
     }
 
     /// Notes that a shard failed to make a replica.
-    pub fn target_failed(&mut self, at: Location, now: I) {
+    pub fn target_failed(&mut self, at: Location, now: BootTime) {
         let before = self.failed.get(&at);
         // A failure long ago does not count.
         let before = before.filter(|failed| !failed.is_forgotten(FORGOTTEN_AFTER, now));
@@ -212,7 +208,7 @@ impl<I: Instant> Health<I> {
     }
 
     /// Shards that get no replica while there are others.
-    pub fn avoided(&self, now: I) -> BTreeSet<Location> {
+    pub fn avoided(&self, now: BootTime) -> BTreeSet<Location> {
         let failed = self.failed.iter();
         let avoided = failed.filter(|(_, pause)| pause.lasts(now));
         avoided.map(|(at, _)| *at).collect()
@@ -221,9 +217,9 @@ impl<I: Instant> Health<I> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Instant as StdInstant;
 
     use super::*;
+    use crate::boot_time::test_clock;
     use crate::range::{Keyspace, ReplicaPlace};
     use crate::types::{Epoch, KeyRange, ShardId};
 
@@ -269,15 +265,15 @@ mod tests {
 
     /// Health, and its clock.
     struct Case {
-        health: Health<StdInstant>,
-        now: StdInstant,
+        health: Health,
+        now: BootTime,
     }
 
     impl Case {
         fn new() -> Case {
             Case {
                 health: Health::new(),
-                now: StdInstant::now(),
+                now: test_clock::now(),
             }
         }
 

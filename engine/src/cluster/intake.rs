@@ -16,15 +16,15 @@ use super::known_shards::{KnownShard, Membership};
 use super::manager::{KnownNode, KnownRange, LeaderReport, Manager, PAST_LIVES};
 use super::message::{ClusterResponse, HeldReplica, HighestIds, LedRange, Report};
 use super::record::{MembershipStatus, NodeRecord, RangeRecord};
-use crate::env::Instant;
+use crate::boot_time::BootTime;
 use crate::mutant::{self, Mutant};
 use crate::range::Descriptor;
 use crate::types::{Location, RangeId, ReplicaId};
 
-impl<T: Instant> Manager<T> {
+impl Manager {
     /// Takes a shard's report. `is_there`: its node was reached at the address that it claims. If
     /// not, the node keeps its old address, and a new node is not part of the cluster yet.
-    pub fn take(&mut self, report: Report, is_there: bool, now: T) -> ClusterResponse {
+    pub fn take(&mut self, report: Report, is_there: bool, now: BootTime) -> ClusterResponse {
         self.ids.raise(report.highest);
         self.ids.raise(HighestIds {
             node: report.node.id.max(report.from.node),
@@ -91,7 +91,7 @@ impl<T: Instant> Manager<T> {
 
     /// Takes what a report says of its shard. Gives the ranges that must be looked at: a right part of a
     /// range that was split comes before the left one, so that no key is missed in between.
-    fn take_shard(&mut self, report: Report, now: T) -> Vec<Rc<LedRange>> {
+    fn take_shard(&mut self, report: Report, now: BootTime) -> Vec<Rc<LedRange>> {
         let (from, incarnation) = (report.from, report.node.incarnation);
         let mut report = report;
         let led = std::mem::take(&mut report.led);
@@ -120,7 +120,7 @@ impl<T: Instant> Manager<T> {
     }
 
     /// Takes which replicas a shard has of those that it should have.
-    fn take_presence(&mut self, at: Location, now: T) {
+    fn take_presence(&mut self, at: Location, now: BootTime) {
         let Some(shard) = self.shards.known.get_mut(&at) else {
             return;
         };
@@ -159,7 +159,7 @@ impl<T: Instant> Manager<T> {
     }
 
     /// The replicas of a shard that are no longer members.
-    fn superfluous(&self, at: Location, now: T) -> Vec<(RangeId, ReplicaId)> {
+    fn superfluous(&self, at: Location, now: BootTime) -> Vec<(RangeId, ReplicaId)> {
         let Some(shard) = self.shards.known.get(&at) else {
             return Vec::new();
         };
@@ -217,7 +217,7 @@ impl<T: Instant> Manager<T> {
     /// process's starts. The process whose folder was started more often stays: one with fewer
     /// starts, or on another copy, lacks what the node has acknowledged since. Of two processes
     /// whose starts could not be counted, the later one stays. Clocks play no part.
-    fn take_node(&mut self, record: NodeRecord, now: T) -> Option<u64> {
+    fn take_node(&mut self, record: NodeRecord, now: BootTime) -> Option<u64> {
         let Some(known) = self.nodes.get_mut(&record.id) else {
             let known = KnownNode {
                 heard: now,
@@ -250,7 +250,7 @@ impl<T: Instant> Manager<T> {
     }
 
     /// Takes what a shard reports of a range that it leads.
-    fn take_range(&mut self, from: Location, led: Rc<LedRange>, now: T) {
+    fn take_range(&mut self, from: Location, led: Rc<LedRange>, now: BootTime) {
         let mut seen = HighestIds::default();
         seen.see(&led.descriptor);
         self.ids.raise(seen);

@@ -5,17 +5,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use super::report::{HeldReplica, LedRange, Report, ShardStats};
-use crate::env::Instant;
+use crate::boot_time::BootTime;
 use crate::types::{Location, RangeId, ReplicaId};
 
 /// What a shard has reported.
-pub(super) struct KnownShard<T> {
+pub(super) struct KnownShard {
     /// The process of the reports.
     pub(super) incarnation: u128,
     /// The number of the last report.
     pub(super) number: u64,
     /// When that came.
-    pub(super) heard: T,
+    pub(super) heard: BootTime,
     /// The ranges that it leads.
     pub(super) led: BTreeMap<RangeId, Rc<LedRange>>,
     /// Its other replicas.
@@ -44,14 +44,14 @@ pub(super) struct Membership {
 }
 
 /// What all shards have reported.
-pub(super) struct KnownShards<T> {
-    pub(super) known: BTreeMap<Location, KnownShard<T>>,
+pub(super) struct KnownShards {
+    pub(super) known: BTreeMap<Location, KnownShard>,
     /// How often records of ranges have changed.
     pub(super) records: u64,
 }
 
-impl<T> KnownShards<T> {
-    pub(super) fn new() -> KnownShards<T> {
+impl KnownShards {
+    pub(super) fn new() -> KnownShards {
         KnownShards {
             known: BTreeMap::new(),
             records: 0,
@@ -59,9 +59,9 @@ impl<T> KnownShards<T> {
     }
 }
 
-impl<T: Instant> KnownShard<T> {
+impl KnownShard {
     /// A shard that has reported nothing yet.
-    pub(super) fn new(incarnation: u128, now: T) -> KnownShard<T> {
+    pub(super) fn new(incarnation: u128, now: BootTime) -> KnownShard {
         KnownShard {
             incarnation,
             number: 0,

@@ -15,11 +15,11 @@ use super::message::{Follower, Leaving, LedRange, NodeHealth};
 use super::orders::no_node;
 use super::placement::{self, Slot, Step};
 use super::record::{MembershipStatus, Row};
-use crate::env::Instant;
+use crate::boot_time::BootTime;
 use crate::error::OrderError;
 use crate::types::{Location, NodeId, RangeId, ShardId};
 
-impl<T: Instant> Manager<T> {
+impl Manager {
     /// What operators have decided about a node.
     pub fn membership(&self, node: NodeId) -> MembershipStatus {
         self.memberships.get(&node).copied().unwrap_or_default()
@@ -34,7 +34,7 @@ impl<T: Instant> Manager<T> {
 
     /// Decides for each node that is being decommissioned and holds nothing that it is
     /// decommissioned; gives the rows that say so.
-    pub(super) fn decide_emptied(&mut self, now: T) -> Vec<Row> {
+    pub(super) fn decide_emptied(&mut self, now: BootTime) -> Vec<Row> {
         let leaving = self.memberships.iter();
         let leaving = leaving.filter(|(_, status)| **status == MembershipStatus::Decommissioning);
         let leaving: Vec<NodeId> = leaving.map(|(node, _)| *node).collect();
@@ -52,14 +52,14 @@ impl<T: Instant> Manager<T> {
     }
 
     /// Whether a node has no replica, and none is on its way to it: see [`super::departure`].
-    fn holds_nothing(&self, node: NodeId, now: T) -> bool {
+    fn holds_nothing(&self, node: NodeId, now: BootTime) -> bool {
         self.has_reported(node, now)
             && self.ranges_on(node, now).is_empty()
             && self.all_have_rested(node)
     }
 
     /// Whether all shards of a node have reported to this manager, or it is not alive.
-    fn has_reported(&self, node: NodeId, now: T) -> bool {
+    fn has_reported(&self, node: NodeId, now: BootTime) -> bool {
         let Some(known) = self.nodes.get(&node) else {
             return true;
         };
@@ -70,7 +70,7 @@ impl<T: Instant> Manager<T> {
     }
 
     /// What the shards of a node have reported, if the node is alive.
-    fn shards_of(&self, node: NodeId, now: T) -> impl Iterator<Item = &KnownShard<T>> {
+    fn shards_of(&self, node: NodeId, now: BootTime) -> impl Iterator<Item = &KnownShard> {
         let known = self.nodes.get(&node);
         let alive = known.is_some_and(|node| self.node_health(node, now) == NodeHealth::Alive);
         let shards = self.shards.known.iter();
@@ -79,7 +79,7 @@ impl<T: Instant> Manager<T> {
     }
 
     /// The ranges of which a node has a replica: as a member, or left over on its disk.
-    pub(super) fn ranges_on(&self, node: NodeId, now: T) -> BTreeSet<RangeId> {
+    pub(super) fn ranges_on(&self, node: NodeId, now: BootTime) -> BTreeSet<RangeId> {
         let mut ranges: BTreeSet<RangeId> = BTreeSet::new();
         for known in self.ranges.values() {
             let descriptor = &known.record.descriptor;
@@ -97,7 +97,12 @@ impl<T: Instant> Manager<T> {
     ///
     /// # Errors
     /// There is no such node.
-    pub fn leaving(&self, node: NodeId, dry_run: bool, now: T) -> Result<Leaving, OrderError> {
+    pub fn leaving(
+        &self,
+        node: NodeId,
+        dry_run: bool,
+        now: BootTime,
+    ) -> Result<Leaving, OrderError> {
         let membership = self.membership(node);
         if !self.nodes.contains_key(&node) || membership == MembershipStatus::Removed {
             return Err(no_node(node));
@@ -138,7 +143,13 @@ impl<T: Instant> Manager<T> {
     }
 
     /// The ranges that cannot leave a node now, and why; with `all` also why the others are still there.
-    fn blocked(&self, node: NodeId, moves_away: bool, all: bool, now: T) -> Vec<(RangeId, String)> {
+    fn blocked(
+        &self,
+        node: NodeId,
+        moves_away: bool,
+        all: bool,
+        now: BootTime,
+    ) -> Vec<(RangeId, String)> {
         let leaders = self.led_by(node, now);
         let blocked = match moves_away {
             true => self.blocked_replicas(node, now),
@@ -161,7 +172,7 @@ impl<T: Instant> Manager<T> {
     }
 
     /// The ranges that a node leads, and those that it may lead, as their leader is not known.
-    pub(super) fn led_by(&self, node: NodeId, now: T) -> Vec<&KnownRange<T>> {
+    pub(super) fn led_by(&self, node: NodeId, now: BootTime) -> Vec<&KnownRange> {
         let ranges = self.ranges.values();
         let led = ranges.filter(|known| {
             let descriptor = &known.record.descriptor;
@@ -185,11 +196,11 @@ impl<T: Instant> Manager<T> {
     fn blocked_leaders(
         &self,
         node: NodeId,
-        led: &[&KnownRange<T>],
-        now: T,
+        led: &[&KnownRange],
+        now: BootTime,
     ) -> Vec<(RangeId, String)> {
         let takers = self.takers(node, now);
-        let why = |known: &KnownRange<T>| {
+        let why = |known: &KnownRange| {
             let Some(report) = self.fresh(known, now) else {
                 return Some("its leader is not known");
             };
@@ -207,7 +218,7 @@ impl<T: Instant> Manager<T> {
     }
 
     /// Which ranges cannot leave a node now, and why.
-    fn blocked_replicas(&self, node: NodeId, now: T) -> Vec<(RangeId, String)> {
+    fn blocked_replicas(&self, node: NodeId, now: BootTime) -> Vec<(RangeId, String)> {
         let mut blocked = self.decommission_objections(node, now);
         for known in self.ranges.values() {
             let descriptor = &known.record.descriptor;
@@ -226,7 +237,7 @@ impl<T: Instant> Manager<T> {
     }
 
     /// Where the replicas of a node would go.
-    fn departures(&self, node: NodeId, now: T) -> Vec<(RangeId, Location)> {
+    fn departures(&self, node: NodeId, now: BootTime) -> Vec<(RangeId, Location)> {
         let (mut nodes, ranges) = self.placed(now);
         nodes.retain(|other| other.id != node);
         let steps = placement::complete(&nodes, &ranges, self.factor());

@@ -9,7 +9,7 @@
 
 use std::time::Duration;
 
-use crate::env::Instant;
+use crate::boot_time::BootTime;
 use crate::types::Location;
 
 /// The time over which the mean forgets.
@@ -19,16 +19,16 @@ const MEASURED_AFTER: Duration = Duration::from_secs(30);
 
 /// The mean of a load that stays as it is from one report to the next.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Mean<T> {
+pub(super) struct Mean {
     mean: f64,
     last: f64,
-    since: T,
-    at: T,
+    since: BootTime,
+    at: BootTime,
 }
 
-impl<T: Instant> Mean<T> {
+impl Mean {
     /// Of a load that is known from now on.
-    pub fn new(load: f64, now: T) -> Mean<T> {
+    pub fn new(load: f64, now: BootTime) -> Mean {
         Mean {
             mean: load,
             last: load,
@@ -38,16 +38,16 @@ impl<T: Instant> Mean<T> {
     }
 
     /// Takes what the load is from now on.
-    pub fn take(&mut self, load: f64, now: T) {
+    pub fn take(&mut self, load: f64, now: BootTime) {
         self.mean = self.until(now);
         self.at = now;
         self.last = load;
     }
 
     /// The mean of the time until now.
-    pub fn until(&self, now: T) -> f64 {
-        let passed = now.saturating_duration_since(self.at).as_secs_f64();
-        let age = now.saturating_duration_since(self.since).as_secs_f64();
+    pub fn until(&self, now: BootTime) -> f64 {
+        let passed = (now - self.at).as_secs_f64();
+        let age = (now - self.since).as_secs_f64();
         let long = LONG.as_secs_f64();
         let weight = match age {
             _ if passed <= 0.0 => 0.0,
@@ -59,17 +59,17 @@ impl<T: Instant> Mean<T> {
 }
 
 /// See the module's chapter. Loads are CPU time in thousandths of a core.
-pub(super) struct RangeMean<T> {
+pub(super) struct RangeMean {
     version: u32,
     /// `None`: nothing was reported yet.
-    known: Option<(Location, Mean<T>)>,
+    known: Option<(Location, Mean)>,
     /// What a new leader has reported, and from when on it counts.
-    unmeasured: Option<(T, u32)>,
+    unmeasured: Option<(BootTime, u32)>,
 }
 
-impl<T: Instant> RangeMean<T> {
+impl RangeMean {
     /// Nothing was reported yet.
-    pub fn new() -> RangeMean<T> {
+    pub fn new() -> RangeMean {
         RangeMean {
             version: 0,
             known: None,
@@ -78,7 +78,7 @@ impl<T: Instant> RangeMean<T> {
     }
 
     /// Takes what the leader at a shard reports of the range with this version of its bounds.
-    pub fn take(&mut self, version: u32, led_at: Location, cpu: u32, now: T) {
+    pub fn take(&mut self, version: u32, led_at: Location, cpu: u32, now: BootTime) {
         let same = self.known.as_mut().filter(|_| self.version == version);
         let Some((before, mean)) = same else {
             self.version = version;
@@ -101,7 +101,7 @@ impl<T: Instant> RangeMean<T> {
     }
 
     /// The load over the last 10 s, and its mean over 5 minutes.
-    pub fn loads(&self, now: T) -> (u32, u32) {
+    pub fn loads(&self, now: BootTime) -> (u32, u32) {
         let Some((_, mut mean)) = self.known else {
             return (0, 0);
         };
@@ -114,9 +114,9 @@ impl<T: Instant> RangeMean<T> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Instant as StdInstant;
 
     use super::*;
+    use crate::boot_time::test_clock;
     use crate::types::{NodeId, ShardId};
 
     fn at(node: u64) -> Location {
@@ -128,7 +128,7 @@ mod tests {
 
     #[test]
     fn all_that_is_known_counts_alike_until_it_is_old() {
-        let start = StdInstant::now();
+        let start = test_clock::now();
         let after = |seconds| start + Duration::from_secs(seconds);
         let mut mean = Mean::new(100.0, start);
         assert_eq!(mean.until(start), 100.0);
@@ -143,7 +143,7 @@ mod tests {
 
     #[test]
     fn a_load_goes_with_its_leadership_until_the_new_leader_has_measured_it() {
-        let start = StdInstant::now();
+        let start = test_clock::now();
         let after = |seconds| start + Duration::from_secs(seconds);
         let mut range = RangeMean::new();
         assert_eq!(range.loads(start), (0, 0));

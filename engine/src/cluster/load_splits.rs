@@ -14,7 +14,7 @@ use super::manager::{KnownRange, Manager};
 use super::message::{LedRange, SplitReason};
 use super::placement::{CAUGHT_UP, Node, Range};
 use super::split_watch::{BlockReason, FailedSplit, SplitBlocked};
-use crate::env::Instant;
+use crate::boot_time::BootTime;
 use crate::range::Keyspace;
 use crate::types::{Location, NodeId, RangeId, ShardId};
 
@@ -49,10 +49,10 @@ pub struct TooHot {
     pub way: Way,
 }
 
-impl<T: Instant> Manager<T> {
+impl Manager {
     /// The ranges that are to be split now because of their load. Shards that have just given or taken a
     /// part (`is_settling`) give and take nothing.
-    pub fn too_hot(&self, now: T, is_settling: impl Fn(Location) -> bool) -> Vec<TooHot> {
+    pub fn too_hot(&self, now: BootTime, is_settling: impl Fn(Location) -> bool) -> Vec<TooHot> {
         if !self.splits_by_load() {
             return Vec::new();
         }
@@ -68,7 +68,7 @@ impl<T: Instant> Manager<T> {
             let (leader, report) = self.splittable(known.record.descriptor.range, now).ok()?;
             (self.cpu_of(leader)? > BUSY_MILLIS).then_some((known, leader, report))
         });
-        let mut hot: Vec<(&KnownRange<T>, Location, &LedRange)> = hot.collect();
+        let mut hot: Vec<(&KnownRange, Location, &LedRange)> = hot.collect();
         if hot.is_empty() {
             return Vec::new();
         }
@@ -159,7 +159,7 @@ impl<T: Instant> Manager<T> {
     }
 
     /// Whether a replica of a range lacks so much that a split should wait.
-    fn lags(&self, known: &KnownRange<T>, now: T) -> bool {
+    fn lags(&self, known: &KnownRange, now: BootTime) -> bool {
         let report = self.fresh(known, now);
         report.is_some_and(|report| {
             let mut followers = report.followers.iter();
@@ -168,7 +168,7 @@ impl<T: Instant> Manager<T> {
     }
 
     /// Why a leader did not make a split that it was asked for.
-    pub fn why_not_split(&self, range: RangeId, now: T) -> BlockReason {
+    pub fn why_not_split(&self, range: RangeId, now: BootTime) -> BlockReason {
         let known = self.ranges.get(&range);
         match known.is_some_and(|known| self.lags(known, now)) {
             true => BlockReason::Lagging,
@@ -182,7 +182,7 @@ impl<T: Instant> Manager<T> {
         &mut self,
         (range, by): (RangeId, SplitReason),
         (reason, key): (BlockReason, Option<Vec<u8>>),
-        now: (T, u64),
+        now: (BootTime, u64),
     ) -> Option<u64> {
         let watch = &mut self.ranges.get_mut(&range)?.watch;
         let place = match by {
@@ -197,7 +197,7 @@ impl<T: Instant> Manager<T> {
     }
 
     /// What stands in the way of a split of a range that should be split.
-    pub(super) fn split_blocked(&self, known: &KnownRange<T>, now: T) -> Option<SplitBlocked> {
+    pub(super) fn split_blocked(&self, known: &KnownRange, now: BootTime) -> Option<SplitBlocked> {
         let watch = &known.watch;
         let size = watch.size.as_ref().filter(|_| {
             let bytes = self.fresh(known, now).map(|report| report.stats.bytes);
@@ -214,7 +214,11 @@ impl<T: Instant> Manager<T> {
 
     /// The ranges of users' keys that take the most CPU time, the hottest first, with what they take in
     /// milliseconds a second, and the shards that lead them.
-    pub fn hottest(&self, ranges_max: usize, now: T) -> Vec<(RangeId, u32, Option<Location>)> {
+    pub fn hottest(
+        &self,
+        ranges_max: usize,
+        now: BootTime,
+    ) -> Vec<(RangeId, u32, Option<Location>)> {
         let users = self.ranges.values().filter_map(|known| {
             let descriptor = &known.record.descriptor;
             let report = self.fresh(known, now)?;

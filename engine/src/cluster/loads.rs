@@ -18,7 +18,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use super::load_mean::Mean;
-use crate::env::Instant;
+use crate::boot_time::BootTime;
 use crate::types::{Location, RangeId};
 
 /// How long a difference of long loads must have been there.
@@ -91,17 +91,17 @@ pub(super) fn shift(cpu: &mut ShardCpu, (from, to): (Location, Location), load: 
 }
 
 /// A load that goes from one shard to another.
-struct Flight<T> {
+struct Flight {
     range: RangeId,
     from: Location,
     to: Location,
     cpu: u32,
-    ended: Option<T>,
+    ended: Option<BootTime>,
 }
 
-impl<T: Instant> Flight<T> {
+impl Flight {
     /// How much of it reports do not show.
-    fn unseen(&self, now: T) -> i64 {
+    fn unseen(&self, now: BootTime) -> i64 {
         let left = self.ended.map_or(1.0, |ended| {
             (-(now - ended).as_secs_f64() / REPORTED_OVER.as_secs_f64()).exp()
         });
@@ -110,23 +110,23 @@ impl<T: Instant> Flight<T> {
 }
 
 /// The loads of the last rounds.
-struct Rounds<T> {
-    rounds: VecDeque<(T, ShardCpu)>,
+struct Rounds {
+    rounds: VecDeque<(BootTime, ShardCpu)>,
     /// How long a difference must be there.
     steady: Duration,
 }
 
-impl<T: Instant> Rounds<T> {
+impl Rounds {
     /// No rounds yet. A difference counts once it has lasted for `steady`.
-    fn new(steady: Duration) -> Rounds<T> {
+    fn new(steady: Duration) -> Rounds {
         Rounds {
             rounds: VecDeque::new(),
             steady,
         }
     }
 
-    fn push(&mut self, cpu: ShardCpu, now: T) {
-        let is_late = |(at, _): &(T, ShardCpu)| now >= *at + BREAK;
+    fn push(&mut self, cpu: ShardCpu, now: BootTime) {
+        let is_late = |(at, _): &(BootTime, ShardCpu)| now >= *at + BREAK;
         if self.rounds.back().is_some_and(is_late) {
             self.rounds.clear();
         }
@@ -161,17 +161,17 @@ impl<T: Instant> Rounds<T> {
 }
 
 /// See the module's chapter.
-pub(super) struct Loads<T> {
-    short: Rounds<T>,
-    long: Rounds<T>,
-    flights: Vec<Flight<T>>,
+pub(super) struct Loads {
+    short: Rounds,
+    long: Rounds,
+    flights: Vec<Flight>,
     /// What each shard does beside the ranges that it leads.
-    besides: BTreeMap<Location, Mean<T>>,
+    besides: BTreeMap<Location, Mean>,
 }
 
-impl<T: Instant> Loads<T> {
+impl Loads {
     /// Nothing is known yet.
-    pub fn new() -> Loads<T> {
+    pub fn new() -> Loads {
         Loads {
             short: Rounds::new(STEADY_SHORT),
             long: Rounds::new(STEADY),
@@ -186,7 +186,7 @@ impl<T: Instant> Loads<T> {
         &mut self,
         reported: impl Iterator<Item = (Location, u32)>,
         ranges: impl Iterator<Item = (Location, Cpu)>,
-        now: T,
+        now: BootTime,
     ) {
         self.flights.retain(|flight| {
             flight
@@ -246,8 +246,8 @@ impl<T: Instant> Loads<T> {
     }
 
     /// Notes that a range's load has gone, or that it stays where it was.
-    pub fn ended(&mut self, range: RangeId, has_gone: bool, now: T) {
-        let open = |flight: &Flight<T>| flight.range == range && flight.ended.is_none();
+    pub fn ended(&mut self, range: RangeId, has_gone: bool, now: BootTime) {
+        let open = |flight: &Flight| flight.range == range && flight.ended.is_none();
         if has_gone {
             let flights = self.flights.iter_mut().filter(|flight| open(flight));
             flights.for_each(|flight| flight.ended = Some(now));
@@ -260,9 +260,9 @@ impl<T: Instant> Loads<T> {
 #[cfg(test)]
 mod tests {
     use std::iter;
-    use std::time::Instant as StdInstant;
 
     use super::*;
+    use crate::boot_time::test_clock;
     use crate::types::{NodeId, ShardId};
 
     fn at(shard: u16) -> Location {
@@ -274,7 +274,7 @@ mod tests {
 
     #[test]
     fn expected_loads_are_added_and_none_overwrites_another() {
-        let (mut loads, now) = (Loads::new(), StdInstant::now());
+        let (mut loads, now) = (Loads::new(), test_clock::now());
         let reported = [(at(0), 900), (at(1), 100)];
         loads.begin(RangeId(1), (at(0), at(1)), 200);
         loads.begin(RangeId(2), (at(0), at(1)), 100);
@@ -297,7 +297,7 @@ mod tests {
 
     #[test]
     fn a_difference_counts_for_a_minute_if_it_was_there_for_a_while() {
-        let (mut loads, mut now) = (Loads::new(), StdInstant::now());
+        let (mut loads, mut now) = (Loads::new(), test_clock::now());
         let mut pass = |seconds: u64, busy: u32, idle: u32| {
             for _ in 0..seconds * 2 {
                 now += Duration::from_millis(500);
@@ -334,7 +334,7 @@ mod tests {
 
     #[test]
     fn the_long_load_of_a_shard_follows_leaderships_and_does_not_jump() {
-        let (mut loads, mut now) = (Loads::new(), StdInstant::now());
+        let (mut loads, mut now) = (Loads::new(), test_clock::now());
         let cpu = |short, long| Cpu { short, long };
         let mut pass = |seconds: u64, led_at: u16, of_range: Cpu| {
             for _ in 0..seconds * 2 {

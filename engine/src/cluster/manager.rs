@@ -25,7 +25,7 @@ use super::record::{
     self, HeldRecord, MembershipRecord, MembershipStatus, NodeRecord, RangeRecord, Row, Setting,
 };
 use super::split_watch::SplitWatch;
-use crate::env::Instant;
+use crate::boot_time::BootTime;
 use crate::range::ReplicaPlace;
 use crate::types::{Location, NodeId, RangeId, ReplicaId};
 
@@ -42,30 +42,30 @@ pub(super) const PAST_LIVES: usize = 16;
 /// How many voters a range should have, unless a setting says otherwise.
 const FACTOR: usize = 3;
 
-pub(super) struct KnownNode<T: Instant> {
+pub(super) struct KnownNode {
     pub(super) record: NodeRecord,
-    pub(super) heard: T,
+    pub(super) heard: BootTime,
     pub(super) saved: bool,
     /// Earlier processes with this node id, the newest first.
     pub(super) past: VecDeque<u128>,
     /// How its leaving goes on, while it leaves.
-    pub(super) departure: Option<Departure<T>>,
+    pub(super) departure: Option<Departure>,
 }
 
-pub(super) struct KnownRange<T: Instant> {
+pub(super) struct KnownRange {
     pub(super) record: RangeRecord,
     pub(super) saved: bool,
-    pub(super) report: Option<LeaderReport<T>>,
-    pub(super) ordered: Option<(T, Goal)>,
+    pub(super) report: Option<LeaderReport>,
+    pub(super) ordered: Option<(BootTime, Goal)>,
     /// Since when it has these bounds and little load.
-    pub(super) rest: Rest<T>,
-    pub(super) watch: SplitWatch<T>,
-    pub(super) load: RangeMean<T>,
+    pub(super) rest: Rest,
+    pub(super) watch: SplitWatch,
+    pub(super) load: RangeMean,
 }
 
-impl<T: Instant> KnownRange<T> {
+impl KnownRange {
     /// A range of which its record alone is known.
-    pub(super) fn new(record: RangeRecord, saved: bool, now: T) -> KnownRange<T> {
+    pub(super) fn new(record: RangeRecord, saved: bool, now: BootTime) -> KnownRange {
         KnownRange {
             saved,
             report: None,
@@ -78,18 +78,18 @@ impl<T: Instant> KnownRange<T> {
     }
 
     /// What it takes at its leader.
-    pub(super) fn cpu(&self, now: T) -> Cpu {
+    pub(super) fn cpu(&self, now: BootTime) -> Cpu {
         let (short, long) = self.load.loads(now);
         Cpu { short, long }
     }
 }
 
 /// What the leader of a range has told of it.
-pub(super) struct LeaderReport<T> {
+pub(super) struct LeaderReport {
     /// The shard that leads it by its last report; `None`: that shard has reported since that it does not.
     pub(super) from: Option<Location>,
     /// When the shard last told that it leads the range, if it does so no more; else when it told this.
-    pub(super) at: T,
+    pub(super) at: BootTime,
     pub(super) led: Rc<LedRange>,
 }
 
@@ -126,33 +126,33 @@ impl Goal {
 }
 
 /// The manager's knowledge; see the module's chapter.
-pub struct Manager<T: Instant> {
+pub struct Manager {
     /// The term of the system range for which it was made.
     pub term: u64,
     pub(super) here: Location,
-    pub(super) nodes: BTreeMap<NodeId, KnownNode<T>>,
-    pub(super) ranges: BTreeMap<RangeId, KnownRange<T>>,
+    pub(super) nodes: BTreeMap<NodeId, KnownNode>,
+    pub(super) ranges: BTreeMap<RangeId, KnownRange>,
     pub(super) settings: Vec<Setting>,
     /// What operators have decided about nodes; others are active.
     pub(super) memberships: BTreeMap<NodeId, MembershipStatus>,
     /// Until when a change of a membership is being written down.
-    pub(super) deciding: Option<T>,
+    pub(super) deciding: Option<BootTime>,
     /// What each shard has reported to this manager.
-    pub(super) shards: KnownShards<T>,
+    pub(super) shards: KnownShards,
     /// Until when ranges must not be merged, in milliseconds since 1970, for those that are held.
     pub(super) held: BTreeMap<RangeId, u64>,
-    pub(super) bounds: Bounds<T>,
+    pub(super) bounds: Bounds,
     pub(super) ids: Ids,
     /// The moves that operators have ordered.
-    pub moves: Moves<T>,
+    pub moves: Moves,
     /// The decisions, and what became of them.
-    pub planning: Planning<T>,
-    pub(super) health: Health<T>,
+    pub planning: Planning,
+    pub(super) health: Health,
     /// The view that shards get, as of the last [`Manager::refresh`].
     pub(super) published: Published,
 }
 
-impl<T: Instant> Manager<T> {
+impl Manager {
     /// A manager with the rows of the system range. `placed` are the nodes that hold that range:
     /// those that have not reported yet may have no rows. All nodes count as just heard of.
     pub fn new(
@@ -160,8 +160,8 @@ impl<T: Instant> Manager<T> {
         here: Location,
         rows: &[Row],
         placed: impl Iterator<Item = NodeId>,
-        now: T,
-    ) -> Manager<T> {
+        now: BootTime,
+    ) -> Manager {
         let mut manager = Manager {
             term,
             here,
@@ -199,7 +199,7 @@ impl<T: Instant> Manager<T> {
         manager
     }
 
-    fn learn(&mut self, key: &[u8], value: &[u8], now: T) {
+    fn learn(&mut self, key: &[u8], value: &[u8], now: BootTime) {
         let is = |kind: &str| key.starts_with(kind.as_bytes());
         if let Some(record) = NodeRecord::of_row(key, value) {
             let known = KnownNode {
@@ -265,19 +265,19 @@ impl<T: Instant> Manager<T> {
     }
 
     /// Notes that a shard did not take the replica that it was ordered to make.
-    pub fn target_failed(&mut self, at: Location, now: T) {
+    pub fn target_failed(&mut self, at: Location, now: BootTime) {
         self.health.target_failed(at, now);
     }
 
     /// The nodes that have reported lately, whether or not others reach them.
-    pub fn heard_nodes(&self, now: T) -> impl Iterator<Item = NodeId> {
+    pub fn heard_nodes(&self, now: BootTime) -> impl Iterator<Item = NodeId> {
         let nodes = self.nodes.values();
         let heard = nodes.filter(move |known| now < known.heard + SILENT_AFTER);
         heard.map(|known| known.record.id)
     }
 
     /// The rows that must be written; when they are durable, call [`Manager::saved`] with them.
-    pub fn unsaved(&mut self, now: T) -> Vec<Row> {
+    pub fn unsaved(&mut self, now: BootTime) -> Vec<Row> {
         self.follow_departures(now);
         let emptied = self.decide_emptied(now);
         let nodes = self.nodes.values().filter(|known| !known.saved);
@@ -318,7 +318,7 @@ impl<T: Instant> Manager<T> {
     }
 
     /// The report of a range's leader, if there is a recent one.
-    pub(super) fn fresh<'a>(&self, known: &'a KnownRange<T>, now: T) -> Option<&'a LedRange> {
+    pub(super) fn fresh<'a>(&self, known: &'a KnownRange, now: BootTime) -> Option<&'a LedRange> {
         let report = known.report.as_ref()?;
         let from = report.from.and_then(|from| self.shards.known.get(&from));
         let at = from.map_or(report.at, |shard| shard.heard);
@@ -326,18 +326,18 @@ impl<T: Instant> Manager<T> {
     }
 
     /// Whether a range has an order that it has not carried out yet, as far as is known.
-    pub(super) fn is_ordered(&self, known: &KnownRange<T>, now: T) -> bool {
+    pub(super) fn is_ordered(&self, known: &KnownRange, now: BootTime) -> bool {
         let ordered = known.ordered.as_ref();
         ordered.is_some_and(|(at, _)| now < *at + ORDER_COOLDOWN)
     }
 
     /// Whether no change of a range's members or bounds is under way, or was a short while ago.
-    pub(super) fn is_quiet(&self, known: &KnownRange<T>, now: T) -> bool {
+    pub(super) fn is_quiet(&self, known: &KnownRange, now: BootTime) -> bool {
         let report = self.fresh(known, now);
         !self.is_ordered(known, now) && report.is_some_and(|report| !report.is_changing())
     }
 
-    pub(super) fn range(&self, known: &KnownRange<T>, now: T) -> Range {
+    pub(super) fn range(&self, known: &KnownRange, now: BootTime) -> Range {
         let report = self.fresh(known, now);
         let descriptor = &known.record.descriptor;
         let votes = |place: &&ReplicaPlace| known.record.voters.contains(&place.replica);
@@ -371,7 +371,7 @@ impl<T: Instant> Manager<T> {
     /// The member of a range that must be replaced although its node is alive. Only one at a time,
     /// only while most voters are well, and never the leader. One that cannot read all its rows votes and
     /// appends, so it stands in no other's way. It goes by itself once it may; then it is missing.
-    fn given_up(&self, known: &KnownRange<T>, now: T) -> Option<(ReplicaId, Trouble)> {
+    fn given_up(&self, known: &KnownRange, now: BootTime) -> Option<(ReplicaId, Trouble)> {
         let RangeRecord {
             descriptor, voters, ..
         } = &known.record;
@@ -395,7 +395,7 @@ impl<T: Instant> Manager<T> {
 
     /// Notes an order to a range: it gets no other until it has carried this one out, or for a
     /// while.
-    pub fn order(&mut self, request: &ClusterRequest, now: T) {
+    pub fn order(&mut self, request: &ClusterRequest, now: BootTime) {
         let (range, goal) = match request {
             ClusterRequest::Change {
                 range,
@@ -424,7 +424,7 @@ impl<T: Instant> Manager<T> {
     }
 
     /// The shard that leads a range, if known.
-    pub fn leader_of(&self, range: RangeId, now: T) -> Option<Location> {
+    pub fn leader_of(&self, range: RangeId, now: BootTime) -> Option<Location> {
         let known = self.ranges.get(&range)?;
         let report = self.fresh(known, now)?;
         known.record.descriptor.location(report.leader)

@@ -1,9 +1,9 @@
 //! The cluster's manager, fed with reports: what it says of replicas that are members by name only and of
 //! nodes that nobody reaches, and what it does about them. No cluster runs.
 
-use std::time::Instant as StdInstant;
-
 use super::*;
+use crate::boot_time::BootTime;
+use crate::boot_time::test_clock;
 use crate::cluster::message::{
     ClusterResponse, Follower, HeldReplica, Peer, RangeStats, RangeView, Report, ShardStats,
 };
@@ -25,9 +25,9 @@ fn at(node: u64) -> Location {
 
 /// A cluster of one range besides the system's, which node 1 leads; its replica on node N has the id N.
 struct Case {
-    manager: Manager<StdInstant>,
+    manager: Manager,
     reporters: Reporters,
-    now: StdInstant,
+    now: BootTime,
     /// Nodes that report.
     nodes: Vec<u64>,
     /// Nodes that hold the range.
@@ -52,7 +52,7 @@ struct Case {
 
 impl Case {
     fn new(nodes: &[u64]) -> Case {
-        let now = StdInstant::now();
+        let now = test_clock::now();
         let mut manager = Manager::new(1, at(1), &[], std::iter::empty(), now);
         manager.set(Setting {
             version: 1,

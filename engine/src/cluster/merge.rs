@@ -18,7 +18,7 @@ use super::bounds::COLD_CPU_MILLIS;
 use super::manager::{KnownRange, Manager};
 use super::message::ClusterRequest;
 use super::record::{self, FIRST_NEW_RANGE, Row};
-use crate::env::Instant;
+use crate::boot_time::BootTime;
 use crate::error::OrderError;
 use crate::range::data_parts::PARTS_MAX;
 use crate::types::{Location, NodeId, RangeId, ShardId};
@@ -54,7 +54,7 @@ pub fn too_many_parts(range: RangeId, at: Location, parts: usize) -> OrderError 
     ))
 }
 
-impl<T: Instant> Manager<T> {
+impl Manager {
     /// The right neighbour of a range of users' keys.
     ///
     /// # Errors
@@ -92,7 +92,12 @@ impl<T: Instant> Manager<T> {
     ///
     /// # Errors
     /// [`OrderError::Conflict`]: they cannot be merged until replicas have moved to other nodes.
-    pub fn check_parts(&self, range: RangeId, right: RangeId, now: T) -> Result<(), OrderError> {
+    pub fn check_parts(
+        &self,
+        range: RangeId,
+        right: RangeId,
+        now: BootTime,
+    ) -> Result<(), OrderError> {
         let known = self.ranges.get(&range);
         let mut places = known
             .into_iter()
@@ -112,7 +117,7 @@ impl<T: Instant> Manager<T> {
     ///
     /// # Errors
     /// They cannot be merged, or not now.
-    pub fn merge_step(&mut self, range: RangeId, now: T) -> Result<MergeStep, OrderError> {
+    pub fn merge_step(&mut self, range: RangeId, now: BootTime) -> Result<MergeStep, OrderError> {
         let right = self.right_neighbour(range)?;
         let (leader, left) = self.splittable(range, now)?;
         let (_, neighbour) = self.splittable(right, now)?;
@@ -190,7 +195,7 @@ impl<T: Instant> Manager<T> {
     }
 
     /// Another shard of the same node to which replicas may go: the next one.
-    fn other_shard(&self, at: Location, now: T) -> Option<Location> {
+    fn other_shard(&self, at: Location, now: BootTime) -> Option<Location> {
         let shards = self.nodes.get(&at.node)?.record.staying_shards();
         let avoided = self.health.avoided(now);
         let next = |step: u16| Location {
@@ -205,7 +210,7 @@ impl<T: Instant> Manager<T> {
     /// as many as may be under way, without ranges that are paused.
     pub fn mergeable(
         &self,
-        (now, wall_ms): (T, u64),
+        (now, wall_ms): (BootTime, u64),
         merging: &[(RangeId, RangeId)],
         is_paused: impl Fn(RangeId) -> bool,
     ) -> Vec<(RangeId, RangeId)> {
@@ -250,7 +255,7 @@ impl<T: Instant> Manager<T> {
         &self,
         pair: (RangeId, RangeId),
         (size_max, after): (u64, Duration),
-        now: T,
+        now: BootTime,
         wall_ms: u64,
     ) -> bool {
         let (left, right) = pair;
@@ -282,7 +287,7 @@ impl<T: Instant> Manager<T> {
     }
 
     /// The range that has a key, and the version of its bounds.
-    fn holder_of(&self, key: &[u8]) -> Option<&KnownRange<T>> {
+    fn holder_of(&self, key: &[u8]) -> Option<&KnownRange> {
         let upto = (std::ops::Bound::Unbounded, std::ops::Bound::Included(key));
         let mut before = self.bounds.by_start.range::<[u8], _>(upto);
         let (_, range) = before.next_back()?;

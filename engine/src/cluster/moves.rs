@@ -14,28 +14,28 @@ use std::time::Duration;
 
 use super::message::LedRange;
 use super::placement::{Node, Range, Slot, Step};
-use crate::env::Instant;
+use crate::boot_time::BootTime;
 use crate::range::ReplicaPlace;
 use crate::types::{Location, RangeId, ReplicaId};
 
 /// How long a move is ordered again. A replica that has not moved by then cannot be moved now.
 const RETRY_MAX: Duration = Duration::from_mins(10);
 
-struct Move<T> {
+struct Move {
     replica: ReplicaId,
     to: Location,
-    until: T,
+    until: BootTime,
 }
 
 /// The moves that are not done yet, one of each range at most.
-pub struct Moves<T> {
-    of_range: BTreeMap<RangeId, Move<T>>,
+pub struct Moves {
+    of_range: BTreeMap<RangeId, Move>,
     /// Where ranges must be led once a replica has come there, and until when.
-    leads: BTreeMap<RangeId, (Location, T)>,
+    leads: BTreeMap<RangeId, (Location, BootTime)>,
 }
 
-impl<T: Instant> Moves<T> {
-    pub(super) fn new() -> Moves<T> {
+impl Moves {
+    pub(super) fn new() -> Moves {
         Moves {
             of_range: BTreeMap::new(),
             leads: BTreeMap::new(),
@@ -43,7 +43,13 @@ impl<T: Instant> Moves<T> {
     }
 
     /// Remembers a move that the range's leader has begun. It replaces an earlier one.
-    pub(super) fn accepted(&mut self, range: RangeId, replica: ReplicaId, to: Location, now: T) {
+    pub(super) fn accepted(
+        &mut self,
+        range: RangeId,
+        replica: ReplicaId,
+        to: Location,
+        now: BootTime,
+    ) {
         let until = now + RETRY_MAX;
         let accepted = Move { replica, to, until };
         self.of_range.insert(range, accepted);
@@ -60,7 +66,7 @@ impl<T: Instant> Moves<T> {
     }
 
     /// Remembers that the replica which is about to come to a shard must lead its range.
-    pub(super) fn lead_after(&mut self, range: RangeId, to: Location, now: T) {
+    pub(super) fn lead_after(&mut self, range: RangeId, to: Location, now: BootTime) {
         self.leads.insert(range, (to, now + RETRY_MAX));
     }
 
@@ -81,7 +87,7 @@ impl<T: Instant> Moves<T> {
 
     /// Forgets what is done: the range's move if the replica is no longer a member, and where it must be
     /// led if it is led there, or was not for too long.
-    pub(super) fn take_range(&mut self, led: &LedRange, now: T) {
+    pub(super) fn take_range(&mut self, led: &LedRange, now: BootTime) {
         let range = led.descriptor.range;
         if let Some((to, until)) = self.leads.get(&range)
             && (led.descriptor.location(led.leader) == Some(*to) || now >= *until)
@@ -96,7 +102,7 @@ impl<T: Instant> Moves<T> {
     }
 
     /// The changes that carry the moves on, and the new leaders. The ranges they are of get no other order.
-    pub(super) fn steps(&self, nodes: &[Node], ranges: &mut [Range], now: T) -> Vec<Step> {
+    pub(super) fn steps(&self, nodes: &[Node], ranges: &mut [Range], now: BootTime) -> Vec<Step> {
         let mut steps = Vec::new();
         let accepts_new = |at: Location| {
             let mut nodes = nodes.iter();

@@ -11,7 +11,7 @@ use super::manager::{KnownRange, Manager};
 use super::message::NodeHealth;
 use super::placement::Range;
 use super::record::{MembershipRecord, MembershipStatus, NodeRecord, Setting};
-use crate::env::Instant;
+use crate::boot_time::BootTime;
 use crate::error::OrderError;
 use crate::types::{Location, NodeId, RangeId, ReplicaId};
 
@@ -22,12 +22,16 @@ const DECIDE_TIMEOUT: Duration = Duration::from_secs(6);
 /// At most so many ranges are named in a refusal.
 const NAMED_MAX: usize = 10;
 
-impl<T: Instant> Manager<T> {
+impl Manager {
     /// The shard that leads a range, and the range, for an operator's order.
     ///
     /// # Errors
     /// The range is unknown, or cannot take an order now.
-    pub fn orderable(&self, range: RangeId, now: T) -> Result<(Location, Range), OrderError> {
+    pub fn orderable(
+        &self,
+        range: RangeId,
+        now: BootTime,
+    ) -> Result<(Location, Range), OrderError> {
         let known = self.ranges.get(&range);
         let known = known.ok_or_else(|| no_range(range))?;
         let found = self.range(known, now);
@@ -75,7 +79,7 @@ impl<T: Instant> Manager<T> {
     ///
     /// # Errors
     /// Why it may not.
-    pub fn check_node(&self, node: NodeId, now: T) -> Result<&NodeRecord, OrderError> {
+    pub fn check_node(&self, node: NodeId, now: BootTime) -> Result<&NodeRecord, OrderError> {
         let known = self.nodes.get(&node);
         let known = known.ok_or_else(|| no_node(node))?;
         match self.membership(node) {
@@ -107,7 +111,7 @@ impl<T: Instant> Manager<T> {
         &mut self,
         node: NodeId,
         status: MembershipStatus,
-        now: T,
+        now: BootTime,
     ) -> Result<MembershipRecord, OrderError> {
         if self.deciding.is_some_and(|until| now < until) {
             let why = "another node's drain, decommission or removal is being written down";
@@ -129,7 +133,7 @@ impl<T: Instant> Manager<T> {
     pub(super) fn decide_decommissioned(
         &mut self,
         node: NodeId,
-        now: T,
+        now: BootTime,
     ) -> Option<MembershipRecord> {
         if self.deciding.is_some_and(|until| now < until) {
             return None;
@@ -162,7 +166,7 @@ impl<T: Instant> Manager<T> {
         &self,
         node: NodeId,
         status: MembershipStatus,
-        now: T,
+        now: BootTime,
     ) -> Result<(), OrderError> {
         use MembershipStatus::{Active, Decommissioned, Decommissioning, Draining, Removed};
         if !self.nodes.contains_key(&node) {
@@ -193,7 +197,7 @@ impl<T: Instant> Manager<T> {
         }
     }
 
-    fn check_removal(&self, node: NodeId, now: T) -> Result<(), OrderError> {
+    fn check_removal(&self, node: NodeId, now: BootTime) -> Result<(), OrderError> {
         let left = self.ranges_on(node, now).len();
         let known = self.nodes.get(&node);
         let is_dead = known.is_some_and(|node| self.node_health(node, now) == NodeHealth::Dead);
@@ -213,9 +217,9 @@ impl<T: Instant> Manager<T> {
     }
 
     /// The ranges that would lack a majority if the node stopped, and why.
-    fn drain_objections(&self, node: NodeId, now: T) -> Vec<(RangeId, String)> {
+    fn drain_objections(&self, node: NodeId, now: BootTime) -> Vec<(RangeId, String)> {
         let on_node = self.ranges.values().filter(|known| votes_on(known, node));
-        let objection = |known: &KnownRange<T>| {
+        let objection = |known: &KnownRange| {
             let stay = self.voters_that_stay(known, node, now).len();
             let voters = known.record.voters.len();
             let why = format!("{stay} of its {voters} voters would be left");
@@ -225,13 +229,17 @@ impl<T: Instant> Manager<T> {
     }
 
     /// The ranges whose replica on the node cannot be moved, and why.
-    pub(super) fn decommission_objections(&self, node: NodeId, now: T) -> Vec<(RangeId, String)> {
+    pub(super) fn decommission_objections(
+        &self,
+        node: NodeId,
+        now: BootTime,
+    ) -> Vec<(RangeId, String)> {
         let takers: BTreeSet<NodeId> = self.takers(node, now);
         let on_node = self.ranges.values().filter(|known| {
             let mut at = known.record.descriptor.locations();
             at.any(|at| at.node == node)
         });
-        let objection = |known: &KnownRange<T>| {
+        let objection = |known: &KnownRange| {
             let voters = known.record.voters.len();
             let mut there = known.record.descriptor.locations();
             let can_lose_majority = votes_on(known, node);
@@ -252,7 +260,7 @@ impl<T: Instant> Manager<T> {
     }
 
     /// The nodes but this one that may be given replicas.
-    pub(super) fn takers(&self, but: NodeId, now: T) -> BTreeSet<NodeId> {
+    pub(super) fn takers(&self, but: NodeId, now: BootTime) -> BTreeSet<NodeId> {
         let others = self.nodes.keys().copied().filter(|node| *node != but);
         others
             .filter(|node| self.check_node(*node, now).is_ok())
@@ -260,7 +268,7 @@ impl<T: Instant> Manager<T> {
     }
 
     /// The voters of a range on nodes that are alive and in no trouble.
-    fn voters_alive(&self, known: &KnownRange<T>, now: T) -> Vec<Location> {
+    fn voters_alive(&self, known: &KnownRange, now: BootTime) -> Vec<Location> {
         let troubles = self.troubles(known, now);
         let voters = known.record.voters.iter();
         let well = voters.filter(|voter| troubles.iter().all(|(id, _)| id != *voter));
@@ -273,7 +281,7 @@ impl<T: Instant> Manager<T> {
     }
 
     /// The voters that are alive when this node and those that drain already have stopped.
-    fn voters_that_stay(&self, known: &KnownRange<T>, node: NodeId, now: T) -> Vec<Location> {
+    fn voters_that_stay(&self, known: &KnownRange, node: NodeId, now: BootTime) -> Vec<Location> {
         let mut alive = self.voters_alive(known, now);
         alive
             .retain(|at| at.node != node && self.membership(at.node) != MembershipStatus::Draining);
@@ -281,7 +289,7 @@ impl<T: Instant> Manager<T> {
     }
 }
 
-fn votes_on<T: Instant>(known: &KnownRange<T>, node: NodeId) -> bool {
+fn votes_on(known: &KnownRange, node: NodeId) -> bool {
     let mut replicas = known.record.descriptor.replicas.iter();
     let voters = &known.record.voters;
     replicas.any(|place| place.location.node == node && voters.contains(&place.replica))

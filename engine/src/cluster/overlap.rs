@@ -16,14 +16,14 @@ use std::time::Duration;
 
 use super::bounds::{cut, has_keys_up_to, is_covered};
 use super::manager::Manager;
-use crate::env::Instant;
+use crate::boot_time::BootTime;
 use crate::range::{Descriptor, Keyspace};
 use crate::types::{KeyRange, RangeId};
 
 /// How long the new bounds of a range wait for the report of the range that took the rest of its keys.
 const GAP_PATIENCE: Duration = Duration::from_secs(10);
 
-impl<T: Instant> Manager<T> {
+impl Manager {
     /// Whether reports have told of other bounds of known ranges since this was asked last.
     pub fn take_new_bounds(&mut self) -> bool {
         std::mem::take(&mut self.bounds.have_changed)
@@ -32,7 +32,7 @@ impl<T: Instant> Manager<T> {
     /// The descriptor that the view has of a range which its leader has described as `new`: with other
     /// bounds if newer ranges have some of its keys, or if another range must be known first. `None`: no
     /// key is left to it, or it is new and another range must be known first.
-    pub(super) fn with_bounds(&mut self, new: &Descriptor, now: T) -> Option<Descriptor> {
+    pub(super) fn with_bounds(&mut self, new: &Descriptor, now: BootTime) -> Option<Descriptor> {
         let known = self.ranges.get(&new.range);
         let before = known.map(|known| &known.record.descriptor);
         if before.is_some_and(|before| has_bounds_of(before, new)) {

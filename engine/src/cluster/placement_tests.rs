@@ -59,7 +59,7 @@ fn plan(nodes: &[Node], ranges: &[Range], factor: usize, spread: bool) -> Vec<St
             incoming: BTreeMap::new(),
             leads: BTreeMap::new(),
         };
-        let of_shards = Loads::<std::time::Instant>::new();
+        let of_shards = Loads::new();
         let mut expected = Expected::default();
         let spread = spread::by_count(&picture, &of_shards, &mut expected, &mut allowance);
         steps.extend(spread.into_iter().map(|proposal| proposal.step));

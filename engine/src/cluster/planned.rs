@@ -8,7 +8,7 @@ use super::decisions::{DecisionKind, Decisions};
 use super::loads::Loads;
 use super::placement::Step;
 use super::scatter::Scatter;
-use crate::env::Instant;
+use crate::boot_time::BootTime;
 use crate::types::{Location, RangeId};
 
 /// The most orders of balance in [`ORDERS_PER`], without those that cost next to nothing.
@@ -71,39 +71,39 @@ pub struct Planned {
 }
 
 /// An order that is under way.
-pub(super) struct UnderWay<T> {
+pub(super) struct UnderWay {
     pub decision: u64,
     pub kind: DecisionKind,
     pub to: Option<Location>,
     pub origin: Origin,
-    pub since: T,
+    pub since: BootTime,
     /// When the members were what they should be.
-    pub reached: Option<T>,
+    pub reached: Option<BootTime>,
     /// Since when nothing is being done to the range, by its leaders' reports.
-    pub quiet: Option<T>,
+    pub quiet: Option<BootTime>,
 }
 
 /// What the manager remembers of its orders.
-pub struct Planning<T: Instant> {
+pub struct Planning {
     /// The last decisions.
-    pub decisions: Decisions<T>,
-    pub(super) loads: Loads<T>,
-    pub(super) scatter: Scatter<T>,
-    pub(super) under_way: BTreeMap<RangeId, UnderWay<T>>,
+    pub decisions: Decisions,
+    pub(super) loads: Loads,
+    pub(super) scatter: Scatter,
+    pub(super) under_way: BTreeMap<RangeId, UnderWay>,
     /// When balance has had ranges led elsewhere.
-    pub(super) moved: BTreeMap<RangeId, T>,
+    pub(super) moved: BTreeMap<RangeId, BootTime>,
     /// The ranges that balance leaves alone for a while, or did a short while ago.
-    pub(super) paused: BTreeMap<RangeId, Backoff<T>>,
+    pub(super) paused: BTreeMap<RangeId, Backoff>,
     /// Ranges that are being merged, with their right neighbours: their replicas are being brought onto the
     /// same shards.
     pub(super) merging: Vec<[RangeId; 2]>,
     /// When balance gave its last orders that were not cheap.
-    pub(super) given: VecDeque<T>,
+    pub(super) given: VecDeque<BootTime>,
 }
 
-impl<T: Instant> Planning<T> {
+impl Planning {
     /// Of a manager of this term.
-    pub(super) fn new(term: u64) -> Planning<T> {
+    pub(super) fn new(term: u64) -> Planning {
         Planning {
             decisions: Decisions::new(term),
             loads: Loads::new(),
@@ -133,7 +133,7 @@ impl<T: Instant> Planning<T> {
     }
 
     /// Whether balance leaves a range alone now.
-    pub(super) fn is_paused(&self, range: RangeId, now: T) -> bool {
+    pub(super) fn is_paused(&self, range: RangeId, now: BootTime) -> bool {
         if self
             .merging
             .iter()
@@ -146,12 +146,12 @@ impl<T: Instant> Planning<T> {
         paused.is_some_and(|pause| pause.lasts(now))
     }
 
-    pub(super) fn pause(&mut self, range: RangeId, now: T) {
+    pub(super) fn pause(&mut self, range: RangeId, now: BootTime) {
         let pause = Backoff::after(self.paused.get(&range), PAUSES, now);
         self.paused.insert(range, pause);
     }
 
-    pub(super) fn forget_old(&mut self, now: T) {
+    pub(super) fn forget_old(&mut self, now: BootTime) {
         self.given.retain(|at| now < *at + ORDERS_PER);
         self.moved.retain(|_, at| now < *at + REST);
         self.paused

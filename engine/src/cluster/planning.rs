@@ -25,7 +25,7 @@ use super::placement::{self, Node, Range, Slot, Step};
 use super::planned::{ORDERS_MAX, ORDERS_PER, Origin, Planned, Planning, Why};
 use super::scatter;
 use super::{cluster_settings, record::MembershipStatus, spread};
-use crate::env::Instant;
+use crate::boot_time::BootTime;
 use crate::error::OrderError;
 use crate::mutant::{self, Mutant};
 use crate::range::{Descriptor, Keyspace, ReplicaPlace};
@@ -34,9 +34,9 @@ use crate::types::{KeyRange, Location, NodeId, RangeId, ReplicaId};
 /// An order of which nothing is heard for so long has failed.
 const UNHEARD_MAX: Duration = Duration::from_mins(10);
 
-impl<T: Instant> Manager<T> {
+impl Manager {
     /// Takes what has changed since the last round. Once in a round, before [`Manager::plan`].
-    pub fn observe(&mut self, now: T) {
+    pub fn observe(&mut self, now: BootTime) {
         self.planning.forget_old(now);
         let cpu: Vec<(Location, u32)> = self
             .shards
@@ -79,7 +79,7 @@ impl<T: Instant> Manager<T> {
     }
 
     /// The next steps to order.
-    pub fn plan(&self, now: T) -> Vec<Planned> {
+    pub fn plan(&self, now: BootTime) -> Vec<Planned> {
         let (nodes, mut ranges) = self.placed(now);
         let mut allowance = self.allowance(now);
         let mut planned = Vec::new();
@@ -134,7 +134,7 @@ impl<T: Instant> Manager<T> {
         nodes: &[Node],
         ranges: &mut [Range],
         allowance: &mut Allowance,
-        now: T,
+        now: BootTime,
     ) -> Vec<Proposal> {
         let Planning {
             loads,
@@ -189,7 +189,7 @@ impl<T: Instant> Manager<T> {
     }
 
     /// What balance may still order.
-    fn allowance(&self, now: T) -> Allowance {
+    fn allowance(&self, now: BootTime) -> Allowance {
         let mut incoming: BTreeMap<Location, usize> = BTreeMap::new();
         for known in self.ranges.values() {
             let Some(Goal::Members { voters, learners }) = self.goal(known, now) else {
@@ -222,7 +222,7 @@ impl<T: Instant> Manager<T> {
     }
 
     /// What a range is becoming by an order that is under way.
-    fn goal<'a>(&self, known: &'a KnownRange<T>, now: T) -> Option<&'a Goal> {
+    fn goal<'a>(&self, known: &'a KnownRange, now: BootTime) -> Option<&'a Goal> {
         let (_, goal) = known.ordered.as_ref()?;
         let is_changing = self
             .fresh(known, now)
@@ -232,7 +232,7 @@ impl<T: Instant> Manager<T> {
 
     /// Nodes that keep their replicas, and all ranges, as placement sees them: those with an order as they
     /// will be after it.
-    pub(super) fn placed(&self, now: T) -> (Vec<Node>, Vec<Range>) {
+    pub(super) fn placed(&self, now: BootTime) -> (Vec<Node>, Vec<Range>) {
         let avoided = self.health.avoided(now);
         let nodes = self.nodes.values().filter_map(|known| {
             let state = self.node_health(known, now);
@@ -256,7 +256,7 @@ impl<T: Instant> Manager<T> {
     }
 
     /// A range as placement sees it: with an order, as it will be after that.
-    fn expected(&self, known: &KnownRange<T>, now: T) -> Range {
+    fn expected(&self, known: &KnownRange, now: BootTime) -> Range {
         let mut range = self.range(known, now);
         let goal = self.goal(known, now);
         match goal.filter(|_| range.busy) {
@@ -278,7 +278,7 @@ impl<T: Instant> Manager<T> {
 
     /// The shard of a node that should be given the next replica; see
     /// [`placement::least_loaded_shard`].
-    pub fn least_loaded_shard(&self, node: NodeId, now: T) -> Option<Location> {
+    pub fn least_loaded_shard(&self, node: NodeId, now: BootTime) -> Option<Location> {
         let (nodes, ranges) = self.placed(now);
         placement::least_loaded_shard(&nodes, &ranges, node)
     }
@@ -288,7 +288,7 @@ impl<T: Instant> Manager<T> {
     ///
     /// # Errors
     /// The interval is empty.
-    pub fn scatter(&mut self, keys: &KeyRange, now: T) -> Result<u64, OrderError> {
+    pub fn scatter(&mut self, keys: &KeyRange, now: BootTime) -> Result<u64, OrderError> {
         if keys.end.as_ref().is_some_and(|end| *end <= keys.start) {
             let why = "the interval to scatter has no keys: its end must come after its start";
             return Err(OrderError::Invalid(why.to_owned()));
@@ -303,7 +303,7 @@ impl<T: Instant> Manager<T> {
     }
 
     /// Has ranges scattered among themselves; gives how many orders that takes.
-    pub fn scatter_those(&mut self, is_one: impl Fn(&Descriptor) -> bool, now: T) -> u64 {
+    pub fn scatter_those(&mut self, is_one: impl Fn(&Descriptor) -> bool, now: BootTime) -> u64 {
         let (nodes, ranges) = self.placed(now);
         let is_in = |range: &&Range| {
             let known = self.ranges.get(&range.id);
@@ -336,7 +336,7 @@ impl<T: Instant> Manager<T> {
     }
 
     /// How many shards may get replicas and leaders.
-    pub(super) fn open_shards(&self, now: T) -> usize {
+    pub(super) fn open_shards(&self, now: BootTime) -> usize {
         let (nodes, _) = self.placed(now);
         let accepting = nodes.iter().filter(|node| node.accepts_new);
         accepting.map(|node| usize::from(node.shards)).sum()

@@ -1,9 +1,9 @@
 //! Balance over a made-up cluster: shards report loads as real ones do, orders take a while, and time
 //! passes. No cluster runs.
 
-use std::time::Instant as StdInstant;
-
 use super::*;
+use crate::boot_time::BootTime;
+use crate::boot_time::test_clock;
 use crate::cluster::balance::LEADS_MAX;
 use crate::cluster::decisions::{DecisionKind, Outcome};
 use crate::cluster::message::{
@@ -41,7 +41,7 @@ struct ModelRange {
     /// CPU time in thousandths of a core: what it is, and what its leader has measured.
     load: f64,
     measured: f64,
-    doing: Option<(StdInstant, Doing)>,
+    doing: Option<(BootTime, Doing)>,
     /// A change of it never ends.
     is_stuck: bool,
     /// It refuses all orders.
@@ -58,16 +58,16 @@ impl ModelRange {
 
 /// An order, as it was given.
 struct Given {
-    at: StdInstant,
+    at: BootTime,
     range: u64,
     is_move: bool,
     is_cheap: bool,
 }
 
 struct Model {
-    manager: Manager<StdInstant>,
+    manager: Manager,
     reporters: Reporters,
-    now: StdInstant,
+    now: BootTime,
     nodes: u64,
     shards: u16,
     ranges: BTreeMap<u64, ModelRange>,
@@ -78,7 +78,7 @@ struct Model {
 
 impl Model {
     fn new(nodes: u64, shards: u16) -> Model {
-        let now = StdInstant::now();
+        let now = test_clock::now();
         let manager = Manager::new(1, at(1, 0), &[], std::iter::empty(), now);
         Model {
             manager,

@@ -7,7 +7,7 @@ use super::decisions::{DecisionKind, NewDecision};
 use super::manager::{Manager, ORDER_COOLDOWN};
 use super::message::ClusterRequest;
 use super::planned::{Origin, UnderWay, Why};
-use crate::env::Instant;
+use crate::boot_time::BootTime;
 use crate::range::ReplicaPlace;
 use crate::types::{Location, RangeId, ReplicaId};
 
@@ -17,9 +17,9 @@ const QUIET_MAX: Duration = Duration::from_secs(3);
 /// How long the leadership may take to follow a replica.
 const LEAD_TIMEOUT: Duration = Duration::from_mins(1);
 
-impl<T: Instant> Manager<T> {
+impl Manager {
     /// Notes an order that is about to be given, after [`Manager::order`], and why it is.
-    pub fn note(&mut self, request: &ClusterRequest, why: Why, now: T) {
+    pub fn note(&mut self, request: &ClusterRequest, why: Why, now: BootTime) {
         let Some((new, leads)) = self.decision(request, why.reason, why.expected, now) else {
             return;
         };
@@ -71,7 +71,13 @@ impl<T: Instant> Manager<T> {
 
     /// Notes that the leader of a range has begun to move a replica because an operator wants it, or because
     /// something else needs it there: see [`super::moves`].
-    pub fn move_accepted(&mut self, range: RangeId, replica: ReplicaId, to: Location, now: T) {
+    pub fn move_accepted(
+        &mut self,
+        range: RangeId,
+        replica: ReplicaId,
+        to: Location,
+        now: BootTime,
+    ) {
         self.moves.accepted(range, replica, to, now);
         self.watch(range);
     }
@@ -82,7 +88,7 @@ impl<T: Instant> Manager<T> {
         request: &ClusterRequest,
         reason: String,
         expected: String,
-        now: T,
+        now: BootTime,
     ) -> Option<(NewDecision, bool)> {
         let range = request.range()?;
         let record = &self.ranges.get(&range)?.record;
@@ -123,7 +129,7 @@ impl<T: Instant> Manager<T> {
     }
 
     /// Notes that the leader of a range did not follow its order, and why.
-    pub fn not_followed(&mut self, range: RangeId, why: &str, now: T) {
+    pub fn not_followed(&mut self, range: RangeId, why: &str, now: BootTime) {
         self.refused(range);
         // A replica that has moved may not be ready to lead yet: it is asked again.
         let order = self.planning.under_way.get(&range);
@@ -133,7 +139,7 @@ impl<T: Instant> Manager<T> {
     }
 
     /// Follows an order with a report of its range's leader. `is_reached`: the range is what it was to be.
-    pub(super) fn follow(&mut self, range: RangeId, is_reached: bool, now: T) {
+    pub(super) fn follow(&mut self, range: RangeId, is_reached: bool, now: BootTime) {
         let follows = self.moves.leads_after(range);
         let led_at = self.leader_of(range, now);
         let report = self.ranges.get(&range);
@@ -162,7 +168,7 @@ impl<T: Instant> Manager<T> {
         self.end(range, result.map_err(str::to_owned), now);
     }
 
-    pub(super) fn end(&mut self, range: RangeId, result: Result<(), String>, now: T) {
+    pub(super) fn end(&mut self, range: RangeId, result: Result<(), String>, now: BootTime) {
         let Some(order) = self.planning.under_way.remove(&range) else {
             return;
         };

@@ -5,12 +5,12 @@ use super::message::NodeHealth;
 use super::placement::{Slot, Step};
 use super::planned::{Origin, Why};
 use super::record::MembershipStatus;
-use crate::env::Instant;
+use crate::boot_time::BootTime;
 use crate::range::ReplicaPlace;
 
-impl<T: Instant> Manager<T> {
+impl Manager {
     /// Why a step of [`super::placement::plan`] is necessary.
-    pub(super) fn why_necessary(&self, step: &Step, now: T) -> Why {
+    pub(super) fn why_necessary(&self, step: &Step, now: BootTime) -> Why {
         let (reason, expected) = match step {
             Step::Change {
                 range,
@@ -47,10 +47,10 @@ impl<T: Instant> Manager<T> {
 
     fn why_changed(
         &self,
-        known: &KnownRange<T>,
+        known: &KnownRange,
         voters: &[Slot],
         learners: &[Slot],
-        now: T,
+        now: BootTime,
     ) -> Option<String> {
         let wanted = || voters.iter().chain(learners);
         let stays = |place: &ReplicaPlace| wanted().any(|slot| *slot == Slot::Here(*place));

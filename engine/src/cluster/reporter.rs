@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use super::placement::CAUGHT_UP;
 use super::report::{Follower, HeldReplica, LedRange, RangeStats, Report};
-use crate::env::Instant;
+use crate::boot_time::BootTime;
 use crate::types::RangeId;
 
 /// A report has what changes all the time if it was in none for this long.
@@ -26,11 +26,11 @@ const CPU_FLOOR: u32 = 5;
 const SIZE_FLOOR: u64 = 1 << 20;
 
 /// What a report last had of a range.
-struct Reported<T> {
+struct Reported {
     facts: Facts,
     /// The first report that had it.
     number: u64,
-    at: T,
+    at: BootTime,
     /// The last report that has looked at the range.
     looked: u64,
 }
@@ -42,8 +42,9 @@ enum Facts {
 }
 
 /// See the module's chapter.
-pub struct Reporter<T> {
-    reported: BTreeMap<RangeId, Reported<T>>,
+#[derive(Default)]
+pub struct Reporter {
+    reported: BTreeMap<RangeId, Reported>,
     /// The ranges of which there is no replica any more, and the first report that said so.
     gone: BTreeMap<RangeId, u64>,
     /// The number of the last report.
@@ -52,20 +53,9 @@ pub struct Reporter<T> {
     answered: Option<u64>,
 }
 
-impl<T> Default for Reporter<T> {
-    fn default() -> Reporter<T> {
-        Reporter {
-            reported: BTreeMap::new(),
-            gone: BTreeMap::new(),
-            number: 0,
-            answered: None,
-        }
-    }
-}
-
-impl<T: Instant> Reporter<T> {
+impl Reporter {
     /// Begins the next report.
-    pub fn begin(&mut self, now: T) -> Round<'_, T> {
+    pub fn begin(&mut self, now: BootTime) -> Round<'_> {
         self.number += 1;
         Round {
             led: Vec::new(),
@@ -88,14 +78,14 @@ impl<T: Instant> Reporter<T> {
 }
 
 /// A report that is being made: every replica of the shard is looked at once.
-pub struct Round<'a, T> {
-    reporter: &'a mut Reporter<T>,
-    now: T,
+pub struct Round<'a> {
+    reporter: &'a mut Reporter,
+    now: BootTime,
     led: Vec<LedRange>,
     held: Vec<HeldReplica>,
 }
 
-impl<T: Instant> Round<'_, T> {
+impl Round<'_> {
     /// Takes a range that is led. `look` gets what was reported of it, if it was led before, and gives what
     /// there is to report now; `None` if that is the same.
     pub fn lead(

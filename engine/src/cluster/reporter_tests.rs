@@ -1,8 +1,8 @@
 //! What shards report of their ranges, what the manager makes of it, and what it costs while nothing happens.
 
-use std::time::Instant as StdInstant;
-
 use super::*;
+use crate::boot_time::BootTime;
+use crate::boot_time::test_clock;
 use crate::cluster::manager::Manager;
 use crate::cluster::message::{ClusterResponse, HighestIds, Peer};
 use crate::cluster::record::NodeRecord;
@@ -114,15 +114,15 @@ fn report(node: u64, known: u64, led: Vec<LedRange>, held: Vec<HeldReplica>) -> 
 
 /// A shard, and what it would report.
 struct Shard {
-    reporter: Reporter<StdInstant>,
-    now: StdInstant,
+    reporter: Reporter,
+    now: BootTime,
 }
 
 impl Shard {
     fn new() -> Shard {
         Shard {
             reporter: Reporter::default(),
-            now: StdInstant::now(),
+            now: test_clock::now(),
         }
     }
 
@@ -253,7 +253,7 @@ fn what_changes_all_the_time_is_told_after_a_while_and_a_large_change_at_once() 
 
 #[test]
 fn reports_that_are_lost_doubled_or_late_leave_the_manager_with_what_there_is() {
-    let (mut shard, now) = (Shard::new(), StdInstant::now());
+    let (mut shard, now) = (Shard::new(), test_clock::now());
     let mut manager = Manager::new(1, at(9), &[], std::iter::empty(), now);
     let mut take = |report: &Report| {
         let response = manager.take(report.clone(), true, now);
@@ -291,7 +291,7 @@ fn reports_that_are_lost_doubled_or_late_leave_the_manager_with_what_there_is() 
     );
     assert!(wants_whole, "another manager knows nothing: {response:?}");
     assert!(!take(&fourth));
-    let terms = |manager: &Manager<StdInstant>| {
+    let terms = |manager: &Manager| {
         let ranges = manager.view(now).ranges;
         ranges.iter().map(|range| range.term).collect::<Vec<u64>>()
     };
@@ -305,7 +305,7 @@ fn reports_that_are_lost_doubled_or_late_leave_the_manager_with_what_there_is() 
 /// Three nodes with so many idle ranges; gives the bytes of all reports and answers in the first round, and
 /// those in a second of the others, for each node.
 fn idle(ranges: u64) -> (usize, usize) {
-    let mut now = StdInstant::now();
+    let mut now = test_clock::now();
     let mut manager = Manager::new(1, at(1), &[], std::iter::empty(), now);
     let mut reporters = Reporters::default();
     let mut known = [0; 3];

@@ -12,7 +12,7 @@ use std::time::Duration;
 use super::balance::{Allowance, Picture, Proposal};
 use super::moves;
 use super::placement::{Node, Range, Step};
-use crate::env::Instant;
+use crate::boot_time::BootTime;
 use crate::types::{Location, NodeId, RangeId, ShardId};
 
 /// How often a goal of a range may fail.
@@ -65,15 +65,15 @@ impl Goal {
 pub(super) type Goals = BTreeMap<RangeId, VecDeque<Goal>>;
 
 /// The goals that are not reached yet.
-pub(super) struct Scatter<T> {
+pub(super) struct Scatter {
     goals: Goals,
     failures: BTreeMap<RangeId, u8>,
-    until: Option<T>,
+    until: Option<BootTime>,
 }
 
-impl<T: Instant> Scatter<T> {
+impl Scatter {
     /// None.
-    pub fn new() -> Scatter<T> {
+    pub fn new() -> Scatter {
         Scatter {
             goals: Goals::new(),
             failures: BTreeMap::new(),
@@ -82,7 +82,7 @@ impl<T: Instant> Scatter<T> {
     }
 
     /// Takes an order. It replaces what is left of earlier ones for the same ranges.
-    pub fn begin(&mut self, goals: Goals, now: T) {
+    pub fn begin(&mut self, goals: Goals, now: BootTime) {
         for range in goals.keys() {
             self.failures.remove(range);
         }
@@ -106,7 +106,7 @@ impl<T: Instant> Scatter<T> {
     }
 
     /// Forgets what is reached, and what cannot be reached.
-    pub fn observe(&mut self, ranges: &[Range], now: T) {
+    pub fn observe(&mut self, ranges: &[Range], now: BootTime) {
         if self.until.is_some_and(|until| now >= until) {
             *self = Scatter::new();
         }

@@ -12,16 +12,16 @@ use super::manager::{KnownRange, Manager};
 use super::message::NodeHealth;
 use super::moves;
 use super::placement::{self, Node, Range, Step};
-use crate::env::Instant;
+use crate::boot_time::BootTime;
 use crate::range::ReplicaPlace;
 use crate::types::Location;
 
 /// Most ranges of which such a change is under way at the same time.
 const CHANGES_MAX: usize = 8;
 
-impl<T: Instant> Manager<T> {
+impl Manager {
     /// Whether a replica must leave its shard, because its node gives the shard up.
-    fn must_leave(&self, at: Location, now: T) -> bool {
+    fn must_leave(&self, at: Location, now: BootTime) -> bool {
         let known = self.nodes.get(&at.node);
         known.is_some_and(|known| {
             known.record.gives_up(at.shard)
@@ -33,9 +33,14 @@ impl<T: Instant> Manager<T> {
 
     /// The changes that move replicas away from shards that are given up. In `ranges` these replicas are
     /// counted where they will be, and the ranges get no other order.
-    pub(super) fn leave_shards(&self, nodes: &[Node], ranges: &mut [Range], now: T) -> Vec<Step> {
-        let gives_up = |known: &super::manager::KnownNode<T>| known.record.leaving_shards > 0;
-        let gone = |known: &KnownRange<T>| {
+    pub(super) fn leave_shards(
+        &self,
+        nodes: &[Node],
+        ranges: &mut [Range],
+        now: BootTime,
+    ) -> Vec<Step> {
+        let gives_up = |known: &super::manager::KnownNode| known.record.leaving_shards > 0;
+        let gone = |known: &KnownRange| {
             let mut at = known.record.descriptor.locations();
             at.any(|at| self.must_leave(at, now))
         };
@@ -69,7 +74,7 @@ impl<T: Instant> Manager<T> {
         nodes: &[Node],
         ranges: &mut [Range],
         index: usize,
-        now: T,
+        now: BootTime,
     ) -> Option<Step> {
         let range = ranges.get(index)?;
         // A change that was left half done is ended first, and a replica in trouble is replaced first.

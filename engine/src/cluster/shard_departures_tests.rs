@@ -1,9 +1,11 @@
 //! A node that gives shards up, by a manager that is fed with reports. No cluster runs.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::{Duration, Instant as StdInstant};
+use std::time::Duration;
 
 use super::*;
+use crate::boot_time::BootTime;
+use crate::boot_time::test_clock;
 use crate::cluster::message::{HighestIds, LedRange, RangeStats, Report, ShardStats};
 use crate::cluster::placement::Slot;
 use crate::cluster::record::{MembershipStatus, NodeRecord};
@@ -22,9 +24,9 @@ fn at(shard: u16) -> Location {
 
 /// A node that is alone, and does at once what it is ordered.
 struct Case {
-    manager: Manager<StdInstant>,
+    manager: Manager,
     reporters: Reporters,
-    now: StdInstant,
+    now: BootTime,
     shards: u16,
     leaving: u16,
     /// The place of the only replica of each range, its id, and the range's `conf`.
@@ -34,7 +36,7 @@ struct Case {
 impl Case {
     /// A node with this many ranges on each shard; the system range is on the last one.
     fn new(shards: u16, each: u16) -> Case {
-        let now = StdInstant::now();
+        let now = test_clock::now();
         let user = |number: u16| {
             let place = ReplicaPlace {
                 replica: ReplicaId(u64::from(number) + 10),

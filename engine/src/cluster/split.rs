@@ -19,8 +19,8 @@ use super::manager::{KnownRange, Manager};
 use super::message::{ClusterRequest, ClusterResponse, LedRange, SplitPart, SplitReason};
 use super::orders::no_range;
 use super::record::{HeldRecord, Row};
+use crate::boot_time::BootTime;
 use crate::byte_size::parse_size;
-use crate::env::Instant;
 use crate::error::OrderError;
 use crate::limits::SPLIT_KEYS_MAX;
 use crate::range::{Descriptor, Keyspace};
@@ -238,7 +238,7 @@ fn in_words(why: OrderError, words: impl FnOnce(String) -> String) -> OrderError
     }
 }
 
-impl<T: Instant> Manager<T> {
+impl Manager {
     /// Checks an order to split a range, and gives ids to the ranges and replicas that it makes.
     /// [`Manager::next_rows`] must be durable before they are used.
     ///
@@ -248,7 +248,7 @@ impl<T: Instant> Manager<T> {
         &mut self,
         range: RangeId,
         keys: Vec<Vec<u8>>,
-        now: T,
+        now: BootTime,
     ) -> Result<SplitOrder, OrderError> {
         let descriptor = &self.users_range(range)?.record.descriptor;
         let keys = checked(descriptor, keys)?;
@@ -272,7 +272,7 @@ impl<T: Instant> Manager<T> {
     /// Into how many coarse parts an order splits a range first that makes so many ranges of it: as many of
     /// each shard, so that leaders are spread evenly. 1: it needs none. That holds for the later orders of
     /// one command, too: what they make is little beside what each shard leads by then.
-    pub fn coarse_parts(&self, ranges: usize, now: T) -> usize {
+    pub fn coarse_parts(&self, ranges: usize, now: BootTime) -> usize {
         let shards = self.open_shards(now);
         let is_little = ranges * shards <= self.bounds.by_start.len() * LITTLE_BESIDE;
         if shards < 2 || is_little || self.setting("balance") == Some("off") {
@@ -291,7 +291,7 @@ impl<T: Instant> Manager<T> {
         &mut self,
         piece: &mut Piece,
         reason: SplitReason,
-        now: T,
+        now: BootTime,
     ) -> Result<(Location, ClusterRequest, bool), OrderError> {
         let (at, report) = self.splittable(piece.range, now)?;
         let descriptor = &report.descriptor;
@@ -318,7 +318,7 @@ impl<T: Instant> Manager<T> {
 
     /// The ranges that are larger than `range-size-max` and can be split now, without those that could not be
     /// split a short while ago.
-    pub fn too_large(&self, now: T) -> Vec<TooLarge> {
+    pub fn too_large(&self, now: BootTime) -> Vec<TooLarge> {
         let Some(max) = self.range_size_max() else {
             return Vec::new();
         };
@@ -353,7 +353,7 @@ impl<T: Instant> Manager<T> {
     }
 
     /// A range of users' keys.
-    pub(super) fn users_range(&self, range: RangeId) -> Result<&KnownRange<T>, OrderError> {
+    pub(super) fn users_range(&self, range: RangeId) -> Result<&KnownRange, OrderError> {
         let Some(known) = self.ranges.get(&range) else {
             return Err(no_range(range));
         };
@@ -373,7 +373,11 @@ impl<T: Instant> Manager<T> {
     ///
     /// # Errors
     /// Why they cannot be.
-    pub fn splittable(&self, range: RangeId, now: T) -> Result<(Location, &LedRange), OrderError> {
+    pub fn splittable(
+        &self,
+        range: RangeId,
+        now: BootTime,
+    ) -> Result<(Location, &LedRange), OrderError> {
         let known = self.users_range(range)?;
         let descriptor = &known.record.descriptor;
         let report = self.fresh(known, now);

@@ -2,9 +2,11 @@
 //! [`Case`] answers and reports in their place.
 
 use std::collections::BTreeSet;
-use std::time::{Duration, Instant as StdInstant};
+use std::time::Duration;
 
 use super::*;
+use crate::boot_time::BootTime;
+use crate::boot_time::test_clock;
 use crate::cluster::manager::Manager;
 use crate::cluster::message::{Follower, HeldReplica, HighestIds, LedRange, Report, Trouble};
 use crate::cluster::placement::{Slot, Step};
@@ -29,9 +31,9 @@ fn at(node: u64) -> Location {
 
 /// Three nodes with a shard each. Node 1 leads every range, unless the case says otherwise.
 struct Case {
-    manager: Manager<StdInstant>,
+    manager: Manager,
     reporters: Reporters,
-    now: StdInstant,
+    now: BootTime,
     /// The ranges as they are.
     ranges: BTreeMap<RangeId, Descriptor>,
     /// Ranges that other nodes lead.
@@ -58,7 +60,7 @@ struct Case {
 
 impl Case {
     fn new() -> Case {
-        let now = StdInstant::now();
+        let now = test_clock::now();
         let replicas = |first: u64| {
             let place = |node| ReplicaPlace {
                 replica: ReplicaId(first + node),

@@ -13,7 +13,7 @@
 use std::time::Duration;
 
 use super::backoff::{Backoff, Limits};
-use crate::env::Instant;
+use crate::boot_time::BootTime;
 
 /// A range is hot above this CPU time, in milliseconds a second (a quarter of a core).
 const HOT_MILLIS: u32 = 250;
@@ -79,44 +79,34 @@ pub struct SplitBlocked {
 
 /// A split that could not be made, and is not tried again before a time.
 #[derive(Clone)]
-pub(super) struct FailedSplit<T> {
+pub(super) struct FailedSplit {
     pub(super) blocked: SplitBlocked,
-    pub(super) pause: Backoff<T>,
+    pub(super) pause: Backoff,
 }
 
 /// Since when a range has been hot.
 #[derive(Clone, Copy)]
-struct Hot<T> {
-    since: T,
-    last_reported: T,
+struct Hot {
+    since: BootTime,
+    last_reported: BootTime,
 }
 
 /// What is remembered of a range.
-pub(super) struct SplitWatch<T> {
+#[derive(Default)]
+pub(super) struct SplitWatch {
     /// The version of the bounds that this is about.
     version: u32,
-    hot: Option<Hot<T>>,
+    hot: Option<Hot>,
     /// A split because of its size.
-    pub(super) size: Option<FailedSplit<T>>,
+    pub(super) size: Option<FailedSplit>,
     /// A split because of its load.
-    pub(super) load: Option<FailedSplit<T>>,
+    pub(super) load: Option<FailedSplit>,
 }
 
-impl<T> Default for SplitWatch<T> {
-    fn default() -> SplitWatch<T> {
-        SplitWatch {
-            version: 0,
-            hot: None,
-            size: None,
-            load: None,
-        }
-    }
-}
-
-impl<T: Instant> SplitWatch<T> {
+impl SplitWatch {
     /// Takes the report of a range's leader: the version of its bounds, and its CPU time in milliseconds
     /// a second.
-    pub(super) fn take(&mut self, version: u32, cpu_millis: u32, now: T) {
+    pub(super) fn take(&mut self, version: u32, cpu_millis: u32, now: BootTime) {
         if version != self.version {
             // What is left of it must show anew whether it is hot.
             *self = SplitWatch {
@@ -145,22 +135,22 @@ impl<T: Instant> SplitWatch<T> {
     }
 
     /// Whether the range has been hot long enough to be split.
-    pub(super) fn is_hot(&self, now: T) -> bool {
-        let long = |hot: Hot<T>| {
+    pub(super) fn is_hot(&self, now: BootTime) -> bool {
+        let long = |hot: Hot| {
             now < hot.last_reported + REPORT_GAP_MAX && hot.last_reported >= hot.since + HOT_FOR
         };
         self.hot.is_some_and(long)
     }
 }
 
-impl<T: Instant> FailedSplit<T> {
+impl FailedSplit {
     /// A split that could not be made now. The pause is longer than the one before.
     pub(super) fn after(
-        before: Option<&FailedSplit<T>>,
+        before: Option<&FailedSplit>,
         reason: BlockReason,
         key: Option<Vec<u8>>,
-        (now, wall_ms): (T, u64),
-    ) -> FailedSplit<T> {
+        (now, wall_ms): (BootTime, u64),
+    ) -> FailedSplit {
         let same = before.filter(|before| before.blocked.reason == reason);
         FailedSplit {
             blocked: SplitBlocked {
@@ -175,14 +165,14 @@ impl<T: Instant> FailedSplit<T> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Instant as StdInstant;
 
     use super::*;
+    use crate::boot_time::test_clock;
 
     const REPORT: Duration = Duration::from_millis(500);
 
     /// Half a second after half a second.
-    fn pass(watch: &mut SplitWatch<StdInstant>, now: &mut StdInstant, reports: u32, cpu: u32) {
+    fn pass(watch: &mut SplitWatch, now: &mut BootTime, reports: u32, cpu: u32) {
         for _ in 0..reports {
             *now += REPORT;
             watch.take(3, cpu, *now);
@@ -191,7 +181,7 @@ mod tests {
 
     #[test]
     fn a_range_is_hot_when_reports_of_ten_seconds_say_so() {
-        let (mut watch, mut now) = (SplitWatch::default(), StdInstant::now());
+        let (mut watch, mut now) = (SplitWatch::default(), test_clock::now());
         pass(&mut watch, &mut now, 100, 250);
         assert!(!watch.is_hot(now), "a quarter of a core is not too much");
         pass(&mut watch, &mut now, 20, 251);
@@ -213,7 +203,7 @@ mod tests {
 
     #[test]
     fn pauses_double_up_to_an_hour_and_the_first_time_of_a_reason_stays() {
-        let now = StdInstant::now();
+        let now = test_clock::now();
         let mut failed = FailedSplit::after(None, BlockReason::NoKey, None, (now, 7));
         let mut lengths = Vec::new();
         for wall_ms in 8..16 {
@@ -240,7 +230,7 @@ mod tests {
 
     #[test]
     fn what_stood_in_the_way_of_a_hot_range_is_forgotten_when_it_has_cooled() {
-        let (mut watch, mut now) = (SplitWatch::default(), StdInstant::now());
+        let (mut watch, mut now) = (SplitWatch::default(), test_clock::now());
         pass(&mut watch, &mut now, 30, 900);
         let failed = FailedSplit::after(None, BlockReason::NoKey, None, (now, 7));
         watch.load = Some(failed);

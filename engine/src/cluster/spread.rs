@@ -13,13 +13,12 @@ use super::balance::{Allowance, Picture, Proposal, RangeLoad, keeps_order, leade
 use super::loads::{Expected, Loads, Span};
 use super::moves;
 use super::placement::{Plan, Range, Step};
-use crate::env::Instant;
 use crate::types::{Location, NodeId, RangeId, SYSTEM_RANGE, ShardId};
 
 /// The moves because of numbers. `expected` are the loads of the shards.
-pub(super) fn by_count<T: Instant>(
+pub(super) fn by_count(
     picture: &Picture<'_>,
-    loads: &Loads<T>,
+    loads: &Loads,
     expected: &mut Expected,
     allowance: &mut Allowance,
 ) -> Vec<Proposal> {
@@ -104,10 +103,10 @@ fn emptiest_shard(
 }
 
 /// Whether a leadership with this load may go from one shard to another because of numbers.
-fn may_go<T: Instant>(
+fn may_go(
     load: RangeLoad,
     route: (Location, Location),
-    loads: &Loads<T>,
+    loads: &Loads,
     expected: &Expected,
 ) -> bool {
     let long = load.cpu.long;
@@ -118,10 +117,10 @@ fn may_go<T: Instant>(
 
 /// Makes the nodes that accept new leaders lead equally many ranges. The leader of the system range stays,
 /// and so do those of ranges that are `moved`.
-fn leaders<T: Instant>(
+fn leaders(
     picture: &Picture<'_>,
     moved: &[RangeId],
-    (loads, expected): (&Loads<T>, &mut Expected),
+    (loads, expected): (&Loads, &mut Expected),
     allowance: &mut Allowance,
 ) -> Vec<Proposal> {
     let users = || picture.ranges.iter().filter(|r| r.id != SYSTEM_RANGE);

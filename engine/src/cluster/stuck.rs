@@ -6,15 +6,15 @@ use super::departure::Departure;
 use super::manager::{KnownRange, Manager};
 use super::message::{BoundsPhase, LedRange};
 use super::record::MembershipStatus;
-use crate::env::Instant;
+use crate::boot_time::BootTime;
 use crate::types::{NodeId, RangeId};
 
 /// At most so many ranges are named in a log line.
 const NAMED_MAX: usize = 10;
 
-impl<T: Instant> Manager<T> {
+impl Manager {
     /// Follows the nodes that leave; does this before anything is decided about them.
-    pub(super) fn follow_departures(&mut self, now: T) {
+    pub(super) fn follow_departures(&mut self, now: BootTime) {
         let nodes: Vec<NodeId> = self.nodes.keys().copied().collect();
         for node in nodes {
             let membership = self.membership(node);
@@ -50,7 +50,7 @@ impl<T: Instant> Manager<T> {
     }
 
     /// Logs that a node which leaves stands still.
-    fn tell_stuck(&self, node: NodeId, left: usize, now: T) {
+    fn tell_stuck(&self, node: NodeId, left: usize, now: BootTime) {
         let Ok(leaving) = self.leaving(node, false, now) else {
             return;
         };
@@ -80,7 +80,7 @@ impl<T: Instant> Manager<T> {
     }
 
     /// How many ranges leave a node in a minute, and how long none has left.
-    pub(super) fn progress(&self, node: NodeId, left: usize, now: T) -> (u64, Duration) {
+    pub(super) fn progress(&self, node: NodeId, left: usize, now: BootTime) -> (u64, Duration) {
         let departure = self
             .nodes
             .get(&node)
@@ -92,7 +92,7 @@ impl<T: Instant> Manager<T> {
     }
 
     /// Why a replica that nothing forbids to leave a node is still there.
-    pub(super) fn why_replica_stays(&self, range: RangeId, node: NodeId, now: T) -> String {
+    pub(super) fn why_replica_stays(&self, range: RangeId, node: NodeId, now: BootTime) -> String {
         let Some(known) = self.ranges.get(&range) else {
             return "the manager does not know the range; its replica was left over there"
                 .to_owned();
@@ -121,13 +121,13 @@ impl<T: Instant> Manager<T> {
     }
 
     /// Why a leadership that nothing forbids to leave a node is still there.
-    pub(super) fn why_leader_stays(&self, known: &KnownRange<T>, now: T) -> String {
+    pub(super) fn why_leader_stays(&self, known: &KnownRange, now: BootTime) -> String {
         let why = self.why_busy(known, now);
         why.unwrap_or_else(|| "it waits for its turn".to_owned())
     }
 
     /// What a range is busy with.
-    fn why_busy(&self, known: &KnownRange<T>, now: T) -> Option<String> {
+    fn why_busy(&self, known: &KnownRange, now: BootTime) -> Option<String> {
         let report = self.fresh(known, now)?;
         let why = if let Some(change) = change_of_bounds(report.phase) {
             change.to_owned()

@@ -2,25 +2,25 @@
 //! do it.
 
 use std::collections::BTreeMap;
-use std::time::Instant;
 
 use super::manager::Manager;
 use super::message::ClusterRequest;
 use super::message::{ClusterResponse, Report, encode_request, encode_response};
 use super::reporter::Reporter;
+use crate::boot_time::BootTime;
 use crate::types::Location;
 
 /// The reporters of all shards.
 #[derive(Default)]
 pub(super) struct Reporters {
-    of_shard: BTreeMap<Location, Reporter<Instant>>,
+    of_shard: BTreeMap<Location, Reporter>,
     /// How many bytes all reports and answers would have taken between nodes.
     pub bytes: usize,
 }
 
 impl Reporters {
     /// The next report of a shard on which there is what `whole` says.
-    pub fn next(&mut self, whole: Report, now: Instant) -> Report {
+    pub fn next(&mut self, whole: Report, now: BootTime) -> Report {
         let mut report = whole;
         let reporter = self.of_shard.entry(report.from).or_default();
         let mut round = reporter.begin(now);
@@ -39,10 +39,10 @@ impl Reporters {
     /// Has the manager take the report of a shard; gives its answer.
     pub fn send(
         &mut self,
-        manager: &mut Manager<Instant>,
+        manager: &mut Manager,
         whole: &Report,
         is_there: bool,
-        now: Instant,
+        now: BootTime,
     ) -> ClusterResponse {
         loop {
             let report = self.next(whole.clone(), now);

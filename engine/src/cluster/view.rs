@@ -11,12 +11,12 @@ use super::manager::{KnownNode, KnownRange, Manager, SILENT_AFTER};
 use super::message::{NodeHealth, NodeView, RangeStats, RangeView, ShardStats, Trouble, View};
 use super::placement;
 use super::record::{MembershipStatus, NodeRecord, Setting};
-use crate::env::Instant;
+use crate::boot_time::BootTime;
 use crate::range::{Descriptor, ReplicaPlace};
 use crate::types::{Location, NodeId, ReplicaId, SYSTEM_RANGE, ShardId};
 
-impl<T: Instant> Manager<T> {
-    pub(super) fn node_health(&self, node: &KnownNode<T>, now: T) -> NodeHealth {
+impl Manager {
+    pub(super) fn node_health(&self, node: &KnownNode, now: BootTime) -> NodeHealth {
         if now < node.heard + SILENT_AFTER {
             return match self.health.unreached_since(node.record.id, now) {
                 None => NodeHealth::Alive,
@@ -38,7 +38,7 @@ impl<T: Instant> Manager<T> {
     }
 
     /// What is wrong with members of a range, for those with which something is.
-    pub(super) fn troubles(&self, known: &KnownRange<T>, now: T) -> Vec<(ReplicaId, Trouble)> {
+    pub(super) fn troubles(&self, known: &KnownRange, now: BootTime) -> Vec<(ReplicaId, Trouble)> {
         let (descriptor, dead_after) = (&known.record.descriptor, self.dead_after());
         let trouble = |place: &ReplicaPlace| {
             let (replica, shard) = (place.replica, self.shards.known.get(&place.location));
@@ -53,7 +53,7 @@ impl<T: Instant> Manager<T> {
     }
 
     /// The state of the cluster as of now.
-    pub fn view(&self, now: T) -> View {
+    pub fn view(&self, now: BootTime) -> View {
         let nodes = self.nodes.values().map(|known| NodeView {
             record: known.record.clone(),
             state: self.node_health(known, now),
@@ -143,7 +143,7 @@ impl<T: Instant> Manager<T> {
     }
 
     /// Makes a new view for the shards if something has changed.
-    pub fn refresh(&mut self, now: T) {
+    pub fn refresh(&mut self, now: BootTime) {
         let mut view = self.view(now);
         // These change all the time: only a request for the view gets them.
         for range in &mut view.ranges {

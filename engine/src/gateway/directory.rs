@@ -8,7 +8,11 @@
 //!
 //! After a split the two halves become known in any order, and the second one maybe much later. The
 //! route of the first half takes its keys from the route of the range that was split, and what is left
-//! of that stays until the second half is known: the shard there knows better. Pure.
+//! of that stays until the second half is known: the shard there knows better.
+//!
+//! The client's cache of routes (`client/src/core/directory.rs`) is a type of its own: it learns one route
+//! at a time, forgets one that was wrong, and has addresses and a lock, while this one is made anew of all
+//! that the node knows. Pure.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;

@@ -23,7 +23,8 @@ use slab::Slab;
 
 use super::admission::Part;
 use super::message::{self, Body, Found, Reply};
-use crate::env::{AsyncRuntime, Env, Instant, MessageClass, Now};
+use crate::boot_time::BootTime;
+use crate::env::{AsyncRuntime, Env, MessageClass};
 use crate::error::Error;
 use crate::fair_share::Shared;
 use crate::frame::BODY_LEN_MAX;
@@ -39,54 +40,55 @@ const FORWARDED_LEN_MAX: usize = 32 << 20;
 const RETRY_AFTER_MS: u32 = 5;
 /// A shard that owes answers and has sent none for this long is asked whether it is alive; so is
 /// one that still sends none, at this interval.
+/// By time: that a shard is silent is no event.
 const ASK_AFTER: Duration = Duration::from_millis(200);
 /// A shard that has answered nothing for this long, not even that question, counts as silent.
 const SILENT_AFTER: Duration = Duration::from_millis(800);
 
 /// The forwarded requests of one shard.
-pub(super) struct Forwarding<E: Env> {
+pub(super) struct Forwarding {
     /// Bytes of all requests.
     bytes: Rc<Shared<Option<RangeId>>>,
-    owing: Rc<RefCell<BTreeMap<Location, Rc<Owing<E>>>>>,
+    owing: Rc<RefCell<BTreeMap<Location, Rc<Owing>>>>,
     /// How many requests were refused because their range has its share of the places to a shard.
     refused: Cell<u64>,
 }
 
 /// A shard that owes answers.
-struct Owing<E: Env> {
+struct Owing {
     /// What gives up each request that it has not answered, by number.
     asked: RefCell<Slab<AbortHandle>>,
     /// The places on the way to it.
     places: Rc<Shared<Option<RangeId>>>,
     /// When it last answered anything, or was first asked.
-    heard: Cell<Now<E>>,
+    heard: Cell<BootTime>,
 }
 
 /// A request that may be sent: it has its room.
-pub(super) struct Admitted<E: Env> {
+pub(super) struct Admitted {
     to: Location,
     message: Bytes,
     gives_up: AbortRegistration,
-    room: Room<E>,
+    room: Room,
 }
 
 /// The room of one request, released when it is dropped.
-struct Room<E: Env> {
-    owing: Rc<Owing<E>>,
+struct Room {
+    owing: Rc<Owing>,
     /// The request's number there.
     number: usize,
     /// Its place there, and its bytes.
     _parts: [Part; 2],
 }
 
-impl<E: Env> Drop for Room<E> {
+impl Drop for Room {
     fn drop(&mut self) {
         self.owing.asked.borrow_mut().remove(self.number);
     }
 }
 
-impl<E: Env> Default for Forwarding<E> {
-    fn default() -> Forwarding<E> {
+impl Default for Forwarding {
+    fn default() -> Forwarding {
         Forwarding {
             bytes: Rc::new(Shared::new(FORWARDED_LEN_MAX)),
             owing: Rc::default(),
@@ -95,18 +97,18 @@ impl<E: Env> Default for Forwarding<E> {
     }
 }
 
-impl<E: Env> Forwarding<E> {
+impl Forwarding {
     /// Takes room for a request to the shard at `to`; it counts for this range.
     ///
     /// # Errors
     /// [`Error::Overloaded`]: too many requests are on their way, and those of the range have their share.
     /// [`Error::Invalid`]: this one is too long.
-    pub fn admit(
+    pub fn admit<E: Env>(
         &self,
         shard: &Shard<E>,
         (to, range): (Location, Option<RangeId>),
         request: &message::Request,
-    ) -> Result<Admitted<E>, Error> {
+    ) -> Result<Admitted, Error> {
         let message: Bytes = message::encode_request(request).into();
         let len = message.len();
         // No request within the limits of keys and values is this long.
@@ -143,7 +145,7 @@ impl<E: Env> Forwarding<E> {
 
     /// What the shard at `to` owes. The first request starts a task that watches whether the shard is
     /// alive.
-    fn owing(&self, shard: &Shard<E>, to: Location) -> Rc<Owing<E>> {
+    fn owing<E: Env>(&self, shard: &Shard<E>, to: Location) -> Rc<Owing> {
         let mut all = self.owing.borrow_mut();
         if let Some(owing) = all.get(&to) {
             return owing.clone();
@@ -151,7 +153,7 @@ impl<E: Env> Forwarding<E> {
         let owing = Rc::new(Owing {
             asked: RefCell::default(),
             places: Rc::new(Shared::new(FORWARDED_MAX)),
-            heard: Cell::new(Now::<E>::now()),
+            heard: Cell::new(E::now()),
         });
         all.insert(to, owing.clone());
         // The task must not keep a shard that has been closed.
@@ -181,37 +183,41 @@ fn parts(
     Some([places.take(range, 1)?, bytes.take(range, len)?])
 }
 
-impl<E: Env> Owing<E> {
+impl Owing {
     /// Gives up all requests if the shard at `to` is silent.
-    async fn look(&self, shard: &Shard<E>, to: Location) {
-        if Now::<E>::now() < self.heard.get() + ASK_AFTER {
+    async fn look<E: Env>(&self, shard: &Shard<E>, to: Location) {
+        if E::now() < self.heard.get() + ASK_AFTER {
             return;
         }
         if shard.is_answered_by(to).await {
-            self.heard.set(Now::<E>::now());
-        } else if Now::<E>::now() >= self.heard.get() + SILENT_AFTER {
+            self.heard.set(E::now());
+        } else if E::now() >= self.heard.get() + SILENT_AFTER {
             self.asked
                 .borrow()
                 .iter()
                 .for_each(|(_, asked)| asked.abort());
             // Requests sent from now on get the full time.
-            self.heard.set(Now::<E>::now());
+            self.heard.set(E::now());
         }
     }
 }
 
-impl<E: Env> Admitted<E> {
+impl Admitted {
     /// Sends the request. Waits for the answer until the deadline, if there is one, and no longer than
     /// the other shard is alive.
     ///
     /// # Errors
     /// No answer came.
-    pub async fn send(self, shard: &Shard<E>, until: Option<Now<E>>) -> io::Result<Bytes> {
+    pub async fn send<E: Env>(
+        self,
+        shard: &Shard<E>,
+        until: Option<BootTime>,
+    ) -> io::Result<Bytes> {
         let asking = shard.call(self.to, MessageClass::Clients, self.message);
         let asking = async {
             match until {
                 None => asking.await,
-                Some(until) => match E::Runtime::timeout_at(until, asking).await {
+                Some(until) => match E::Runtime::timeout_at(until.into(), asking).await {
                     Ok(answer) => answer,
                     Err(_) => Err(io::ErrorKind::TimedOut.into()),
                 },
@@ -222,15 +228,15 @@ impl<E: Env> Admitted<E> {
             Err(_) => Err(io::ErrorKind::HostUnreachable.into()),
         };
         if answer.is_ok() {
-            self.room.owing.heard.set(Now::<E>::now());
+            self.room.owing.heard.set(E::now());
         }
         answer
     }
 }
 
 /// The time until a deadline, in microseconds.
-pub(super) fn deadline_left<E: Env>(deadline: Now<E>) -> u64 {
-    let left = deadline.saturating_duration_since(Now::<E>::now());
+pub(super) fn deadline_left<E: Env>(deadline: BootTime) -> u64 {
+    let left = deadline - E::now();
     u64::try_from(left.as_micros()).unwrap_or(u64::MAX)
 }
 

@@ -21,7 +21,8 @@ use super::request::Call;
 use super::responder::Responder;
 use super::router::leader_in;
 use super::{Gateway, pass_on, refuse};
-use crate::env::{AsyncRuntime, Env, Instant, Now};
+use crate::boot_time::BootTime;
+use crate::env::{AsyncRuntime, Env};
 use crate::error::{Error, Fate};
 use crate::limits::LEADER_WAIT_MAX;
 use crate::request::{Batch, Outcome, RequestId, Target};
@@ -34,8 +35,8 @@ const PAUSE_FIRST: Duration = Duration::from_millis(5);
 const PAUSE_MAX: Duration = Duration::from_millis(40);
 
 /// The wait of one request for a leader of its range.
-pub(super) struct LeaderWait<E: Env> {
-    until: Now<E>,
+pub(super) struct LeaderWait {
+    until: BootTime,
     pause: Duration,
     /// Whether the leader that a refusal names may be asked before another pause.
     may_follow: bool,
@@ -43,10 +44,10 @@ pub(super) struct LeaderWait<E: Env> {
     room: Option<Part>,
 }
 
-impl<E: Env> LeaderWait<E> {
+impl LeaderWait {
     /// The wait of a request that has been refused now.
-    pub fn new(deadline: Option<Now<E>>) -> LeaderWait<E> {
-        let until = Now::<E>::now() + LEADER_WAIT_MAX;
+    pub fn new(deadline: Option<BootTime>, now: BootTime) -> LeaderWait {
+        let until = now + LEADER_WAIT_MAX;
         LeaderWait {
             until: deadline.map_or(until, |deadline| deadline.min(until)),
             pause: PAUSE_FIRST,
@@ -61,13 +62,13 @@ impl<E: Env> LeaderWait<E> {
     ///
     /// # Errors
     /// [`Error::Overloaded`]: too many requests wait. [`Error::ShuttingDown`].
-    pub async fn pause(
+    pub async fn pause<E: Env>(
         &mut self,
         gateway: &Gateway<E>,
         (key, len): (&[u8], usize),
         (names_leader, routes): (bool, usize),
     ) -> Result<bool, Error> {
-        if Now::<E>::now() >= self.until {
+        if E::now() >= self.until {
             return Ok(false);
         }
         if std::mem::replace(&mut self.may_follow, !names_leader) && names_leader {
@@ -78,13 +79,13 @@ impl<E: Env> LeaderWait<E> {
         if self.room.is_none() {
             self.room = Some(admission.begin_leader_wait(gateway.range_of(key), len)?);
         }
-        let until = self.until.min(Now::<E>::now() + self.pause);
+        let until = self.until.min(E::now() + self.pause);
         self.pause = PAUSE_MAX.min(self.pause * 2);
         let changed = gateway.inner.shard.leader_changed(key, routes);
-        let _ = E::Runtime::timeout_at(until, changed).await;
+        let _ = E::Runtime::timeout_at(until.into(), changed).await;
         match admission.is_shutting_down() {
             true => Err(Error::ShuttingDown),
-            false => Ok(Now::<E>::now() < self.until),
+            false => Ok(E::now() < self.until),
         }
     }
 }
@@ -123,7 +124,7 @@ struct LocalWrite<E: Env, R: Responder> {
     gateway: Gateway<E>,
     responder: Rc<R>,
     ticket: R::Ticket,
-    call: Call<E>,
+    call: Call,
     write: (Batch, RequestId),
 }
 
@@ -145,7 +146,7 @@ impl<E: Env, R: Responder> WriteSink for LocalWrite<E, R> {
 impl<E: Env> Gateway<E> {
     /// Whether the gateway carries a request to the leader of its range after this refusal, rather than
     /// tell the caller.
-    pub(super) fn carries(&self, call: &Call<E>, error: &Error) -> bool {
+    pub(super) fn carries(&self, call: &Call, error: &Error) -> bool {
         !call.caller.follows_routes && refused(error, call.target).is_some()
     }
 
@@ -153,7 +154,7 @@ impl<E: Env> Gateway<E> {
     pub(super) fn write_sink<R: Responder>(
         &self,
         responder: &Rc<R>,
-        call: &Call<E>,
+        call: &Call,
         ticket: R::Ticket,
         write: (&Batch, RequestId),
     ) -> Rc<dyn WriteSink> {
@@ -174,7 +175,7 @@ impl<E: Env> Gateway<E> {
     pub(super) fn carry<R: Responder>(
         &self,
         responder: &Rc<R>,
-        call: &Call<E>,
+        call: &Call,
         ticket: R::Ticket,
         body: Body,
         first: Result<Location, Error>,
@@ -188,7 +189,7 @@ impl<E: Env> Gateway<E> {
     pub(super) fn carry_held<R: Responder>(
         &self,
         responder: &Rc<R>,
-        call: &Call<E>,
+        call: &Call,
         (ticket, token): (R::Ticket, u64),
         body: Body,
         first: Result<Location, Error>,
@@ -211,7 +212,7 @@ impl<E: Env> Gateway<E> {
     /// Why there is none.
     pub(super) async fn answer_of_leader(
         &self,
-        call: &Call<E>,
+        call: &Call,
         body: Body,
         first: Result<Location, Error>,
     ) -> Result<Reply, Error> {
@@ -244,7 +245,7 @@ impl<E: Env> Gateway<E> {
                 None => return reply,
             };
             let news = (leader.is_some(), routes);
-            let wait = wait.get_or_insert_with(|| LeaderWait::new(call.deadline));
+            let wait = wait.get_or_insert_with(|| LeaderWait::new(call.deadline, E::now()));
             if !wait.pause(self, (&key, len), news).await? {
                 return Err(self.why_unled(call, &key, error));
             }
@@ -258,7 +259,7 @@ impl<E: Env> Gateway<E> {
         to: Location,
         key: &[u8],
         request: &mut message::Request,
-        deadline: Option<Now<E>>,
+        deadline: Option<BootTime>,
     ) -> Result<Reply, Error> {
         let kind = Kind::of(&request.body);
         request.left_us = deadline.map(deadline_left::<E>);
@@ -283,10 +284,8 @@ impl<E: Env> Gateway<E> {
 
     /// The error of a request that has waited in vain, by the last one: if that is that the range has no
     /// leader, it may be because there is no majority, or because the deadline has passed.
-    pub(super) fn why_unled(&self, call: &Call<E>, key: &[u8], last: &Error) -> Error {
-        let is_late = call
-            .deadline
-            .is_some_and(|deadline| deadline <= Now::<E>::now());
+    pub(super) fn why_unled(&self, call: &Call, key: &[u8], last: &Error) -> Error {
+        let is_late = call.deadline.is_some_and(|deadline| deadline <= E::now());
         match refused(last, call.target) {
             Some(_) if self.inner.shard.lacks_quorum(key) => Error::NoQuorum(Fate::NotApplied),
             Some(_) if is_late => Error::DeadlineExceeded,

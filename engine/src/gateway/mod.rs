@@ -57,8 +57,9 @@ use request::Call;
 use responder::{Responder, Response};
 use router::Lookup;
 
+use crate::boot_time::BootTime;
 use crate::cluster::View;
-use crate::env::{AsyncRuntime, Env, Now};
+use crate::env::{AsyncRuntime, Env};
 use crate::error::{Error, Fate};
 use crate::request::{Batch, Read, RequestId, ScanReply, ScanRequest, Target, Wait};
 use crate::shard::{Shard, WriteRequest};
@@ -70,7 +71,7 @@ struct Inner<E: Env> {
     admission: Admission,
     routes: RefCell<Routes>,
     directory: RefCell<Rc<Directory>>,
-    forwarding: Forwarding<E>,
+    forwarding: Forwarding,
 }
 
 /// The gateway of a shard. Clones are the same gateway.
@@ -174,7 +175,7 @@ impl<E: Env> Gateway<E> {
     ///
     /// # Errors
     /// [`Error::ShuttingDown`], [`Error::DeadlineExceeded`], [`Error::ClockOutOfBounds`].
-    pub fn admit(&self, call: &Call<E>, now: Now<E>) -> Result<(), Error> {
+    pub fn admit(&self, call: &Call, now: BootTime) -> Result<(), Error> {
         let is_late = call.deadline.is_some_and(|deadline| deadline <= now);
         let take = || self.inner.shard.take_token(call.token);
         self.inner.admission.admit(is_late, call.token, take)
@@ -192,7 +193,7 @@ impl<E: Env> Gateway<E> {
     pub fn get<R: Responder>(
         &self,
         responder: &Rc<R>,
-        call: &Call<E>,
+        call: &Call,
         ticket: R::Ticket,
         key: &[u8],
     ) -> Result<(), R::Refusal> {
@@ -225,7 +226,7 @@ impl<E: Env> Gateway<E> {
         &self,
         wait: Wait,
         responder: &Rc<R>,
-        call: &Call<E>,
+        call: &Call,
         ticket: R::Ticket,
         key: &[u8],
     ) -> Result<(), R::Refusal> {
@@ -267,14 +268,14 @@ impl<E: Env> Gateway<E> {
         wait: Wait,
         key: &[u8],
         target: Option<Target>,
-        deadline: Option<Now<E>>,
+        deadline: Option<BootTime>,
     ) -> Result<(), Error> {
         let shard = &self.inner.shard;
         let waiting = shard.wait(wait, key, target);
         let Some(until) = deadline else {
             return waiting.await;
         };
-        let waited = E::Runtime::timeout_at(until, waiting).await;
+        let waited = E::Runtime::timeout_at(until.into(), waiting).await;
         waited.unwrap_or_else(|_| {
             Err(match shard.lacks_quorum(key) {
                 true => Error::NoQuorum(Fate::NotApplied),
@@ -290,7 +291,7 @@ impl<E: Env> Gateway<E> {
     pub fn write<R: Responder>(
         &self,
         responder: &Rc<R>,
-        call: &Call<E>,
+        call: &Call,
         ticket: R::Ticket,
         (batch, session): (Batch, RequestId),
     ) -> Result<(), R::Refusal> {
@@ -319,7 +320,7 @@ impl<E: Env> Gateway<E> {
     pub fn scan<R: Responder>(
         &self,
         responder: &Rc<R>,
-        call: &Call<E>,
+        call: &Call,
         ticket: R::Ticket,
         scan: ScanRequest,
     ) -> Result<(), R::Refusal> {
@@ -353,7 +354,7 @@ impl<E: Env> Gateway<E> {
     }
 
     /// Scans rows of a range that this shard leads.
-    async fn scan_here(&self, call: &Call<E>, scan: ScanRequest) -> Result<ScanReply, Error> {
+    async fn scan_here(&self, call: &Call, scan: ScanRequest) -> Result<ScanReply, Error> {
         let Inner {
             admission, shard, ..
         } = self.inner.as_ref();

@@ -29,7 +29,8 @@ use super::request::Call;
 use super::responder::{Responder, Response};
 use super::router::leader_in;
 use super::values::{KeyRead, Values};
-use crate::env::{AsyncRuntime, Env, Now, TimeSlice};
+use crate::boot_time::BootTime;
+use crate::env::{AsyncRuntime, Env, TimeSlice};
 use crate::error::Error;
 use crate::request::Wait;
 use crate::shard::{KeyFound, KeyTurn, Moment};
@@ -109,11 +110,7 @@ fn together(here: &Values, parts: &[Values], part_of: &[Option<usize>]) -> Value
 
 /// The first key that was not read because it is not known here who leads its range, with the routes
 /// that the refusals name. `None`: there is no such key, or the caller follows routes.
-fn unled<'k, E: Env>(
-    call: &Call<E>,
-    keys: &[&'k [u8]],
-    values: &Values,
-) -> Option<(&'k [u8], Vec<Route>)> {
+fn unled<'k>(call: &Call, keys: &[&'k [u8]], values: &Values) -> Option<(&'k [u8], Vec<Route>)> {
     let is_unled = |error: &Error| refused(error, None).is_some();
     if call.caller.follows_routes || !values.errors().iter().any(is_unled) {
         return None;
@@ -140,7 +137,7 @@ impl<E: Env> Gateway<E> {
     pub fn multi_get<R: Responder>(
         &self,
         responder: &Rc<R>,
-        call: &Call<E>,
+        call: &Call,
         ticket: R::Ticket,
         keys: &[&[u8]],
     ) -> Result<(), R::Refusal> {
@@ -172,7 +169,7 @@ impl<E: Env> Gateway<E> {
 
     /// Reads what can be read at once of the keys, and splits the others. `named` are routes that other
     /// shards have just told.
-    fn split(&self, call: &Call<E>, keys: &[&[u8]], named: &[Route]) -> Split {
+    fn split(&self, call: &Call, keys: &[&[u8]], named: &[Route]) -> Split {
         let mut split = Split::new(keys.len());
         self.inner.shard.multi_get(keys, |key, turn| match turn {
             KeyTurn::Found(found) => split.read(KeyRead::Found(found)),
@@ -191,7 +188,7 @@ impl<E: Env> Gateway<E> {
     /// for other callers. Gives the time of the cluster if another shard has read keys.
     async fn read_all(
         &self,
-        call: &Call<E>,
+        call: &Call,
         keys: &[Blob],
         split: Split,
     ) -> (Values, Option<Timestamp>) {
@@ -205,7 +202,7 @@ impl<E: Env> Gateway<E> {
                 let elsewhere = |leader| leader != self.inner.here;
                 route.leader.is_some_and(elsewhere)
             });
-            let wait = wait.get_or_insert_with(|| LeaderWait::new(call.deadline));
+            let wait = wait.get_or_insert_with(|| LeaderWait::new(call.deadline, E::now()));
             let news = (names_leader, routes);
             match wait.pause(self, (key, len), news).await {
                 Ok(true) => {}
@@ -230,7 +227,7 @@ impl<E: Env> Gateway<E> {
     }
 
     /// Reads the parts of a split, all at the same time, and puts everything together.
-    async fn read_parts(&self, call: &Call<E>, split: Split) -> (Values, Option<Timestamp>) {
+    async fn read_parts(&self, call: &Call, split: Split) -> (Values, Option<Timestamp>) {
         let slice = RefCell::new(TimeSlice::begin());
         let asked = (split.parts.iter()).map(|part| self.ask_part(call, part, &slice));
         let mut asked = pin!(join_all(asked));
@@ -253,7 +250,7 @@ impl<E: Env> Gateway<E> {
     /// It is not sent on: the error that the caller gets.
     fn leader_elsewhere(
         &self,
-        call: &Call<E>,
+        call: &Call,
         key: &[u8],
         error: &Error,
         named: &[Route],
@@ -287,7 +284,7 @@ impl<E: Env> Gateway<E> {
     /// another shard.
     async fn ask_part(
         &self,
-        call: &Call<E>,
+        call: &Call,
         part: &Part,
         slice: &RefCell<TimeSlice<E>>,
     ) -> (Values, Option<Timestamp>) {
@@ -312,7 +309,7 @@ impl<E: Env> Gateway<E> {
     async fn read_confirmed(
         &self,
         keys: &[Blob],
-        deadline: Option<Now<E>>,
+        deadline: Option<BootTime>,
         slice: &RefCell<TimeSlice<E>>,
     ) -> Result<Values, Error> {
         let first = keys.first().map_or(&[][..], |key| key);
@@ -326,7 +323,7 @@ impl<E: Env> Gateway<E> {
         &self,
         moment: Moment,
         keys: &[Blob],
-        deadline: Option<Now<E>>,
+        deadline: Option<BootTime>,
         slice: &RefCell<TimeSlice<E>>,
     ) -> Values {
         let mut values = Values::with_capacity(keys.len());
@@ -337,7 +334,7 @@ impl<E: Env> Gateway<E> {
         let reading = self.inner.shard.multi_get_at(&moment, keys, slice, take);
         match deadline {
             // Without a deadline or before it every key has a result.
-            Some(until) => drop(E::Runtime::timeout_at(until, reading).await),
+            Some(until) => drop(E::Runtime::timeout_at(until.into(), reading).await),
             None => reading.await,
         }
         while values.results().len() < keys.len() {
@@ -350,7 +347,7 @@ impl<E: Env> Gateway<E> {
     async fn send_on(
         &self,
         to: Location,
-        call: &Call<E>,
+        call: &Call,
         keys: Vec<Blob>,
     ) -> Result<(Values, Timestamp), Error> {
         // Those of several ranges count for the first one.

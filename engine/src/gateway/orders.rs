@@ -2,11 +2,12 @@
 //! is; an order is given once. Lives on its shard's thread.
 
 use super::Gateway;
+use crate::boot_time::BootTime;
 use crate::cluster::{
     ClusterRequest, ClusterResponse, Decision, HotRange, Leaving, MembershipStatus, Setting,
     SplitPart, View,
 };
-use crate::env::{AsyncRuntime, Env, Now};
+use crate::env::{AsyncRuntime, Env};
 use crate::error::{Error, OrderError};
 use crate::types::{KeyRange, NodeId, RangeId, ShardId};
 
@@ -99,7 +100,7 @@ impl<E: Env> Gateway<E> {
     ///
     /// # Errors
     /// The manager did not answer in time.
-    pub async fn view(&self, until: Now<E>) -> Result<View, OrderFailure> {
+    pub async fn view(&self, until: BootTime) -> Result<View, OrderFailure> {
         match self.manage(ClusterRequest::View, until).await? {
             ClusterResponse::View(view) => Ok(view),
             response => Err(unexpected(response)),
@@ -110,7 +111,7 @@ impl<E: Env> Gateway<E> {
     ///
     /// # Errors
     /// The manager did not answer in time.
-    pub async fn settings(&self, until: Now<E>) -> Result<Vec<Setting>, OrderFailure> {
+    pub async fn settings(&self, until: BootTime) -> Result<Vec<Setting>, OrderFailure> {
         match self.manage(ClusterRequest::History, until).await? {
             ClusterResponse::Settings(settings) => Ok(settings),
             response => Err(unexpected(response)),
@@ -125,7 +126,7 @@ impl<E: Env> Gateway<E> {
         &self,
         node: NodeId,
         dry_run: bool,
-        until: Now<E>,
+        until: BootTime,
     ) -> Result<Leaving, OrderFailure> {
         let question = ClusterRequest::Leaving { node, dry_run };
         match self.manage(question, until).await? {
@@ -138,7 +139,7 @@ impl<E: Env> Gateway<E> {
     ///
     /// # Errors
     /// The manager refused it, or did not answer in time: then it may have followed the order.
-    pub async fn order(&self, order: Order, until: Now<E>) -> Result<(), OrderFailure> {
+    pub async fn order(&self, order: Order, until: BootTime) -> Result<(), OrderFailure> {
         match self.manage(order.into(), until).await? {
             ClusterResponse::Done => Ok(()),
             response => Err(unexpected(response)),
@@ -156,7 +157,7 @@ impl<E: Env> Gateway<E> {
         range: RangeId,
         keys: Vec<Vec<u8>>,
         held_until_ms: Option<u64>,
-        until: Now<E>,
+        until: BootTime,
     ) -> Result<(Vec<SplitPart>, Option<OrderError>), OrderFailure> {
         let order = ClusterRequest::SplitRange {
             range,
@@ -173,7 +174,7 @@ impl<E: Env> Gateway<E> {
     ///
     /// # Errors
     /// The manager did not answer in time.
-    pub async fn decisions(&self, until: Now<E>) -> Result<Vec<Decision>, OrderFailure> {
+    pub async fn decisions(&self, until: BootTime) -> Result<Vec<Decision>, OrderFailure> {
         match self.manage(ClusterRequest::Decisions, until).await? {
             ClusterResponse::Decisions(decisions) => Ok(decisions),
             response => Err(unexpected(response)),
@@ -190,7 +191,7 @@ impl<E: Env> Gateway<E> {
         range: RangeId,
         parts: u32,
         held_until_ms: Option<u64>,
-        until: Now<E>,
+        until: BootTime,
     ) -> Result<(Vec<SplitPart>, Option<OrderError>), OrderFailure> {
         let order = ClusterRequest::SplitInto {
             range,
@@ -208,7 +209,7 @@ impl<E: Env> Gateway<E> {
     ///
     /// # Errors
     /// The interval is empty, or the manager did not answer in time: then it may have followed the order.
-    pub async fn scatter(&self, keys: KeyRange, until: Now<E>) -> Result<u64, OrderFailure> {
+    pub async fn scatter(&self, keys: KeyRange, until: BootTime) -> Result<u64, OrderFailure> {
         match self.manage(ClusterRequest::Scatter { keys }, until).await? {
             ClusterResponse::Scattered(orders) => Ok(orders),
             response => Err(unexpected(response)),
@@ -219,7 +220,11 @@ impl<E: Env> Gateway<E> {
     ///
     /// # Errors
     /// There are none or too many asked for, or the manager did not answer in time.
-    pub async fn hot_ranges(&self, top: u32, until: Now<E>) -> Result<Vec<HotRange>, OrderFailure> {
+    pub async fn hot_ranges(
+        &self,
+        top: u32,
+        until: BootTime,
+    ) -> Result<Vec<HotRange>, OrderFailure> {
         match self
             .manage(ClusterRequest::HotRanges { top }, until)
             .await?
@@ -232,13 +237,13 @@ impl<E: Env> Gateway<E> {
     async fn manage(
         &self,
         request: ClusterRequest,
-        until: Now<E>,
+        until: BootTime,
     ) -> Result<ClusterResponse, OrderFailure> {
         let late = match request.is_order() {
             true => Error::unknown("the cluster's manager did not answer in time"),
             false => Error::DeadlineExceeded,
         };
-        let asked = E::Runtime::timeout_at(until, self.shard().manage(request)).await;
+        let asked = E::Runtime::timeout_at(until.into(), self.shard().manage(request)).await;
         Ok(asked.unwrap_or(Err(late))?)
     }
 }

@@ -11,7 +11,7 @@ use super::Gateway;
 use super::message::{self, Body, Found, Reply, Request};
 use super::request::{Call, Caller};
 use super::responder::{Responder, Response, Scanning};
-use crate::env::{AsyncRuntime, Env, Instant, MessageClass, Now};
+use crate::env::{AsyncRuntime, Env, MessageClass};
 use crate::error::Error;
 use crate::mutant::{self, Mutant};
 use crate::types::Timestamp;
@@ -57,7 +57,7 @@ impl<E: Env> Gateway<E> {
 
     /// Handles a forwarded request.
     fn take(&self, received: &Rc<Received<E>>, request: Request) -> Result<(), Error> {
-        let now = Now::<E>::now();
+        let now = E::now();
         let call = Call {
             caller: match mutant::is(Mutant::ForwardedAgain) {
                 true => Caller {

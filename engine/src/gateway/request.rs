@@ -1,7 +1,7 @@
 //! A client's request as the gateway sees it: who asks, until when, and what of the cluster the
 //! sender has seen. The operations are in [`crate::request`]. Pure.
 
-use crate::env::{Env, Now};
+use crate::boot_time::BootTime;
 use crate::request::Target;
 use crate::types::Timestamp;
 
@@ -21,22 +21,14 @@ impl Caller {
 }
 
 /// A request, apart from what it asks for.
-#[derive(Debug)]
-pub struct Call<E: Env> {
+#[derive(Clone, Copy, Debug)]
+pub struct Call {
     /// The sender.
     pub caller: Caller,
     /// After this the caller no longer waits.
-    pub deadline: Option<Now<E>>,
+    pub deadline: Option<BootTime>,
     /// The largest timestamp that the caller has seen.
     pub token: Timestamp,
     /// The range that the caller believes to hold the key.
     pub target: Option<Target>,
 }
-
-impl<E: Env> Clone for Call<E> {
-    fn clone(&self) -> Call<E> {
-        *self
-    }
-}
-
-impl<E: Env> Copy for Call<E> {}

@@ -80,7 +80,7 @@ impl<E: Env> Gateway<E> {
     pub(super) fn elsewhere<R: Responder>(
         &self,
         responder: &Rc<R>,
-        call: &Call<E>,
+        call: &Call,
         ticket: R::Ticket,
         (lookup, key): (Lookup, &[u8]),
         body: Body,

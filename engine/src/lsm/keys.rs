@@ -28,43 +28,25 @@ const USER: u8 = 1;
 const REQUEST: u8 = 2;
 const SNAPSHOT_CLIENT: u8 = 3;
 
-/// The kind of a row.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RowKind {
-    /// A replica's state.
-    State,
-    /// A client's session marks in a range.
-    Client,
-    /// A row of a user.
-    User,
-    /// A request of a session.
-    Request,
-    /// A client's session marks, as they came with a snapshot.
-    SnapshotClient,
-    /// The row under [`TREE_MARK`].
-    TreeMark,
-}
-
-/// How snapshots, splits and garbage collection treat the rows of one kind.
+/// How snapshots and garbage collection treat the rows of one kind. What a split does with a row follows
+/// from its [`Owner`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RowRule {
-    /// Whether snapshots carry these rows. The receiver of a snapshot makes the other rows itself.
-    pub travels: bool,
-    /// Which part of a range gets these rows when the range is split.
-    pub split: Split,
+    /// Whether snapshots carry these rows, and from where.
+    pub in_snapshot: InSnapshot,
     /// Which versions garbage collection may drop.
     pub collected: Collected,
 }
 
-/// Which part of a split range gets the rows of a kind.
+/// Whether snapshots carry the rows of a kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Split {
-    /// The part that holds the user key by which a row is stored. The rows are not moved.
-    ByKey,
-    /// Each part writes rows of its own.
-    ByRange,
-    /// Neither part: the rows do not belong to a range.
-    Stays,
+pub enum InSnapshot {
+    /// Yes. The export reads those of the range's interval from the tree.
+    FromTree,
+    /// Yes. The export makes them of the session table in memory, which is newer than the tree.
+    FromSessions,
+    /// No: the receiver makes such rows itself, and refuses a snapshot that has one.
+    No,
 }
 
 /// Which versions of a row garbage collection may drop.
@@ -78,32 +60,65 @@ pub enum Collected {
     WithData,
 }
 
-impl RowKind {
-    /// Every kind.
-    pub const ALL: [RowKind; 6] = [
-        RowKind::State,
-        RowKind::Client,
-        RowKind::User,
-        RowKind::Request,
-        RowKind::SnapshotClient,
-        RowKind::TreeMark,
-    ];
-
-    /// The rule for this kind.
-    pub const fn rule(self) -> RowRule {
-        let (travels, split, collected) = match self {
-            RowKind::State => (false, Split::ByRange, Collected::AllButNewest),
-            RowKind::Client => (false, Split::ByRange, Collected::AllButNewest),
-            RowKind::User => (true, Split::ByKey, Collected::BelowThreshold),
-            RowKind::Request => (true, Split::ByKey, Collected::BelowThreshold),
-            RowKind::SnapshotClient => (true, Split::ByRange, Collected::WithData),
-            RowKind::TreeMark => (false, Split::Stays, Collected::AllButNewest),
-        };
-        RowRule {
-            travels,
-            split,
-            collected,
+/// Declares the kinds of rows, each with its rule: a kind without one does not compile.
+macro_rules! row_kinds {
+    ($($(#[$doc:meta])* $kind:ident: $in_snapshot:ident, $collected:ident;)*) => {
+        /// The kind of a row.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum RowKind {
+            $($(#[$doc])* $kind,)*
         }
+
+        impl RowKind {
+            /// Every kind.
+            pub const ALL: &[RowKind] = &[$(RowKind::$kind,)*];
+
+            /// The rule for this kind.
+            pub const fn rule(self) -> RowRule {
+                match self {
+                    $(RowKind::$kind => RowRule {
+                        in_snapshot: InSnapshot::$in_snapshot,
+                        collected: Collected::$collected,
+                    },)*
+                }
+            }
+        }
+    };
+}
+
+row_kinds! {
+    /// A replica's state.
+    State: No, AllButNewest;
+    /// A client's session marks in a range.
+    Client: No, AllButNewest;
+    /// A row of a user.
+    User: FromTree, BelowThreshold;
+    /// A request of a session.
+    Request: FromSessions, BelowThreshold;
+    /// A client's session marks, as they came with a snapshot.
+    SnapshotClient: FromSessions, WithData;
+    /// The row under [`TREE_MARK`].
+    TreeMark: No, AllButNewest;
+}
+
+impl RowKind {
+    /// Writes the bounds of the rows of this kind that belong to an interval of user keys: the inclusive
+    /// lower bound to `low`, the exclusive upper bound to `high`. Session marks belong to every interval.
+    /// `false`: rows of this kind have no data id in their keys.
+    pub fn bounds(
+        self,
+        data_id: DataId,
+        keys: (&[u8], Option<&[u8]>),
+        low: &mut Vec<u8>,
+        high: &mut Vec<u8>,
+    ) -> bool {
+        match self {
+            RowKind::User => users_of(data_id, keys, low, high),
+            RowKind::Request => requests_of(data_id, keys, low, high),
+            RowKind::SnapshotClient => snapshot_clients_of(data_id, low, high),
+            RowKind::State | RowKind::Client | RowKind::TreeMark => return false,
+        }
+        true
     }
 }
 
@@ -114,7 +129,9 @@ pub fn row_hash(row_key: &[u8]) -> u64 {
     xxh3_64(row_key)
 }
 
-/// The owner of a row, as the row's key names it.
+/// The owner of a row, as the row's key names it. It says what becomes of the row at a split, where the
+/// parts go on with one data id: a row with a user key stays in place and belongs to the part that has the
+/// key; each part writes rows of its own in place of those that belong to a replica.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Owner<'a> {
     /// A replica.
@@ -425,17 +442,30 @@ mod tests {
             key(&|to| snapshot_client_key(DataId(7), ClientId(6), to)),
             TREE_MARK.to_vec(),
         ];
+        assert_eq!(rows.len(), RowKind::ALL.len());
         for (row, kind) in rows.iter().zip(RowKind::ALL) {
             let (found, owner) = parse(row).expect("a row of ours");
-            assert_eq!(found, kind);
+            assert_eq!(found, *kind);
             let rule = kind.rule();
-            // Ranges share a data id after a split. Only rows that are stored by a user key stay in
-            // place then.
+            // Ranges share a data id after a split. Only rows that are stored by a user key are read
+            // within its bounds then.
             let lies_by_key = matches!(owner, Owner::Key(..));
-            assert_eq!(rule.split == Split::ByKey, lies_by_key, "{kind:?}");
             assert_eq!(rule.collected == Collected::BelowThreshold, lies_by_key);
             // A row that snapshots carry has a data id in its key, which the receiver replaces.
-            assert_eq!(rule.travels, after_data_id(row).is_some(), "{kind:?}");
+            let travels = rule.in_snapshot != InSnapshot::No;
+            assert_eq!(travels, after_data_id(row).is_some(), "{kind:?}");
+            // The export and the reader of saved sessions find it by the bounds of its kind.
+            let (mut low, mut high) = (Vec::new(), Vec::new());
+            assert_eq!(
+                kind.bounds(DataId(7), (b"k", Some(b"l")), &mut low, &mut high),
+                travels
+            );
+            assert_eq!(low <= *row && *row < high, travels, "{kind:?}");
+            for (data_id, keys) in [(8, (&b""[..], None)), (7, (b"a", Some(&b"k"[..])))] {
+                kind.bounds(DataId(data_id), keys, &mut low, &mut high);
+                let is_marks = data_id == 7 && *kind == RowKind::SnapshotClient;
+                assert_eq!(low <= *row && *row < high, is_marks, "{kind:?}");
+            }
         }
     }
 

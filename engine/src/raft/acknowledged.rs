@@ -4,32 +4,32 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 
-use crate::env::Instant;
+use crate::boot_time::BootTime;
 use crate::notify::Notify;
 use crate::types::ReplicaId;
 
 /// What the other replicas have acknowledged to a leader.
-pub(super) struct Acknowledged<T: Instant> {
+pub(super) struct Acknowledged {
     /// The leader's term, and for each other replica when the last append was sent that it
     /// accepted.
-    taken: RefCell<Taken<T>>,
+    taken: RefCell<Taken>,
     /// The last result of [`Acknowledged::quorum_at`]; `None` once a newer answer has come.
-    reckoned: Cell<Option<Reckoned<T>>>,
+    reckoned: Cell<Option<Reckoned>>,
     /// Notified after each answer.
     pub answered: Notify,
 }
 
-struct Taken<T: Instant> {
+struct Taken {
     term: u64,
-    by: Vec<(ReplicaId, T)>,
+    by: Vec<(ReplicaId, BootTime)>,
 }
 
 /// A term, and what [`Acknowledged::quorum_at`] gave in it.
-type Reckoned<T> = (u64, Option<T>);
+type Reckoned = (u64, Option<BootTime>);
 
-impl<T: Instant> Acknowledged<T> {
+impl Acknowledged {
     /// Nothing is acknowledged yet.
-    pub fn new() -> Acknowledged<T> {
+    pub fn new() -> Acknowledged {
         Acknowledged {
             taken: RefCell::new(Taken {
                 term: 0,
@@ -41,7 +41,7 @@ impl<T: Instant> Acknowledged<T> {
     }
 
     /// Notes that a replica has accepted an append of the leader of `term`, sent at `sent`.
-    pub fn take(&self, term: u64, by: ReplicaId, sent: T) {
+    pub fn take(&self, term: u64, by: ReplicaId, sent: BootTime) {
         let mut taken = self.taken.borrow_mut();
         if term < taken.term {
             return;
@@ -63,7 +63,12 @@ impl<T: Instant> Acknowledged<T> {
 
     /// The time up to which a majority of each set of voters had voted for nobody but `me`, the
     /// leader of this term. `None`: no majority has answered yet, or there are no other voters.
-    pub fn quorum_at(&self, term: u64, me: ReplicaId, voters: &[BTreeSet<ReplicaId>]) -> Option<T> {
+    pub fn quorum_at(
+        &self,
+        term: u64,
+        me: ReplicaId,
+        voters: &[BTreeSet<ReplicaId>],
+    ) -> Option<BootTime> {
         match self.reckoned.get() {
             Some((of, at)) if of == term => at,
             _ => {
@@ -74,12 +79,12 @@ impl<T: Instant> Acknowledged<T> {
         }
     }
 
-    fn reckon(&self, term: u64, me: ReplicaId, voters: &[BTreeSet<ReplicaId>]) -> Option<T> {
+    fn reckon(&self, term: u64, me: ReplicaId, voters: &[BTreeSet<ReplicaId>]) -> Option<BootTime> {
         let taken = self.taken.borrow();
         if taken.term != term {
             return None;
         }
-        let mut quorum: Option<T> = None;
+        let mut quorum: Option<BootTime> = None;
         for voters in voters {
             // How many others make a majority together with the leader, if it has a vote itself.
             let others = voters.len() / 2 + 1 - usize::from(voters.contains(&me));
@@ -87,7 +92,7 @@ impl<T: Instant> Acknowledged<T> {
                 continue;
             }
             let answered = taken.by.iter().filter(|(id, _)| voters.contains(id));
-            let mut times: Vec<T> = answered.map(|(_, at)| *at).collect();
+            let mut times: Vec<BootTime> = answered.map(|(_, at)| *at).collect();
             // Newest first: at the last of the majority's times all of the majority had promised.
             times.sort_unstable_by(|a, b| b.cmp(a));
             let at = *times.get(others - 1)?;
@@ -99,9 +104,10 @@ impl<T: Instant> Acknowledged<T> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::{Duration, Instant as StdInstant};
+    use std::time::Duration;
 
     use super::*;
+    use crate::boot_time::test_clock;
 
     const ME: ReplicaId = ReplicaId(1);
 
@@ -111,8 +117,8 @@ mod tests {
 
     /// A start, and what was acknowledged to a leader of term 5 by these answers: the replica, and how many
     /// milliseconds after the start the append was sent that it took.
-    fn answered(answers: &[(u64, u64)]) -> (StdInstant, Acknowledged<StdInstant>) {
-        let (start, acknowledged) = (StdInstant::now(), Acknowledged::new());
+    fn answered(answers: &[(u64, u64)]) -> (BootTime, Acknowledged) {
+        let (start, acknowledged) = (test_clock::now(), Acknowledged::new());
         for (replica, ms) in answers {
             acknowledged.take(5, ReplicaId(*replica), start + Duration::from_millis(*ms));
         }

@@ -3,12 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
-use openraft::raft::{VoteRequest, VoteResponse};
+use openraft::raft::{VoteRequest as OpenraftVoteRequest, VoteResponse};
 use openraft::{EntryPayload, Membership};
 use rkyv::rancor;
 
 use crate::raft::machine::Machine;
-use crate::raft::message::{Candidacy, RaftResponse};
+use crate::raft::message::{RaftResponse, VoteRequest};
 use crate::raft::type_config::{Commands, Leader, RaftEntry, RaftLogId, RaftVote, TypeConfig};
 use crate::types::{Location, ReplicaId, ReplicaPlace};
 use crate::wal;
@@ -23,11 +23,11 @@ struct MembershipBody {
 }
 
 /// A candidate's request as openraft's.
-pub fn vote_request<M: Machine>(candidacy: &Candidacy) -> VoteRequest<TypeConfig<M>> {
-    VoteRequest {
-        vote: raft_vote(candidacy.vote),
-        last_log_id: candidacy.last.map(raft_log_id),
-        leadership_transfer: candidacy.transfer,
+pub fn vote_request<M: Machine>(vote_request: &VoteRequest) -> OpenraftVoteRequest<TypeConfig<M>> {
+    OpenraftVoteRequest {
+        vote: raft_vote(vote_request.vote),
+        last_log_id: vote_request.last.map(raft_log_id),
+        leadership_transfer: vote_request.transfer,
     }
 }
 

@@ -6,7 +6,7 @@ use rangedb_fuzz::{Meter, fuzz, fuzz_repaired};
 use crate::frame;
 use crate::raft::convert::{decode_membership, encode_membership, members};
 use crate::raft::message::{
-    Candidacy, Envelope, Led, Message, RaftRequest, RaftResponse, SnapshotPart, SnapshotRow,
+    Envelope, Led, Message, RaftRequest, RaftResponse, SnapshotPart, SnapshotRow, VoteRequest,
 };
 use crate::raft::message::{decode, decode_behind, decode_response};
 use crate::raft::message::{encode, encode_behind, encode_response};
@@ -42,7 +42,7 @@ fn requests() -> Vec<RaftRequest> {
         version: Timestamp(8),
         value: value.map(Bytes::from),
     };
-    let candidacy = Candidacy {
+    let vote_request = VoteRequest {
         vote: VOTE,
         last: Some(log_id(7)),
         transfer: false,
@@ -70,8 +70,8 @@ fn requests() -> Vec<RaftRequest> {
             entry(4, Payload::Commands(body("commands"))),
             entry(5, Payload::Membership(body("members"))),
         ]),
-        RaftRequest::Vote(candidacy),
-        RaftRequest::PreVote(candidacy),
+        RaftRequest::Vote(vote_request),
+        RaftRequest::PreVote(vote_request),
         RaftRequest::Transfer {
             vote: VOTE,
             last: None,

@@ -12,7 +12,7 @@ use openraft::metrics::RaftMetrics;
 use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, ClientWriteResult};
 use openraft::{Config, ServerState, SnapshotPolicy};
 
-use crate::env::{AsyncRuntime, Env, Instant, Now};
+use crate::env::{AsyncRuntime, Env};
 use crate::error::Fatal;
 use crate::limits::{DRIFT_MARGIN, LEASE_MS};
 use crate::mutant::{self, Mutant};
@@ -56,14 +56,14 @@ pub struct Group<M: Machine> {
     /// leader still holds a lease from this replica.
     pub(super) silent: Cell<bool>,
     /// What this replica knows of the others from when it last led.
-    pub(super) progress: Rc<Progress<Now<M::Env>>>,
-    pub(super) timers: Timers<Now<M::Env>>,
+    pub(super) progress: Rc<Progress>,
+    pub(super) timers: Timers,
     /// How many entries are kept for replicas that are behind, though the tree has made them
     /// durable.
     pub(super) entries_kept: u64,
     pub(super) log: GroupLog<M::Env>,
     /// Which part of the log is kept for replicas that receive a snapshot.
-    pub(super) pins: Rc<Pins<M::Env>>,
+    pub(super) pins: Rc<Pins>,
     /// Whether this replica is carrying out a change of members.
     pub(super) changing: Cell<bool>,
     /// Whether it is being removed, or has stopped.
@@ -167,11 +167,7 @@ impl<M: Machine> RaftGroup<M> {
                 raft,
                 silent: Cell::new(made == StartMode::Before && !alone && !forgets),
                 progress,
-                timers: Timers::new(
-                    Now::<M::Env>::now(),
-                    around.stalled,
-                    made == StartMode::Before,
-                ),
+                timers: Timers::new(M::Env::now(), around.stalled, made == StartMode::Before),
                 entries_kept: around.entries_kept,
                 log,
                 pins,
@@ -196,7 +192,7 @@ impl<M: Machine> RaftGroup<M> {
         let silent = self.clone();
         drop(RuntimeOf::<M>::spawn(async move {
             RuntimeOf::<M>::sleep(Duration::from_millis(LEASE_MS) + DRIFT_MARGIN).await;
-            silent.timers.hear(Now::<M::Env>::now());
+            silent.timers.hear(M::Env::now());
             silent.silent.set(false);
         }));
     }
@@ -263,7 +259,7 @@ impl<M: Machine> Group<M> {
             self.stay_awake();
         }
         if news.leads {
-            self.timers.lead(Now::<M::Env>::now());
+            self.timers.lead(M::Env::now());
         }
     }
 
@@ -299,23 +295,23 @@ impl<M: Machine> Group<M> {
             RaftRequest::Snapshot(_) | RaftRequest::Lost { .. } => RaftResponse::Refused,
             RaftRequest::Transfer { vote, last } => self.timeout_now(vote, last).await,
             // The leader gave up its lease for a candidate that it chose itself.
-            RaftRequest::Vote(candidacy) if self.silent.get() && !candidacy.transfer => {
+            RaftRequest::Vote(vote_request) if self.silent.get() && !vote_request.transfer => {
                 RaftResponse::Refused
             }
-            RaftRequest::Vote(candidacy) => {
-                let request = convert::vote_request(&candidacy);
+            RaftRequest::Vote(vote_request) => {
+                let request = convert::vote_request(&vote_request);
                 let response = convert::voted(self.raft.vote(request).await);
                 if matches!(response, RaftResponse::Voted { granted: true, .. }) {
-                    self.timers.grant(Now::<M::Env>::now());
+                    self.timers.grant(M::Env::now());
                 }
                 response
             }
             RaftRequest::PreVote(_) if self.silent.get() => RaftResponse::Refused,
-            RaftRequest::PreVote(candidacy) if mutant::is(Mutant::PreVoteGrants) => {
+            RaftRequest::PreVote(vote_request) if mutant::is(Mutant::PreVoteGrants) => {
                 RaftResponse::Voted {
-                    vote: candidacy.vote,
+                    vote: vote_request.vote,
                     granted: true,
-                    last: candidacy.last,
+                    last: vote_request.last,
                 }
             }
             // openraft counts heartbeats only, and the leader of a sleeping group sends none.
@@ -327,11 +323,11 @@ impl<M: Machine> Group<M> {
                 self.stay_awake();
                 RaftResponse::Refused
             }
-            RaftRequest::PreVote(_) if self.timers.has_heard(Now::<M::Env>::now()) => {
+            RaftRequest::PreVote(_) if self.timers.has_heard(M::Env::now()) => {
                 RaftResponse::Refused
             }
-            RaftRequest::PreVote(candidacy) => {
-                let request = convert::vote_request(&candidacy);
+            RaftRequest::PreVote(vote_request) => {
+                let request = convert::vote_request(&vote_request);
                 convert::voted(self.raft.pre_vote(request).await)
             }
         }
@@ -361,7 +357,7 @@ impl<M: Machine> Group<M> {
 
     /// Appends the entries of a leader. The leader counts as alive unless a later one is known here.
     async fn append(&self, request: AppendEntriesRequest<TypeConfig<M>>) -> RaftResponse {
-        let asked = Now::<M::Env>::now();
+        let asked = M::Env::now();
         let Ok(response) = self.raft.append_entries(request).await else {
             return RaftResponse::Refused;
         };
@@ -447,7 +443,7 @@ pub struct GroupDeps<E: Env> {
     /// What the shard's groups count.
     pub counters: Rc<RaftCounters>,
     /// The pace of the snapshots that the shard's groups send.
-    pub snapshot_pace: Rc<SnapshotPace<Now<E>>>,
+    pub snapshot_pace: Rc<SnapshotPace>,
     /// Whether the node is stopping: its replicas no longer campaign, and refuse leadership
     /// transfers.
     pub leaves: Rc<Cell<bool>>,

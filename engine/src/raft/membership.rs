@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{ChangeMembershipError, ClientWriteError, RaftError};
 
-use crate::env::Now;
+use crate::boot_time::BootTime;
 use crate::error::{Fatal, OrderError};
 use crate::raft::group::Group;
 use crate::raft::machine::Machine;
@@ -89,7 +89,7 @@ impl<M: Machine> Group<M> {
 
     /// When another replica last took a part of a snapshot of this one. While it receives a
     /// snapshot it comes nearer, although its last entry does not change until the end.
-    pub fn part_taken(&self) -> Option<Now<M::Env>> {
+    pub fn part_taken(&self) -> Option<BootTime> {
         self.progress.part_taken.get()
     }
 

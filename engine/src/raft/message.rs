@@ -77,7 +77,7 @@ pub struct Led {
 
 /// A request for a vote or a pre-vote.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
-pub struct Candidacy {
+pub struct VoteRequest {
     /// The vote that the candidate asks for.
     pub vote: Vote,
     /// The candidate's last entry.
@@ -101,9 +101,9 @@ pub enum RaftRequest {
         entries: Vec<LogEntry>,
     },
     /// Asks for a vote.
-    Vote(Candidacy),
+    Vote(VoteRequest),
     /// Asks whether a vote would be given.
-    PreVote(Candidacy),
+    PreVote(VoteRequest),
     /// Asks the receiver to campaign: leadership transfer.
     Transfer {
         /// The leader's vote.
@@ -311,7 +311,7 @@ mod tests {
             leader: ReplicaId(1),
             committed: true,
         };
-        let candidacy = Candidacy {
+        let vote_request = VoteRequest {
             vote,
             last: Some(log_id(7)),
             transfer: false,
@@ -337,11 +337,11 @@ mod tests {
                     entry(5, Payload::Membership(body("members"))),
                 ],
             },
-            RaftRequest::Vote(candidacy),
-            RaftRequest::PreVote(Candidacy {
+            RaftRequest::Vote(vote_request),
+            RaftRequest::PreVote(VoteRequest {
                 last: None,
                 transfer: true,
-                ..candidacy
+                ..vote_request
             }),
             RaftRequest::Transfer { vote, last: None },
             RaftRequest::Snapshot(SnapshotPart::rows(

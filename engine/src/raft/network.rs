@@ -24,17 +24,18 @@ use openraft::network::v2::RaftNetworkV2;
 use openraft::network::{Backoff, RPCOption, RaftNetworkFactory};
 use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendResult,
-    TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
+    TransferLeaderRequest, TransferLeaderResponse, VoteRequest as OpenraftVoteRequest,
+    VoteResponse,
 };
 
-use crate::env::{AsyncRuntime, Env, Instant, MessageClass, Now, Transport};
+use crate::env::{AsyncRuntime, Env, MessageClass, Transport};
 use crate::error::Fatal;
 use crate::raft::append_stream::{AppendStream, UnderWay};
 use crate::raft::convert;
 use crate::raft::counters::RaftCounters;
 use crate::raft::followers::{self, Loss};
 use crate::raft::machine::{Machine, RuntimeOf};
-use crate::raft::message::{self, Candidacy, Envelope, Message, RaftRequest, RaftResponse};
+use crate::raft::message::{self, Envelope, Message, RaftRequest, RaftResponse, VoteRequest};
 use crate::raft::progress::Progress;
 use crate::raft::snapshot_pace::SnapshotPace;
 use crate::raft::state_machine::{Snapshot, SnapshotHandle};
@@ -44,6 +45,7 @@ use crate::wal::{LogId, Vote};
 pub use snapshot_sender::PART_TIMEOUT;
 
 /// Pause before a replica that does not answer is asked again; its link has a pause of its own.
+/// By time: that another machine can be reached again is no event here.
 const RETRY_INTERVAL: Duration = Duration::from_millis(50);
 /// The same for a replica that has lost acknowledged entries: another is about to take its place.
 const LOST_RETRY_INTERVAL: Duration = Duration::from_secs(1);
@@ -66,13 +68,13 @@ pub struct Links<M: Machine> {
     /// The id of this replica.
     pub me: ReplicaId,
     /// Learns of the others from their answers.
-    pub progress: Rc<Progress<Now<M::Env>>>,
+    pub progress: Rc<Progress>,
     /// Takes the fatal error if this node's memory has changed what it sends.
     pub machine: Weak<M>,
     /// Counts snapshots.
     pub counters: Rc<RaftCounters>,
     /// The pace of the shard's snapshots.
-    pub snapshot_pace: Rc<SnapshotPace<Now<M::Env>>>,
+    pub snapshot_pace: Rc<SnapshotPace>,
 }
 
 /// The link to one other replica.
@@ -80,12 +82,12 @@ pub struct Link<M: Machine> {
     transport: <M::Env as Env>::Transport,
     envelope: Envelope,
     to: Location,
-    progress: Rc<Progress<Now<M::Env>>>,
+    progress: Rc<Progress>,
     clock: <M::Env as Env>::Clock,
     small_append_bytes: usize,
     machine: Weak<M>,
     counters: Rc<RaftCounters>,
-    snapshot_pace: Rc<SnapshotPace<Now<M::Env>>>,
+    snapshot_pace: Rc<SnapshotPace>,
 }
 
 impl<M: Machine> Clone for Link<M> {
@@ -220,7 +222,7 @@ impl<M: Machine> Link<M> {
             return Err(unreachable::<M>(&io::Error::other(LOST)).into());
         }
         // Read before the append leaves: the lease counts from here (see `lease`).
-        let sent = Now::<M::Env>::now();
+        let sent = M::Env::now();
         let bytes = append.bytes.clone();
         let response = self.call(bytes, under_way.class(), within).await;
         if response.is_err() {
@@ -332,13 +334,13 @@ impl<M: Machine> Link<M> {
         }
     }
 
-    async fn candidacy(
+    async fn request_vote(
         &self,
-        rpc: VoteRequest<TypeConfig<M>>,
-        request: fn(Candidacy) -> RaftRequest,
+        rpc: OpenraftVoteRequest<TypeConfig<M>>,
+        request: fn(VoteRequest) -> RaftRequest,
         option: RPCOption,
     ) -> Result<VoteResponse<TypeConfig<M>>, Failed<M>> {
-        let request = request(Candidacy {
+        let request = request(VoteRequest {
             vote: convert::vote(&rpc.vote),
             last: rpc.last_log_id.as_ref().map(convert::log_id),
             transfer: rpc.leadership_transfer,
@@ -454,18 +456,18 @@ impl<M: Machine> RaftNetworkV2<TypeConfig<M>> for Link<M> {
 
     async fn vote(
         &mut self,
-        rpc: VoteRequest<TypeConfig<M>>,
+        rpc: OpenraftVoteRequest<TypeConfig<M>>,
         option: RPCOption,
     ) -> Result<VoteResponse<TypeConfig<M>>, RPCError<TypeConfig<M>>> {
-        self.candidacy(rpc, RaftRequest::Vote, option).await
+        self.request_vote(rpc, RaftRequest::Vote, option).await
     }
 
     async fn pre_vote(
         &mut self,
-        rpc: VoteRequest<TypeConfig<M>>,
+        rpc: OpenraftVoteRequest<TypeConfig<M>>,
         option: RPCOption,
     ) -> Result<VoteResponse<TypeConfig<M>>, RPCError<TypeConfig<M>>> {
-        self.candidacy(rpc, RaftRequest::PreVote, option).await
+        self.request_vote(rpc, RaftRequest::PreVote, option).await
     }
 
     async fn full_snapshot(
@@ -493,8 +495,7 @@ impl<M: Machine> RaftNetworkV2<TypeConfig<M>> for Link<M> {
                     Err(_) => stats.snapshots_failed += 1,
                 });
                 let sent = sent?;
-                pin.into_iter()
-                    .for_each(|pin| pin.installed(Now::<M::Env>::now()));
+                pin.into_iter().for_each(|pin| pin.installed(M::Env::now()));
                 Ok(sent)
             }
             Either::Right((closed, _)) => {

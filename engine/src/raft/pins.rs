@@ -13,25 +13,26 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
-use crate::env::{Env, Now};
+use crate::boot_time::BootTime;
 use crate::types::ReplicaId;
 
 /// A replica that has installed its snapshot and is silent for this long loses its pin.
 const SILENT_TIMEOUT: Duration = Duration::from_mins(2);
 
 /// The pin of one snapshot.
-struct Held<E: Env> {
+struct Held {
     /// Entries after this index are kept.
     after: u64,
     /// The replica that receives the snapshot, once known.
     to: Option<ReplicaId>,
     /// When the replica was last heard of; `None` until it has installed the snapshot.
-    heard: Option<Now<E>>,
+    heard: Option<BootTime>,
 }
 
 /// All pins of one group.
-pub struct Pins<E: Env> {
-    held: RefCell<BTreeMap<u64, Held<E>>>,
+#[derive(Default)]
+pub struct Pins {
+    held: RefCell<BTreeMap<u64, Held>>,
     next: Cell<u64>,
     /// Whether it was logged that entries are kept for pins alone.
     told: Cell<bool>,
@@ -48,24 +49,14 @@ pub struct Follower {
 
 /// Keeps the log for one snapshot. Dropping it ends that, unless the replica has installed the
 /// snapshot: then [`Pins::kept_after`] decides.
-pub struct Pin<E: Env> {
-    pins: Rc<Pins<E>>,
+pub struct Pin {
+    pins: Rc<Pins>,
     number: u64,
 }
 
-impl<E: Env> Default for Pins<E> {
-    fn default() -> Pins<E> {
-        Pins {
-            held: RefCell::default(),
-            next: Cell::new(0),
-            told: Cell::new(false),
-        }
-    }
-}
-
-impl<E: Env> Pins<E> {
+impl Pins {
     /// Pins all entries after an index.
-    pub fn pin(self: &Rc<Self>, after: u64) -> Pin<E> {
+    pub fn pin(self: &Rc<Self>, after: u64) -> Pin {
         let number = self.next.get();
         self.next.set(number + 1);
         let held = Held {
@@ -86,7 +77,7 @@ impl<E: Env> Pins<E> {
     pub fn kept_after(
         &self,
         near: u64,
-        now: Now<E>,
+        now: BootTime,
         follower: impl Fn(ReplicaId) -> Option<Follower>,
     ) -> Option<u64> {
         let mut all = self.held.borrow_mut();
@@ -134,7 +125,7 @@ impl<E: Env> Pins<E> {
     }
 }
 
-impl<E: Env> Pin<E> {
+impl Pin {
     /// Names the replica that receives the snapshot. The pin of its earlier snapshot goes.
     pub fn is_for(&self, to: ReplicaId) {
         let mut all = self.pins.held.borrow_mut();
@@ -146,14 +137,14 @@ impl<E: Env> Pin<E> {
 
     /// Notes that the replica has installed the snapshot. The entries after it stay pinned until
     /// the replica has caught up.
-    pub fn installed(self, now: Now<E>) {
+    pub fn installed(self, now: BootTime) {
         if let Some(held) = self.pins.held.borrow_mut().get_mut(&self.number) {
             held.heard = Some(now);
         }
     }
 }
 
-impl<E: Env> Drop for Pin<E> {
+impl Drop for Pin {
     fn drop(&mut self) {
         let mut all = self.pins.held.borrow_mut();
         if all

@@ -3,23 +3,23 @@
 
 use std::cell::Cell;
 
-use crate::env::Instant;
+use crate::boot_time::BootTime;
 use crate::raft::acknowledged::Acknowledged;
 use crate::raft::followers::Followers;
 
 /// The progress of the other replicas, as the leader knows it.
-pub struct Progress<T: Instant> {
+pub struct Progress {
     /// The appends that they have accepted lately.
-    pub acknowledged: Acknowledged<T>,
+    pub acknowledged: Acknowledged,
     /// What they have acknowledged, and which of them have lost it.
     pub followers: Followers,
     /// When one of them last took a part of a snapshot.
-    pub part_taken: Cell<Option<T>>,
+    pub part_taken: Cell<Option<BootTime>>,
 }
 
-impl<T: Instant> Progress<T> {
+impl Progress {
     /// Nothing is known yet.
-    pub fn new() -> Progress<T> {
+    pub fn new() -> Progress {
         Progress {
             acknowledged: Acknowledged::new(),
             followers: Followers::default(),

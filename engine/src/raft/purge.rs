@@ -3,7 +3,7 @@
 
 use openraft::async_runtime::watch::WatchReceiver;
 
-use crate::env::{Instant, Now};
+use crate::env::Env;
 use crate::error::Fatal;
 use crate::mutant::{self, Mutant};
 use crate::raft::group::Group;
@@ -102,7 +102,7 @@ impl<M: Machine> Group<M> {
         near: u64,
         follower: impl Fn(ReplicaId) -> Option<Follower>,
     ) -> u64 {
-        let after = self.pins.kept_after(near, Now::<M::Env>::now(), follower);
+        let after = self.pins.kept_after(near, M::Env::now(), follower);
         let Some(after) = after.filter(|_| !mutant::is(Mutant::SnapshotPinsNoLog)) else {
             return up_to;
         };

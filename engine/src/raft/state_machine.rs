@@ -22,13 +22,14 @@ use crate::wal::{GroupLog, LogEntry, Payload};
 /// After an entry this long others get a turn before the next one is applied.
 const LONG_ENTRY_LEN: usize = 16 << 10;
 /// Pause before an entry that needs what cannot be read is tried again.
+/// By time: that a disk can be read again is no event.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
 /// A handle of a snapshot; its rows are read when it is sent.
 pub enum SnapshotHandle<M: Machine> {
     /// Of the replica here. It is read as of when it is sent, which covers at least what the tree
     /// has made durable. A handle that is to be sent pins the log after it.
-    Own(Rc<M>, Option<Pin<M::Env>>),
+    Own(Rc<M>, Option<Pin>),
     /// Received from another replica, and durable here.
     Staged(M::Staged),
 }
@@ -40,7 +41,7 @@ pub type Snapshot<M> = SnapshotOf<TypeConfig<M>, SnapshotHandle<M>>;
 pub struct StateMachine<M: Machine> {
     machine: Rc<M>,
     log: GroupLog<M::Env>,
-    pins: Rc<Pins<M::Env>>,
+    pins: Rc<Pins>,
     ending: Rc<Ending>,
 }
 
@@ -49,7 +50,7 @@ impl<M: Machine> StateMachine<M> {
     pub fn new(
         machine: Rc<M>,
         log: GroupLog<M::Env>,
-        pins: Rc<Pins<M::Env>>,
+        pins: Rc<Pins>,
         ending: Rc<Ending>,
     ) -> StateMachine<M> {
         StateMachine {
@@ -80,7 +81,7 @@ impl<M: Machine> StateMachine<M> {
         Ok(None)
     }
 
-    fn snapshot(&self, pin: impl FnOnce(u64) -> Option<Pin<M::Env>>) -> io::Result<Snapshot<M>> {
+    fn snapshot(&self, pin: impl FnOnce(u64) -> Option<Pin>) -> io::Result<Snapshot<M>> {
         let mut durable = self.machine.durable_state();
         if mutant::is(Mutant::PurgeBeforeDurable) {
             durable.applied = self.machine.applied();

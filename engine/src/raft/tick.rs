@@ -3,7 +3,8 @@
 
 use openraft::async_runtime::watch::WatchReceiver;
 
-use crate::env::{Env, Instant, Now};
+use crate::boot_time::BootTime;
+use crate::env::Env;
 use crate::error::Fatal;
 use crate::mutant::{self, Mutant};
 use crate::raft::counters::RaftCounters;
@@ -13,9 +14,9 @@ use crate::raft::role::Role;
 use crate::types::ReplicaId;
 
 /// What the shard's driver passes to each group that it looks at.
-pub struct Tick<'a, E: Env> {
+pub struct Tick<'a> {
     /// The time of this look.
-    pub now: Now<E>,
+    pub now: BootTime,
     /// Whether the shard of a replica was heard of lately.
     pub is_there: &'a dyn Fn(ReplicaId) -> bool,
     /// A source of random numbers.
@@ -29,7 +30,7 @@ impl<M: Machine> Group<M> {
     ///
     /// # Errors
     /// The group has stopped.
-    pub async fn tick(&self, tick: &Tick<'_, M::Env>, machine: &M) -> Result<(), Fatal> {
+    pub async fn tick(&self, tick: &Tick<'_>, machine: &M) -> Result<(), Fatal> {
         if self.is_retired() {
             return Ok(());
         }
@@ -83,7 +84,7 @@ impl<M: Machine> Group<M> {
 
     /// Whether no majority of the range has been reached for a while, as far as this replica can
     /// tell.
-    pub fn lacks_quorum(&self, now: Now<M::Env>) -> bool {
+    pub fn lacks_quorum(&self, now: BootTime) -> bool {
         match self.standing.role.get() {
             Role::Leader if self.standing.alone.get() => false,
             Role::Leader => self.timers.is_left(now, self.quorum_at()),
@@ -93,7 +94,7 @@ impl<M: Machine> Group<M> {
     }
 
     /// Whether all replicas within reach have every entry, and all is applied here.
-    fn may_sleep(&self, tick: &Tick<'_, M::Env>) -> bool {
+    fn may_sleep(&self, tick: &Tick<'_>) -> bool {
         let metrics = self.metrics.borrow_watched();
         let last = metrics.last_log_index;
         metrics.last_applied.as_ref().map(|id| id.index) == last
@@ -104,11 +105,11 @@ impl<M: Machine> Group<M> {
 
     /// Wakes the group up, so that its heartbeats go on.
     pub fn stay_awake(&self) {
-        self.timers.work(Now::<M::Env>::now());
+        self.timers.work(M::Env::now());
     }
 
     /// Whether the driver must look at the group now.
-    pub fn is_due(&self, now: Now<M::Env>) -> bool {
+    pub fn is_due(&self, now: BootTime) -> bool {
         match self.role() {
             Role::Leader => self.timers.look_is_due(now),
             Role::Voter | Role::Learner => !self.timers.has_heard(now),
@@ -116,12 +117,12 @@ impl<M: Machine> Group<M> {
     }
 
     /// Notes that the leader's shard names it the leader of this replica's term.
-    pub fn hear(&self, at: Now<M::Env>) {
+    pub fn hear(&self, at: BootTime) {
         self.timers.hear(at);
     }
 
     /// Whether this replica has heard of a leader within the last lease.
-    pub fn has_heard(&self, now: Now<M::Env>) -> bool {
+    pub fn has_heard(&self, now: BootTime) -> bool {
         self.timers.has_heard(now)
     }
 }

@@ -16,7 +16,7 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
-use crate::env::Instant;
+use crate::boot_time::BootTime;
 use crate::limits::LEASE_MS;
 use crate::mutant::{self, Mutant};
 
@@ -36,35 +36,35 @@ const CAMPAIGN_RETRY_INTERVAL: Duration = Duration::from_millis(LEASE_MS / 4);
 const SPREAD_MS: u64 = LEASE_MS / 4;
 
 /// The timers of one replica.
-pub(super) struct Timers<T: Instant> {
+pub(super) struct Timers {
     /// How long this process has not run in total, shared with the whole shard.
     stalled: Rc<Cell<Duration>>,
     /// When this replica last heard of a leader, and `stalled` at that moment; before that, when it
     /// started.
-    heard: Cell<(T, Duration)>,
+    heard: Cell<(BootTime, Duration)>,
     /// Whether it may have promised a leader a lease: it has heard of one, or existed before the start.
     has_promised: Cell<bool>,
     /// The random part of the next wait before a campaign.
     spread: Cell<Duration>,
     /// This replica does not campaign before this.
-    campaign_from: Cell<Option<T>>,
+    campaign_from: Cell<Option<BootTime>>,
     /// When the next heartbeat is due.
-    heartbeat_at: Cell<T>,
+    heartbeat_at: Cell<BootTime>,
     /// When something last happened, and the last applied entry then.
-    worked: Cell<(T, u64)>,
+    worked: Cell<(BootTime, u64)>,
     /// Since when this leader expects answers: before, its group slept or another led.
-    asks_since: Cell<T>,
+    asks_since: Cell<BootTime>,
     /// Whether the group sleeps, as far as this leader decides.
     sleeps: Cell<bool>,
     /// When the driver must look at this leader again.
-    look_at: Cell<T>,
+    look_at: Cell<BootTime>,
 }
 
-impl<T: Instant> Timers<T> {
+impl Timers {
     /// The timers of a replica that starts now. If it existed before, it may have promised a lease: that
     /// counts like hearing of a leader now. One that was made just now has promised nothing and grants
     /// pre-votes at once, but waits as long before it campaigns itself.
-    pub fn new(now: T, stalled: Rc<Cell<Duration>>, existed: bool) -> Timers<T> {
+    pub fn new(now: BootTime, stalled: Rc<Cell<Duration>>, existed: bool) -> Timers {
         let mut heard = now;
         if mutant::is(Mutant::VoteAfterRestart) {
             heard = now - Duration::from_millis(LEASE_MS);
@@ -84,7 +84,7 @@ impl<T: Instant> Timers<T> {
     }
 
     /// Notes that this replica heard of a leader at `at`.
-    pub fn hear(&self, at: T) {
+    pub fn hear(&self, at: BootTime) {
         self.has_promised.set(true);
         if at > self.heard.get().0 {
             self.heard.set((at, self.stalled.get()));
@@ -92,32 +92,32 @@ impl<T: Instant> Timers<T> {
     }
 
     /// Notes that this replica has voted, for another or for itself: the candidate gets time to take the lead.
-    pub fn grant(&self, now: T) {
+    pub fn grant(&self, now: BootTime) {
         self.campaign_from
             .set(Some(now + CAMPAIGN_RETRY_INTERVAL + self.spread.get()));
     }
 
     /// Whether this replica has heard of a leader within the last lease.
-    pub fn has_heard(&self, now: T) -> bool {
+    pub fn has_heard(&self, now: BootTime) -> bool {
         self.has_promised.get() && now < self.heard.get().0 + Duration::from_millis(LEASE_MS)
     }
 
     /// Notes that this replica begins to lead.
-    pub fn lead(&self, now: T) {
+    pub fn lead(&self, now: BootTime) {
         self.sleeps.set(false);
         self.look_at.set(now);
         self.asks_since.set(now);
     }
 
     /// Puts the leader's group to sleep: it sends no heartbeats until something happens.
-    pub fn sleep(&self, now: T) {
+    pub fn sleep(&self, now: BootTime) {
         self.sleeps.set(true);
         self.look_at.set(now + SWEEP_INTERVAL);
         self.asks_since.set(now);
     }
 
     /// Whether the driver must look at a leader now.
-    pub fn look_is_due(&self, now: T) -> bool {
+    pub fn look_is_due(&self, now: BootTime) -> bool {
         now >= self.look_at.get()
     }
 
@@ -127,7 +127,7 @@ impl<T: Instant> Timers<T> {
     }
 
     /// Whether a leader has lost its followers: they last answered at `acknowledged`, too long ago.
-    pub fn is_left(&self, now: T, acknowledged: Option<T>) -> bool {
+    pub fn is_left(&self, now: BootTime, acknowledged: Option<BootTime>) -> bool {
         let since = self.asks_since.get();
         let answered = acknowledged.map_or(since, |at| at.max(since));
         now > answered + NO_QUORUM_AFTER
@@ -135,14 +135,14 @@ impl<T: Instant> Timers<T> {
 
     /// Whether a follower has heard of no leader for [`NO_QUORUM_AFTER`]. Time in which this
     /// process did not run is not counted.
-    pub fn is_without_leader(&self, now: T) -> bool {
+    pub fn is_without_leader(&self, now: BootTime) -> bool {
         let (heard, stalled_then) = self.heard.get();
         let stalled = self.stalled.get().saturating_sub(stalled_then);
         now > heard + stalled + NO_QUORUM_AFTER
     }
 
     /// Notes that something happens: the group wakes up.
-    pub fn work(&self, now: T) {
+    pub fn work(&self, now: BootTime) {
         self.look_at.set(now);
         self.worked.set((now, self.worked.get().1));
         if self.sleeps.replace(false) {
@@ -151,7 +151,7 @@ impl<T: Instant> Timers<T> {
     }
 
     /// Whether nothing has happened for [`SLEEP_AFTER`].
-    pub fn is_quiet(&self, now: T, applied: u64) -> bool {
+    pub fn is_quiet(&self, now: BootTime, applied: u64) -> bool {
         let (at, index) = self.worked.get();
         if index != applied {
             self.worked.set((now, applied));
@@ -161,7 +161,7 @@ impl<T: Instant> Timers<T> {
     }
 
     /// Whether a heartbeat is due. If so, the next one becomes due [`HEARTBEAT`] later.
-    pub fn heartbeat_is_due(&self, now: T) -> bool {
+    pub fn heartbeat_is_due(&self, now: BootTime) -> bool {
         let due = now >= self.heartbeat_at.get();
         if due {
             self.heartbeat_at.set(now + HEARTBEAT);
@@ -170,7 +170,7 @@ impl<T: Instant> Timers<T> {
     }
 
     /// Whether it is time to campaign. If so, the next campaign becomes due later.
-    pub fn campaign_is_due(&self, now: T, random: u64) -> bool {
+    pub fn campaign_is_due(&self, now: BootTime, random: u64) -> bool {
         let (heard, stalled_then) = self.heard.get();
         let stalled = self.stalled.get().saturating_sub(stalled_then);
         let due = heard + Duration::from_millis(LEASE_MS) + stalled + self.spread.get();
@@ -186,21 +186,21 @@ impl<T: Instant> Timers<T> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Instant as StdInstant;
 
     use super::*;
+    use crate::boot_time::test_clock;
 
     const LEASE: Duration = Duration::from_millis(LEASE_MS);
     const MS: Duration = Duration::from_millis(1);
 
     struct Start {
-        at: StdInstant,
+        at: BootTime,
         stalled: Rc<Cell<Duration>>,
-        timers: Timers<StdInstant>,
+        timers: Timers,
     }
 
     fn start() -> Start {
-        let (at, stalled) = (StdInstant::now(), Rc::<Cell<Duration>>::default());
+        let (at, stalled) = (test_clock::now(), Rc::<Cell<Duration>>::default());
         let timers = Timers::new(at, stalled.clone(), true);
         Start {
             at,
@@ -230,7 +230,7 @@ mod tests {
 
     #[test]
     fn one_that_was_made_just_now_has_promised_nothing() {
-        let at = StdInstant::now();
+        let at = test_clock::now();
         let timers = Timers::new(at, Rc::default(), false);
         assert!(!timers.has_heard(at) && !timers.campaign_is_due(at + LEASE - MS, 0));
         timers.hear(at + MS);

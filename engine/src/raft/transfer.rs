@@ -42,7 +42,9 @@ impl<M: Machine> Group<M> {
 
     /// Whether this replica has asked another to lead in this term.
     pub(super) fn has_transferred(&self) -> bool {
-        self.transferred.get() == self.term()
+        // In nearly all groups it never has, and each read asks.
+        let of = self.transferred.get();
+        of != 0 && of == self.term()
     }
 
     /// Campaigns because the leader of this term asks for it, unless the node is stopping.

@@ -14,7 +14,7 @@ use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::env::Instant;
+use crate::boot_time::BootTime;
 use crate::limits::KEY_LEN_MAX;
 use crate::types::KeyRange;
 
@@ -165,9 +165,9 @@ impl Count {
 
 /// A sample and its priority.
 #[derive(Clone)]
-struct Ranked<I> {
+struct Ranked {
     priority: f64,
-    at: I,
+    at: BootTime,
     sample: Sample,
 }
 
@@ -197,18 +197,18 @@ pub enum LoadCut {
 
 /// The samples of a range.
 #[derive(Clone)]
-pub struct HotKeys<I> {
-    begun: I,
-    samples: Vec<Ranked<I>>,
+pub struct HotKeys {
+    begun: BootTime,
+    samples: Vec<Ranked>,
     /// Bytes of the keys.
     len: usize,
     /// The state of the random numbers.
     random: u64,
 }
 
-impl<I: Instant> HotKeys<I> {
+impl HotKeys {
     /// No samples yet.
-    pub fn new(now: I) -> HotKeys<I> {
+    pub fn new(now: BootTime) -> HotKeys {
         HotKeys {
             begun: now,
             samples: Vec::new(),
@@ -218,7 +218,7 @@ impl<I: Instant> HotKeys<I> {
     }
 
     /// Takes a sample, which is made only if it stays; a request without keys gives none.
-    pub fn offer(&mut self, now: I, sample: impl FnOnce() -> Option<Sample>) {
+    pub fn offer(&mut self, now: BootTime, sample: impl FnOnce() -> Option<Sample>) {
         let age = (now - self.begun).as_secs_f64();
         // Of samples with these priorities, the highest are a random choice by weights that grow with the
         // time: the noise is Gumbel's.
@@ -270,7 +270,7 @@ impl<I: Instant> HotKeys<I> {
 
     /// Keeps what lies before a key, and gives the rest.
     #[must_use]
-    pub fn split_off(&mut self, key: &[u8]) -> HotKeys<I> {
+    pub fn split_off(&mut self, key: &[u8]) -> HotKeys {
         let mut right = HotKeys {
             samples: Vec::new(),
             len: 0,
@@ -298,7 +298,7 @@ impl<I: Instant> HotKeys<I> {
     }
 
     /// The samples that are not too old.
-    fn fresh(&self, now: I) -> Vec<&Sample> {
+    fn fresh(&self, now: BootTime) -> Vec<&Sample> {
         let fresh = self
             .samples
             .iter()
@@ -307,7 +307,7 @@ impl<I: Instant> HotKeys<I> {
     }
 
     /// The keys with the most requests, the hottest first.
-    pub fn top(&self, now: I, keys_max: usize) -> Vec<HotKey> {
+    pub fn top(&self, now: BootTime, keys_max: usize) -> Vec<HotKey> {
         let samples = self.fresh(now);
         let whole = POINT * samples.len() as u64;
         let counts = counts(&samples).into_iter();
@@ -322,7 +322,7 @@ impl<I: Instant> HotKeys<I> {
     }
 
     /// Where the load of the range, which has these keys, is best split.
-    pub fn cut(&self, now: I, keys: &KeyRange) -> LoadCut {
+    pub fn cut(&self, now: BootTime, keys: &KeyRange) -> LoadCut {
         if keys
             .end
             .as_deref()

@@ -1,19 +1,19 @@
 //! Which keys are hot, and where the load is split, for requests of several kinds.
 
-use std::time::Instant as StdInstant;
-
 use super::*;
+use crate::boot_time::BootTime;
+use crate::boot_time::test_clock;
 
 /// Samples of a range that has all keys.
 struct Case {
-    hot_keys: HotKeys<StdInstant>,
-    now: StdInstant,
+    hot_keys: HotKeys,
+    now: BootTime,
     keys: KeyRange,
 }
 
 impl Case {
     fn new() -> Case {
-        let now = StdInstant::now();
+        let now = test_clock::now();
         Case {
             hot_keys: HotKeys::new(now),
             now,
@@ -234,7 +234,7 @@ fn samples_are_cut_at_a_key_and_none_is_lost() {
     case.pass(10, &requests);
     let before = case.hot_keys.samples.len();
     let right = case.hot_keys.split_off(b"m");
-    let of = |hot_keys: &HotKeys<StdInstant>| {
+    let of = |hot_keys: &HotKeys| {
         let mut samples: Vec<Sample> = Vec::new();
         for ranked in &hot_keys.samples {
             if !samples.contains(&ranked.sample) {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use openraft::errors::{ClientWriteError, ForwardReason};
 
-use crate::env::{AsyncRuntime, Env, Now};
+use crate::env::{AsyncRuntime, Env};
 use crate::error::{Error, Fatal};
 use crate::fair_share::Weight;
 use crate::raft::ProposalResult;
@@ -22,8 +22,10 @@ use crate::types::{Epoch, Timestamp};
 use crate::wal::Body;
 
 /// How long a proposer waits before it tries again after openraft's own lease ran out.
+/// By time: openraft does not say when its lease is renewed.
 const LEASE_RETRY: Duration = Duration::from_millis(10);
 /// The pause before each entry when the tree is as far behind as it may be; shorter before that.
+/// By time: it is the pace itself that is wanted.
 const THROTTLE_MAX: Duration = Duration::from_millis(20);
 /// From this pressure on a range that writes much more than others makes no entry, for as long as this at
 /// most.
@@ -44,7 +46,7 @@ pub async fn run<E: Env>(replica: Rc<Replica<E>>, raft: RaftGroup<E>) -> Result<
             let departed = departures.departed();
             let may_depart = || proposer.has_gathered() || departures.departed() != departed;
             let news = departures.news.until(may_depart);
-            let _ = E::Runtime::timeout_at(until, news).await;
+            let _ = E::Runtime::timeout_at(until.into(), news).await;
         }
         if proposer.paused.get() {
             continue;
@@ -115,7 +117,7 @@ async fn await_tree<E: Env>(replica: &Replica<E>) {
     }
 }
 
-fn encode<E: Env>(replica: &Replica<E>, proposals: &[Proposal<Now<E>>]) -> Result<Body, Fatal> {
+fn encode<E: Env>(replica: &Replica<E>, proposals: &[Proposal]) -> Result<Body, Fatal> {
     let last = replica.with_state(|state| state.last_ts);
     let first = replica.timestamps.take(last, proposals.len() as u64);
     let commands: Vec<Command<'_>> = proposals
@@ -172,11 +174,7 @@ fn finished<E: Env>(replica: &Rc<Replica<E>>, number: u64, result: ProposalResul
     proposer.wake();
 }
 
-fn answer<E: Env>(
-    replica: &Replica<E>,
-    proposals: Vec<Option<Proposal<Now<E>>>>,
-    applied: Vec<Applied>,
-) {
+fn answer<E: Env>(replica: &Replica<E>, proposals: Vec<Option<Proposal>>, applied: Vec<Applied>) {
     assert_eq!(
         proposals.len(),
         applied.len(),

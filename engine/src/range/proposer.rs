@@ -26,7 +26,7 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 use std::time::Duration;
 
-use crate::env::Instant;
+use crate::boot_time::BootTime;
 use crate::error::{Error, Fate};
 use crate::limits::{ENTRIES_IN_FLIGHT_MAX, ENTRY_COMMANDS_GATHERED, ENTRY_LEN_GATHERED};
 use crate::mutant::{self, Mutant};
@@ -55,27 +55,27 @@ const LATE_AFTER: Duration = Duration::from_millis(20);
 const ANSWER_AHEAD: Duration = TICK;
 
 /// A command that waits to be put into an entry.
-pub struct Proposal<T: Instant> {
+pub struct Proposal {
     pub(super) kind: ProposalKind,
     pub(super) version: u32,
     /// Whether its sender named the range and the version: then it is proposed under no other.
     pub(super) is_named: bool,
-    deadline: Option<T>,
+    deadline: Option<BootTime>,
     pub(super) sink: Rc<dyn WriteSink>,
     pub(super) token: u64,
     /// The bytes that it takes in an entry, at most.
     pub(super) len_max: usize,
 }
 
-impl<T: Instant> Proposal<T> {
+impl Proposal {
     /// A command that was checked under a `version` of the range, which apply checks again. It is not
     /// proposed after the deadline. The sink receives the result, with its own number `token` for it.
     pub fn new(
         kind: ProposalKind,
         version: u32,
-        deadline: Option<T>,
+        deadline: Option<BootTime>,
         (sink, token): (Rc<dyn WriteSink>, u64),
-    ) -> Proposal<T> {
+    ) -> Proposal {
         let len_max = kind.len_max();
         Proposal {
             kind,
@@ -89,7 +89,7 @@ impl<T: Instant> Proposal<T> {
     }
 
     /// The same, whose sender may have named the range and the version.
-    pub fn named(self, is_named: bool) -> Proposal<T> {
+    pub fn named(self, is_named: bool) -> Proposal {
         Proposal { is_named, ..self }
     }
 
@@ -97,7 +97,7 @@ impl<T: Instant> Proposal<T> {
     fn size(&self) -> Size {
         Size {
             len_max: self.len_max,
-            cost: size_of::<Proposal<T>>() + self.len_max,
+            cost: size_of::<Proposal>() + self.len_max,
         }
     }
 }
@@ -152,27 +152,27 @@ impl ProposalKind {
 }
 
 /// An entry on its way. Each place of a command holds its proposal until that is answered.
-struct Flight<T: Instant> {
+struct Flight {
     number: u64,
     /// The bytes that it counts for in the shard's budget.
     cost: usize,
-    departed_at: T,
+    departed_at: BootTime,
     /// Whether nothing may depart before it has arrived: it is a split.
     is_alone: bool,
-    proposals: Vec<Option<Proposal<T>>>,
+    proposals: Vec<Option<Proposal>>,
 }
 
 /// The queue of one range's leader.
-pub struct Proposer<T: Instant> {
-    waiting: RefCell<VecDeque<Proposal<T>>>,
+pub struct Proposer {
+    waiting: RefCell<VecDeque<Proposal>>,
     /// Whether there is room for another write.
-    pub(super) admission: WriteAdmission<T>,
-    in_flight: RefCell<Vec<Flight<T>>>,
+    pub(super) admission: WriteAdmission,
+    in_flight: RefCell<Vec<Flight>>,
     departed: Cell<u64>,
     /// The departures of the whole shard.
-    pub(super) departures: Rc<Departures<T>>,
+    pub(super) departures: Rc<Departures>,
     /// What the next entry waits for.
-    gathering: Rc<Gathering<T>>,
+    gathering: Rc<Gathering>,
     /// Whether an entry has arrived after the last departure.
     has_arrived: Cell<bool>,
     /// Whether nothing may be proposed for a moment.
@@ -182,9 +182,9 @@ pub struct Proposer<T: Instant> {
     pub(super) news: Notify,
 }
 
-impl<T: Instant> Proposer<T> {
+impl Proposer {
     /// An empty queue on a shard with this budget and these departures.
-    pub fn new(budget: Rc<WriteBudget>, departures: Rc<Departures<T>>) -> Proposer<T> {
+    pub fn new(budget: Rc<WriteBudget>, departures: Rc<Departures>) -> Proposer {
         Proposer {
             waiting: RefCell::new(VecDeque::new()),
             admission: WriteAdmission::new(budget),
@@ -217,7 +217,7 @@ impl<T: Instant> Proposer<T> {
     /// Queues a proposal. Without room for it, it is answered at once with [`Error::Overloaded`], after
     /// [`Proposer::close`] with [`Error::ShuttingDown`]. `Some(n)`: log now that the range is overloaded;
     /// `n` refusals have not been logged.
-    pub fn push(&self, proposal: Proposal<T>) -> Option<u64> {
+    pub fn push(&self, proposal: Proposal) -> Option<u64> {
         if self.closed.get() {
             proposal
                 .sink
@@ -231,7 +231,7 @@ impl<T: Instant> Proposer<T> {
                     .admit(proposal.size(), self.waiting(), last_flight)
         {
             proposal.sink.complete(proposal.token, Err(overloaded));
-            return self.admission.refuse();
+            return self.admission.refuse(self.departures.now());
         }
         self.admission.join(proposal.size());
         self.waiting.borrow_mut().push_back(proposal);
@@ -288,7 +288,7 @@ impl<T: Instant> Proposer<T> {
         let last = in_flight.iter().map(|flight| flight.departed_at).max();
         let Some(last) = last else { return true };
         in_flight.len() < ENTRIES_IN_FLIGHT_MAX
-            && T::now() >= last + NEXT_ENTRY_AFTER
+            && self.departures.now() >= last + NEXT_ENTRY_AFTER
             && !in_flight.iter().any(|flight| flight.is_alone)
     }
 
@@ -320,7 +320,7 @@ impl<T: Instant> Proposer<T> {
     }
 
     /// Until when the next entry must wait for more writes, if at all.
-    pub(super) fn gathers_until(&self) -> Option<T> {
+    pub(super) fn gathers_until(&self) -> Option<BootTime> {
         let gathers = self.has_arrived.take() && !self.has_gathered();
         gathers.then(|| self.gathering.until())
     }
@@ -332,7 +332,7 @@ impl<T: Instant> Proposer<T> {
 
     /// Takes from the queue what fits into one entry of this length. Answers those past their
     /// deadline.
-    pub(super) fn gather(&self, len_max: usize) -> Vec<Proposal<T>> {
+    pub(super) fn gather(&self, len_max: usize) -> Vec<Proposal> {
         let mut gathered = Vec::new();
         let mut len = 0;
         let len_max = len_max.min(ENTRY_LEN_GATHERED);
@@ -346,7 +346,7 @@ impl<T: Instant> Proposer<T> {
             let full = (!gathered.is_empty() && next.kind.is_alone())
                 || gathered
                     .last()
-                    .is_some_and(|last: &Proposal<T>| last.kind.is_alone())
+                    .is_some_and(|last: &Proposal| last.kind.is_alone())
                 || (!gathered.is_empty()
                     && (len + next_len > len_max || work + next_work > ENTRY_COMMANDS_GATHERED));
             if full {
@@ -355,10 +355,9 @@ impl<T: Instant> Proposer<T> {
             let Some(next) = waiting.pop_front() else {
                 break;
             };
-            let too_late = next
-                .deadline
-                .is_some_and(|deadline| deadline <= *now.get_or_insert_with(T::now))
-                && !mutant::is(Mutant::DeadlineIgnored);
+            let too_late = next.deadline.is_some_and(|deadline| {
+                deadline <= *now.get_or_insert_with(|| self.departures.now())
+            }) && !mutant::is(Mutant::DeadlineIgnored);
             if too_late {
                 self.admission.leave(next.size());
                 late.push(next);
@@ -380,7 +379,7 @@ impl<T: Instant> Proposer<T> {
     }
 
     /// Notes that an entry departs; gives its number.
-    pub(super) fn depart(&self, proposals: Vec<Proposal<T>>) -> u64 {
+    pub(super) fn depart(&self, proposals: Vec<Proposal>) -> u64 {
         let number = self.departed.get();
         self.departed.set(number + 1);
         self.departures.depart(&self.gathering);
@@ -390,7 +389,7 @@ impl<T: Instant> Proposer<T> {
         self.in_flight.borrow_mut().push(Flight {
             number,
             cost,
-            departed_at: T::now(),
+            departed_at: self.departures.now(),
             is_alone,
             proposals,
         });
@@ -399,7 +398,7 @@ impl<T: Instant> Proposer<T> {
 
     /// Notes that an entry has arrived; gives its proposals, without those that were given up, and whether
     /// it was a split or another order of an entry of its own, and was given up.
-    pub(super) fn arrive(&self, number: u64) -> (Vec<Option<Proposal<T>>>, bool) {
+    pub(super) fn arrive(&self, number: u64) -> (Vec<Option<Proposal>>, bool) {
         let mut in_flight = self.in_flight.borrow_mut();
         let at = in_flight.iter().position(|flight| flight.number == number);
         let Some(at) = at else {
@@ -407,8 +406,8 @@ impl<T: Instant> Proposer<T> {
         };
         let flight = in_flight.swap_remove(at);
         self.admission.give_back(flight.cost);
-        let now = T::now();
-        let took = now.saturating_duration_since(flight.departed_at);
+        let now = self.departures.now();
+        let took = now - flight.departed_at;
         let answered = flight.proposals.iter().flatten().count();
         let until = now + took.min(GATHER_MAX);
         self.departures.last_flight.set(took);
@@ -423,7 +422,7 @@ impl<T: Instant> Proposer<T> {
     }
 
     /// Answers writes at their deadline, if an entry is late or none can depart.
-    pub fn expire(&self, now: T) {
+    pub fn expire(&self, now: BootTime) {
         let is_late = {
             let in_flight = self.in_flight.borrow();
             let first = in_flight.iter().map(|flight| flight.departed_at).min();
@@ -433,7 +432,7 @@ impl<T: Instant> Proposer<T> {
             return;
         }
         let by = now + ANSWER_AHEAD;
-        let is_due = |proposal: &Proposal<T>| proposal.deadline.is_some_and(|at| at <= by);
+        let is_due = |proposal: &Proposal| proposal.deadline.is_some_and(|at| at <= by);
         self.take_out(is_due, |fate| match fate {
             Fate::NotApplied => Error::DeadlineExceeded,
             Fate::Unknown => Error::unknown("the deadline passed before a majority had it"),
@@ -441,7 +440,7 @@ impl<T: Instant> Proposer<T> {
     }
 
     /// Answers the due writes that wait or are in flight. Those in flight may still be applied.
-    fn take_out(&self, is_due: impl Fn(&Proposal<T>) -> bool, why: impl Fn(Fate) -> Error) {
+    fn take_out(&self, is_due: impl Fn(&Proposal) -> bool, why: impl Fn(Fate) -> Error) {
         let mut taken = Vec::new();
         let mut waiting = self.waiting.borrow_mut();
         if waiting.iter().any(&is_due) {
@@ -468,7 +467,7 @@ impl<T: Instant> Proposer<T> {
 
     /// Checks what waits anew, because the range has other bounds: `check` gives the version under which
     /// a command may be proposed. The others are answered with this error.
-    pub(super) fn recheck(&self, check: impl Fn(&Proposal<T>) -> Option<u32>, error: &Error) {
+    pub(super) fn recheck(&self, check: impl Fn(&Proposal) -> Option<u32>, error: &Error) {
         let mut refused = Vec::new();
         let mut waiting = self.waiting.borrow_mut();
         for mut proposal in std::mem::take(&mut *waiting) {
@@ -491,7 +490,7 @@ impl<T: Instant> Proposer<T> {
 
     /// Puts writes that were proposed but not applied back at the head of the queue; refuses them
     /// if it was closed meanwhile.
-    pub(super) fn give_back(&self, proposals: impl DoubleEndedIterator<Item = Proposal<T>>) {
+    pub(super) fn give_back(&self, proposals: impl DoubleEndedIterator<Item = Proposal>) {
         let mut waiting = self.waiting.borrow_mut();
         for proposal in proposals.rev() {
             self.admission.join(proposal.size());
@@ -505,7 +504,7 @@ impl<T: Instant> Proposer<T> {
 }
 
 /// Answers the proposals of an entry that are not answered yet.
-pub(super) fn complete_all<T: Instant>(proposals: Vec<Option<Proposal<T>>>, error: &Error) {
+pub(super) fn complete_all(proposals: Vec<Option<Proposal>>, error: &Error) {
     for proposal in proposals.into_iter().flatten() {
         proposal.sink.complete(proposal.token, Err(error.clone()));
     }

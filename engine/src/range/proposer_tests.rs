@@ -1,8 +1,8 @@
 //! The proposer's queue alone: what it takes, what goes into an entry, and who is answered when.
 
-use std::time::Instant as StdInstant;
-
 use super::*;
+use crate::boot_time::BootTime;
+use crate::boot_time::test_clock;
 use crate::limits::{BATCH_LEN_MAX, SHARD_WRITES_LEN_MAX};
 use crate::request::Outcome;
 use crate::types::{Blob, ClientId, Timestamp};
@@ -22,7 +22,7 @@ impl WriteSink for Results {
 }
 
 struct Queue {
-    proposer: Proposer<StdInstant>,
+    proposer: Proposer,
     budget: Rc<WriteBudget>,
     results: Rc<Results>,
 }
@@ -35,18 +35,13 @@ impl Queue {
     /// The queue of a range on a shard with this budget.
     fn beside(budget: Rc<WriteBudget>) -> Queue {
         Queue {
-            proposer: Proposer::new(budget.clone(), Rc::default()),
+            proposer: Proposer::new(budget.clone(), Rc::new(Departures::new(test_clock::now))),
             budget,
             results: Rc::default(),
         }
     }
 
-    fn proposal(
-        &self,
-        token: u64,
-        batch: Batch,
-        deadline: Option<StdInstant>,
-    ) -> Proposal<StdInstant> {
+    fn proposal(&self, token: u64, batch: Batch, deadline: Option<BootTime>) -> Proposal {
         let request_id = RequestId {
             client: ClientId(1),
             sequence: token,
@@ -57,7 +52,7 @@ impl Queue {
         Proposal::new(kind, VERSION, deadline, (self.results.clone(), token))
     }
 
-    fn put(&self, token: u64, value_len: usize, deadline: Option<StdInstant>) {
+    fn put(&self, token: u64, value_len: usize, deadline: Option<BootTime>) {
         let value = Blob::from(vec![b'v'; value_len]);
         let batch = Batch::put(Blob::from_static(b"key"), value);
         self.proposer.push(self.proposal(token, batch, deadline));
@@ -68,7 +63,7 @@ impl Queue {
         self.results.0.take()
     }
 
-    fn tokens(gathered: &[Proposal<StdInstant>]) -> Vec<u64> {
+    fn tokens(gathered: &[Proposal]) -> Vec<u64> {
         gathered.iter().map(|proposal| proposal.token).collect()
     }
 
@@ -107,7 +102,7 @@ fn an_entry_reads_a_bounded_number_of_keys() {
 #[test]
 fn what_is_past_its_deadline_is_not_proposed() {
     let queue = Queue::new();
-    let now = StdInstant::now();
+    let now = test_clock::now();
     queue.put(1, 1, Some(now));
     queue.put(2, 1, Some(now + HOUR));
     assert_eq!(Queue::tokens(&queue.proposer.gather(usize::MAX)), [2]);
@@ -239,7 +234,7 @@ fn without_a_majority_what_waits_is_not_applied_and_what_is_in_flight_is_unknown
 #[test]
 fn what_has_no_majority_is_told_so_without_a_deadline_too() {
     let queue = Queue::new();
-    let now = StdInstant::now();
+    let now = test_clock::now();
     queue.put(1, 1, Some(now + Duration::from_millis(10)));
     queue.put(2, 1, Some(now + Duration::from_secs(5)));
     queue.put(3, 1, None);
@@ -272,14 +267,14 @@ fn what_comes_back_to_a_closed_proposer_is_refused() {
 #[test]
 fn deadlines_are_kept_while_no_entry_can_depart() {
     let queue = Queue::new();
-    let now = StdInstant::now();
+    let now = test_clock::now();
     queue.put(1, 1, Some(now + Duration::from_millis(1)));
     queue.put(2, 1, Some(now + HOUR));
     queue.proposer.expire(now);
     assert_eq!(queue.answered(), [(1, Err(Error::DeadlineExceeded))]);
     // One that has just departed may arrive in time.
     let number = queue.depart();
-    queue.proposer.expire(StdInstant::now());
+    queue.proposer.expire(test_clock::now());
     assert!(queue.answered().is_empty());
     queue.proposer.expire(now + HOUR);
     assert!(matches!(&*queue.answered(), [(2, Err(Error::Unknown(_)))]));
@@ -294,6 +289,7 @@ fn the_next_entry_waits_for_as_many_as_were_answered() {
     let number = queue.depart();
     assert!(!queue.proposer.may_depart(), "one is in flight");
     queue.put(4, 1, None);
+    test_clock::advance(GATHER_MAX);
     assert_eq!(queue.proposer.arrive(number).0.len(), 3);
     (5..=6).for_each(|token| queue.put(token, 1, None));
     assert_eq!(queue.proposer.gathering.missing.get(), 1);
@@ -310,4 +306,35 @@ fn enough_bytes_are_not_waited_with() {
     queue.proposer.arrive(number);
     queue.put(2, GATHERED_LEN, None);
     assert!(queue.proposer.has_gathered());
+}
+
+#[test]
+fn clients_that_do_not_write_again_are_waited_for_no_longer_than_the_last_entry_took() {
+    let queue = Queue::new();
+    (1..=3).for_each(|token| queue.put(token, 1, None));
+    let number = queue.depart();
+    test_clock::advance(GATHER_MAX / 2);
+    queue.proposer.arrive(number);
+    queue.put(4, 1, None);
+    assert!(!queue.proposer.has_gathered(), "two are missing");
+    let until = queue.proposer.gathers_until();
+    assert_eq!(until, Some(test_clock::now() + GATHER_MAX / 2));
+    test_clock::advance(GATHER_MAX / 2 - Duration::from_nanos(1));
+    assert!(!queue.proposer.has_gathered());
+    test_clock::advance(Duration::from_nanos(1));
+    assert!(queue.proposer.has_gathered());
+}
+
+#[test]
+fn a_further_entry_departs_only_when_the_last_is_long_on_its_way() {
+    let queue = Queue::new();
+    (1..=2).for_each(|token| {
+        queue.put(token, 1, None);
+        queue.depart();
+        assert!(!queue.proposer.may_depart(), "it has just departed");
+        test_clock::advance(NEXT_ENTRY_AFTER - Duration::from_nanos(1));
+        assert!(!queue.proposer.may_depart());
+        test_clock::advance(Duration::from_nanos(1));
+        assert!(queue.proposer.may_depart());
+    });
 }

@@ -2,11 +2,20 @@
 //!
 //! Lives on the shard's thread. The state changes in [`Replica::apply`] alone, which is
 //! synchronous.
+//!
+//! The replica itself carries out the [effects](Effect) of an entry, and not the shard: all of them must
+//! have happened when the next entry is applied, or a read finds the state, so in the same turn. A child
+//! has its keys when its parent has lost them; a range that takes over another one has the other's sessions
+//! before the next retry is judged. What takes time, the replica only hands over, and a task of the shard
+//! carries it out: the [`Nursery`] has the newborn whose groups are to be started,
+//! [`absorbed_replicas`](super::absorbed_replicas) those that are to be removed, and a digest waits until
+//! the shard reads its rows.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
-use crate::env::{Env, Instant, Now};
+use crate::boot_time::BootTime;
+use crate::env::Env;
 use crate::error::{Error, Fatal, Fate};
 use crate::hlc::Hlc;
 use crate::lsm::{LsmError, Size};
@@ -103,7 +112,7 @@ pub struct Replica<E: Env> {
     /// What it shares with the other replicas of its shard.
     pub(super) home: Home<E>,
     /// The queue of writes; only a leader's has any.
-    pub proposer: Proposer<Now<E>>,
+    pub proposer: Proposer,
     pub(crate) store: Rc<Store<E>>,
     /// The node's clock.
     pub timestamps: Timestamps<E::Clock>,
@@ -114,7 +123,7 @@ pub struct Replica<E: Env> {
     pub leadership: Leadership,
     pub(super) saved: Saved,
     /// What users did with the range here.
-    pub usage: Usage<Now<E>>,
+    pub usage: Usage,
     /// The timestamps of the snapshots that are being read.
     pub(super) exported: RefCell<Vec<Timestamp>>,
     /// The last digest that was asked for.
@@ -148,7 +157,7 @@ impl<E: Env> Replica<E> {
                 is_newborn: Cell::new(false),
                 is_absorbed: Cell::new(false),
             },
-            usage: Usage::new(last_write),
+            usage: Usage::new(last_write, E::now),
             exported: RefCell::default(),
             digesting: Cell::new(None),
             splitting: Splitting::default(),
@@ -238,7 +247,7 @@ impl<E: Env> Replica<E> {
     /// Logs that this replica leads no more, if it did until now.
     fn tell_lost(&self, led: Option<Leading>) {
         if let Some(Leading { term, .. }) = led
-            && let Some(unlogged) = self.store.leader_lines.pass(Now::<E>::now())
+            && let Some(unlogged) = self.store.leader_lines.pass(E::now())
         {
             let (range, shard) = (self.group.range, self.home.location);
             tracing::info!(
@@ -304,7 +313,7 @@ impl<E: Env> Replica<E> {
 
     /// Takes from the shard's driver whether the group has no majority: while it has none, all
     /// waiting writes are answered. Gives whether that is news.
-    pub(crate) fn take_quorum(&self, lacks: bool, now: Now<E>) -> bool {
+    pub(crate) fn take_quorum(&self, lacks: bool, now: BootTime) -> bool {
         let is_news = self.leadership.take_quorum(lacks);
         if is_news {
             tracing::debug!(range = %self.group.range, lacks, "quorum");
@@ -322,7 +331,7 @@ impl<E: Env> Replica<E> {
     /// # Errors
     /// The entry or the tree is damaged, or an entry is missing; then the process must end.
     pub fn apply(&self, entry: &LogEntry) -> Result<Option<Vec<Applied>>, Fatal> {
-        let began = Now::<E>::now();
+        let began = E::now();
         let mut state = self.state.borrow_mut();
         self.refuse_other_entry(state.applied, entry)?;
         let parts = self.parts();
@@ -424,7 +433,7 @@ impl<E: Env> Replica<E> {
 
     fn begin_to_lead(&self) {
         if let Some(term) = self.leadership.begin() {
-            if let Some(unlogged) = self.store.leader_lines.pass(Now::<E>::now()) {
+            if let Some(unlogged) = self.store.leader_lines.pass(E::now()) {
                 let (range, shard) = (self.group.range, self.home.location);
                 tracing::info!(
                     event = "leader_elected",

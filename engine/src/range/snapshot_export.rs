@@ -22,10 +22,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::env::{AsyncRuntime, Env, Instant, Now, TimeSlice, yield_now};
+use crate::env::{AsyncRuntime, Env, TimeSlice, yield_now};
 use crate::error::Fatal;
 use crate::limits::SESSION_ROWS_PER_TURN;
-use crate::lsm::{ColdStop, Direction, LsmError, ScanStop, keys};
+use crate::lsm::keys::{self, InSnapshot, RowKind};
+use crate::lsm::{ColdStop, Direction, LsmError, ScanStop};
 use crate::mutant::{self, Mutant};
 use crate::raft::{SnapshotReader, SnapshotRow};
 use crate::range::replica::Replica;
@@ -37,6 +38,7 @@ use crate::wal::LogId;
 /// About how many bytes of rows one part has.
 const PART_LEN: usize = 256 << 10;
 /// When an export asks again for a block that was refused because so many are on their way.
+/// By time: a place that becomes free is no event.
 const FETCH_RETRY_INTERVAL: Duration = Duration::from_millis(20);
 
 /// A snapshot that is being read and sent.
@@ -60,7 +62,7 @@ pub struct Export<E: Env> {
     cut: Option<usize>,
     /// The blocks of tables that were fetched for the export.
     blocks: ScanBlocks<E>,
-    /// The users' rows that are still to be read: those of each part of the range.
+    /// The rows of the tree that are still to be read: of each kind, those of each part of the range.
     left: VecDeque<RowInterval>,
 }
 
@@ -74,12 +76,18 @@ enum Turn {
     Cold(Box<ColdStop>),
 }
 
-/// Rows of users under one data id.
+/// Rows of one kind under one data id.
 struct RowInterval {
     data_id: DataId,
     first: Vec<u8>,
     /// The first key after them.
     end: Vec<u8>,
+}
+
+/// The kinds of rows that an export reads from one place.
+fn kinds(from: InSnapshot) -> impl Iterator<Item = RowKind> {
+    let all = RowKind::ALL.iter().copied();
+    all.filter(move |kind| kind.rule().in_snapshot == from)
 }
 
 impl<E: Env> Export<E> {
@@ -100,18 +108,21 @@ impl<E: Env> Export<E> {
             Ok::<_, Fatal>((last, state.last_ts, row, state.sessions.export()))
         })?;
         let version = replica.with_state(|state| state.descriptor.epoch.version);
-        let left = replica.intervals().into_iter().map(|(data_id, keys)| {
-            let keys = match mutant::is(Mutant::ExportOfWholeDataId) {
-                true => (&[][..], None),
-                false => keys.interval(),
-            };
-            let (mut first, mut end) = (Vec::new(), Vec::new());
-            keys::users_of(data_id, keys, &mut first, &mut end);
-            RowInterval {
-                data_id,
-                first,
-                end,
-            }
+        let intervals = replica.intervals();
+        let left = kinds(InSnapshot::FromTree).flat_map(|kind| {
+            intervals.iter().filter_map(move |(data_id, keys)| {
+                let keys = match mutant::is(Mutant::ExportOfWholeDataId) {
+                    true => (&[][..], None),
+                    false => keys.interval(),
+                };
+                let (mut first, mut end) = (Vec::new(), Vec::new());
+                let has_rows = kind.bounds(*data_id, keys, &mut first, &mut end);
+                has_rows.then_some(RowInterval {
+                    data_id: *data_id,
+                    first,
+                    end,
+                })
+            })
         });
         let left = left.collect();
         replica.keep_versions(at);
@@ -122,7 +133,7 @@ impl<E: Env> Export<E> {
             last,
             at,
             state,
-            sessions: Some(sessions),
+            sessions: kinds(InSnapshot::FromSessions).next().map(|_| sessions),
             read: VecDeque::new(),
             cut: None,
             blocks: ScanBlocks::default(),
@@ -147,7 +158,7 @@ impl<E: Env> Export<E> {
         while (self.read.is_empty() || self.cut.is_some())
             && let Some(mut from) = self.left.pop_front()
         {
-            let cold = match self.read_users(&from) {
+            let cold = match self.read_rows(&from) {
                 Ok(None) => continue,
                 Ok(Some(first)) => {
                     from.first = first;
@@ -226,7 +237,7 @@ impl<E: Env> Export<E> {
     ///
     /// # Errors
     /// A table cannot be read, or a block is not in memory.
-    fn read_users(&mut self, from: &RowInterval) -> Result<Option<Vec<u8>>, ScanStop> {
+    fn read_rows(&mut self, from: &RowInterval) -> Result<Option<Vec<u8>>, ScanStop> {
         let bounds = (
             Bound::Included(from.first.as_slice()),
             Bound::Excluded(from.end.as_slice()),
@@ -285,9 +296,9 @@ impl<E: Env> SnapshotReader for Export<E> {
     async fn next_part(&mut self) -> Result<(Vec<SnapshotRow>, Duration), Fatal> {
         let mut took = Duration::ZERO;
         loop {
-            let begun = Now::<E>::now();
+            let begun = E::now();
             let turn = self.read_on()?;
-            took += begun.elapsed();
+            took += E::now() - begun;
             match turn {
                 Turn::Read => return Ok((self.take_part(), took)),
                 Turn::TimeIsUp => yield_now().await,

@@ -20,7 +20,7 @@ use std::cell::{Cell, RefCell};
 use std::time::Duration;
 
 use super::hot_keys::{HotKey, HotKeys, LoadCut, Sample};
-use crate::env::Instant;
+use crate::boot_time::{BootClock, BootTime};
 use crate::lsm::Size;
 use crate::types::{DataId, KeyRange, Timestamp};
 
@@ -87,7 +87,8 @@ pub struct Rates {
 }
 
 /// What users did with a range.
-pub struct Usage<I> {
+pub struct Usage {
+    clock: BootClock,
     /// When a user last wrote, to know whether old versions may exist.
     pub last_write: Cell<Timestamp>,
     reads: Cell<u64>,
@@ -96,14 +97,14 @@ pub struct Usage<I> {
     written_bytes: Cell<u64>,
     cpu_nanos: Cell<u64>,
     /// When the rates were last made, and the counters at that time.
-    measured: Cell<Option<(I, Work)>>,
+    measured: Cell<Option<(BootTime, Work)>>,
     rates: Cell<Rates>,
     size: Cell<Option<MeasuredSize>>,
     /// The requests that come before the next one that is sampled.
     unsampled: Cell<u32>,
     /// The random number that the next pause comes of.
     random: Cell<u32>,
-    hot_keys: RefCell<Option<Box<HotKeys<I>>>>,
+    hot_keys: RefCell<Option<Box<HotKeys>>>,
 }
 
 /// How busy a replica of a range is. Only a leader's has any work.
@@ -135,10 +136,11 @@ fn decayed(before: f64, rate: f64, elapsed: Duration, over: Duration) -> f64 {
     rate + (before - rate) * kept
 }
 
-impl<I: Instant> Usage<I> {
+impl Usage {
     /// No use yet; the last write may have been at this time.
-    pub fn new(last_write: Timestamp) -> Usage<I> {
+    pub fn new(last_write: Timestamp, clock: BootClock) -> Usage {
         Usage {
+            clock,
             last_write: Cell::new(last_write),
             reads: Cell::new(0),
             writes: Cell::new(0),
@@ -157,13 +159,13 @@ impl<I: Instant> Usage<I> {
     /// The time at which the next read of a key or the next write begins, if it is one of those that are
     /// sampled.
     #[inline]
-    pub fn begin(&self) -> Option<I> {
-        (self.unsampled.get() == 0).then(I::now)
+    pub fn begin(&self) -> Option<BootTime> {
+        (self.unsampled.get() == 0).then(self.clock)
     }
 
     /// Counts the read of a key, with its value of so many bytes.
     #[inline]
-    pub fn has_read(&self, key: &[u8], bytes: usize, began: Option<I>) {
+    pub fn has_read(&self, key: &[u8], bytes: usize, began: Option<BootTime>) {
         raise(&self.reads, 1);
         raise(&self.read_bytes, bytes as u64);
         self.end(began, || Some(Sample::Point(key.to_vec())));
@@ -171,26 +173,26 @@ impl<I: Instant> Usage<I> {
 
     /// Counts a write of so many bytes. If it is sampled, its keys are given.
     #[inline]
-    pub fn has_written(&self, keys: Option<Sample>, bytes: usize, began: Option<I>) {
+    pub fn has_written(&self, keys: Option<Sample>, bytes: usize, began: Option<BootTime>) {
         raise(&self.writes, 1);
         raise(&self.written_bytes, bytes as u64);
         self.end(began, || keys);
     }
 
     #[inline]
-    fn end(&self, began: Option<I>, sample: impl FnOnce() -> Option<Sample>) {
+    fn end(&self, began: Option<BootTime>, sample: impl FnOnce() -> Option<Sample>) {
         let Some(began) = began else {
             let unsampled = self.unsampled.get();
             return self.unsampled.set(unsampled.saturating_sub(1));
         };
         raise(
             &self.cpu_nanos,
-            u64::from(SAMPLED_ONE_IN) * nanos(began.elapsed()),
+            u64::from(SAMPLED_ONE_IN) * nanos((self.clock)() - began),
         );
         self.take_sample(began, sample);
     }
 
-    fn take_sample(&self, now: I, sample: impl FnOnce() -> Option<Sample>) {
+    fn take_sample(&self, now: BootTime, sample: impl FnOnce() -> Option<Sample>) {
         // Xorshift: any pause below twice the usual one is as likely.
         let mut random = self.random.get();
         random ^= random << 13;
@@ -211,20 +213,20 @@ impl<I: Instant> Usage<I> {
     /// Samples the keys of a page of a scan, which ends before a key or with the range.
     pub fn has_scanned_keys(&self, first: &[u8], end: Option<&[u8]>) {
         match self.unsampled.get() {
-            0 => self.take_sample(I::now(), || Some(Sample::interval(first, end))),
+            0 => self.take_sample((self.clock)(), || Some(Sample::interval(first, end))),
             unsampled => self.unsampled.set(unsampled - 1),
         }
     }
 
     /// Counts bytes of a scan, and the work of a turn of it.
-    pub fn has_scanned_for(&self, bytes: usize, since: I) {
+    pub fn has_scanned_for(&self, bytes: usize, since: BootTime) {
         raise(&self.read_bytes, bytes as u64);
         self.has_worked(since);
     }
 
     /// Counts work that began then and ends now.
-    pub fn has_worked(&self, since: I) {
-        raise(&self.cpu_nanos, nanos(since.elapsed()));
+    pub fn has_worked(&self, since: BootTime) {
+        raise(&self.cpu_nanos, nanos((self.clock)() - since));
     }
 
     /// The numbers of reads and writes.
@@ -244,7 +246,7 @@ impl<I: Instant> Usage<I> {
 
     /// Makes the rates of what was counted since they were last made, and gives them. The first time
     /// only begins to measure.
-    pub fn measure(&self, now: I) -> Rates {
+    pub fn measure(&self, now: BootTime) -> Rates {
         let counted = self.counted();
         let before = self.measured.get();
         let elapsed = before.map_or(Duration::ZERO, |(at, _)| now - at);
@@ -273,16 +275,16 @@ impl<I: Instant> Usage<I> {
     }
 
     /// The keys with the most requests, the hottest first, at most so many; none if the range has no load.
-    pub fn hottest(&self, now: I, keys_max: usize) -> Vec<HotKey> {
+    pub fn hottest(&self, now: BootTime, keys_max: usize) -> Vec<HotKey> {
         let hot_keys = self.hot_keys.borrow();
-        let top = |hot_keys: &HotKeys<I>| hot_keys.top(now, keys_max);
+        let top = |hot_keys: &HotKeys| hot_keys.top(now, keys_max);
         hot_keys.as_deref().map_or_else(Vec::new, top)
     }
 
     /// Where the load of the range, which has these keys, is best split.
-    pub fn load_cut(&self, now: I, keys: &KeyRange) -> LoadCut {
+    pub fn load_cut(&self, now: BootTime, keys: &KeyRange) -> LoadCut {
         let hot_keys = self.hot_keys.borrow();
-        let cut = |hot_keys: &HotKeys<I>| hot_keys.cut(now, keys);
+        let cut = |hot_keys: &HotKeys| hot_keys.cut(now, keys);
         hot_keys.as_deref().map_or(LoadCut::NoKey, cut)
     }
 
@@ -315,14 +317,14 @@ impl<I: Instant> Usage<I> {
     /// The use of a range that is split off this one at a key: half of the rates are its, and half stay
     /// here. The samples go with their keys.
     #[must_use]
-    pub fn split(&self, key: &[u8]) -> Usage<I> {
+    pub fn split(&self, key: &[u8]) -> Usage {
         let Rates { short, long } = self.rates.get();
         let half = Rates {
             short: short.halved(),
             long: long.halved(),
         };
         self.rates.set(half);
-        let other = Usage::new(self.last_write.get());
+        let other = Usage::new(self.last_write.get(), self.clock);
         other.rates.set(half);
         let begun = self.measured.get();
         other
@@ -337,12 +339,12 @@ impl<I: Instant> Usage<I> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Instant;
 
     use super::*;
+    use crate::boot_time::test_clock;
 
     /// Half a second after half a second, `reads` reads in each.
-    fn pass(usage: &Usage<Instant>, now: &mut Instant, seconds: u32, reads: u32) -> Rates {
+    fn pass(usage: &Usage, now: &mut BootTime, seconds: u32, reads: u32) -> Rates {
         for _ in 0..seconds * 2 {
             (0..reads).for_each(|_| usage.has_read(b"k", 10, None));
             *now += Duration::from_millis(500);
@@ -357,7 +359,7 @@ mod tests {
 
     #[test]
     fn rates_follow_what_happens_and_forget_it() {
-        let (usage, mut now) = (Usage::new(Timestamp(1)), Instant::now());
+        let (usage, mut now) = (Usage::new(Timestamp(1), test_clock::now), test_clock::now());
         usage.measure(now);
         let rates = pass(&usage, &mut now, 60, 50);
         assert!(is_near(rates.short.reads, 100.0), "{rates:?}");
@@ -376,7 +378,7 @@ mod tests {
 
     #[test]
     fn a_split_shares_the_rates_and_forgets_nothing() {
-        let (usage, mut now) = (Usage::new(Timestamp(7)), Instant::now());
+        let (usage, mut now) = (Usage::new(Timestamp(7), test_clock::now), test_clock::now());
         usage.measure(now);
         let before = pass(&usage, &mut now, 30, 40);
         let child = usage.split(b"m");
@@ -401,7 +403,7 @@ mod tests {
 
     #[test]
     fn a_size_is_measured_when_it_is_due_or_old() {
-        let usage: Usage<Instant> = Usage::new(Timestamp(1));
+        let usage: Usage = Usage::new(Timestamp(1), test_clock::now);
         let size = |bytes| Size {
             bytes,
             live_bytes: bytes,
@@ -423,13 +425,13 @@ mod tests {
     #[test]
     fn timed_requests_stand_for_all() {
         const REQUESTS: u32 = 4000;
-        let usage: Usage<Instant> = Usage::new(Timestamp(1));
+        let usage: Usage = Usage::new(Timestamp(1), test_clock::now);
         let mut timed = 0;
         for _ in 0..REQUESTS {
             let began = usage.begin();
             if began.is_some() {
                 timed += 1;
-                std::thread::sleep(Duration::from_micros(100));
+                test_clock::advance(Duration::from_micros(100));
             }
             usage.has_read(b"k", 1, began);
         }
@@ -438,13 +440,12 @@ mod tests {
             "{timed} of {REQUESTS}"
         );
         let nanos = usage.counted().cpu_nanos;
-        let least = f64::from(SAMPLED_ONE_IN * timed) * 100_000.0;
-        assert!(nanos >= least && nanos < least * 100.0, "{nanos}");
+        assert_eq!(nanos, f64::from(SAMPLED_ONE_IN * timed) * 100_000.0);
     }
 
     /// Lets a range have load, and reads these keys in turn.
-    fn read_in_turn(usage: &Usage<Instant>, keys: &[&[u8]], times: usize) -> Instant {
-        let now = Instant::now();
+    fn read_in_turn(usage: &Usage, keys: &[&[u8]], times: usize) -> BootTime {
+        let now = test_clock::now();
         usage.measure(now);
         raise(&usage.cpu_nanos, 1_000_000_000);
         let now = now + Duration::from_secs(1);
@@ -457,7 +458,7 @@ mod tests {
 
     #[test]
     fn keys_that_come_in_turn_are_all_sampled() {
-        let usage = Usage::new(Timestamp(1));
+        let usage = Usage::new(Timestamp(1), test_clock::now);
         let keys: Vec<Vec<u8>> = (0..16).map(|n| vec![b'a' + n]).collect();
         let keys: Vec<&[u8]> = keys.iter().map(Vec::as_slice).collect();
         let now = read_in_turn(&usage, &keys, 4000);
@@ -468,11 +469,15 @@ mod tests {
 
     #[test]
     fn samples_need_load_go_with_their_keys_at_a_split_and_go_when_the_load_has_gone() {
-        let usage: Usage<Instant> = Usage::new(Timestamp(1));
+        let usage: Usage = Usage::new(Timestamp(1), test_clock::now);
         for _ in 0..100 {
             usage.has_read(b"a", 1, usage.begin());
         }
-        assert_eq!(usage.hottest(Instant::now(), 9), [], "it has no load yet");
+        assert_eq!(
+            usage.hottest(test_clock::now(), 9),
+            [],
+            "it has no load yet"
+        );
         let keys: [&[u8]; 4] = [b"a", b"b", b"x", b"y"];
         let now = read_in_turn(&usage, &keys, 1000);
         assert_eq!(usage.hottest(now, 9).len(), 4);
@@ -493,7 +498,7 @@ mod tests {
 
     #[test]
     fn batches_and_pages_are_spans() {
-        let usage: Usage<Instant> = Usage::new(Timestamp(1));
+        let usage: Usage = Usage::new(Timestamp(1), test_clock::now);
         let now = read_in_turn(&usage, &[], 0);
         let batch: [&[u8]; 3] = [b"k", b"c", b"p"];
         for _ in 0..1000 {

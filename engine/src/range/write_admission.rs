@@ -14,7 +14,7 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
-use crate::env::Instant;
+use crate::boot_time::BootTime;
 use crate::error::Error;
 use crate::fair_share::Weight;
 use crate::limits::{
@@ -39,18 +39,18 @@ pub(super) struct Size {
 }
 
 /// The admission of one range's writes.
-pub(super) struct WriteAdmission<T: Instant> {
+pub(super) struct WriteAdmission {
     /// Bytes of the commands in the range's queue.
     bytes_waiting: Cell<usize>,
     /// What this range uses of the shard's budget, for writes that wait or are in flight.
     share: WriteShare,
     /// The limit on log lines which say that the range is overloaded.
-    overload_lines: LineLimit<T>,
+    overload_lines: LineLimit,
 }
 
-impl<T: Instant> WriteAdmission<T> {
+impl WriteAdmission {
     /// The admission of a range that has no writes yet, on a shard with this budget.
-    pub fn new(budget: Rc<WriteBudget>) -> WriteAdmission<T> {
+    pub fn new(budget: Rc<WriteBudget>) -> WriteAdmission {
         WriteAdmission {
             bytes_waiting: Cell::new(0),
             share: WriteShare::of(budget),
@@ -89,9 +89,9 @@ impl<T: Instant> WriteAdmission<T> {
 
     /// Counts a write that was refused. `Some(n)`: log now that the range is overloaded; `n` refusals have
     /// not been logged.
-    pub fn refuse(&self) -> Option<u64> {
+    pub fn refuse(&self, now: BootTime) -> Option<u64> {
         self.share.refuse();
-        self.overload_lines.pass(T::now())
+        self.overload_lines.pass(now)
     }
 
     /// Counts a command that joins the queue.

@@ -13,11 +13,12 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::Inner;
+use crate::boot_time::BootTime;
 use crate::cluster::load_splits::{TooHot, Way};
 use crate::cluster::planned::Why;
 use crate::cluster::split::{TooLarge, shown};
 use crate::cluster::{BlockReason, ClusterRequest, ClusterResponse, SplitPart, SplitReason};
-use crate::env::{AsyncRuntime, Clock, Env, Instant, Now};
+use crate::env::{AsyncRuntime, Clock, Env};
 use crate::error::OrderError;
 use crate::notify::Count;
 use crate::types::{Location, RangeId};
@@ -34,31 +35,22 @@ const MOVE_PATIENCE: Duration = Duration::from_secs(10);
 /// How long the move may take.
 const MOVE_TIMEOUT: Duration = Duration::from_mins(2);
 /// Pause before the move is ordered again, or looked at again.
+/// By time: what is waited for happens on other shards, whose reports come every 500 ms.
 const MOVE_RETRY_INTERVAL: Duration = Duration::from_millis(100);
 /// At most one log line in this time for each reason why a range was not split.
 const SAME_REASON_INTERVAL: Duration = Duration::from_hours(1);
 
 /// The splits that the manager has under way.
-pub(super) struct Splits<T> {
+#[derive(Default)]
+pub(super) struct Splits {
     /// How many there are, of all orders.
     pub under_way: Count,
     /// The ranges that the manager splits by its own decision.
     decided: RefCell<BTreeSet<RangeId>>,
     /// The shards that have given or taken a part because of load, and until when they are left alone.
-    settling: RefCell<BTreeMap<Location, T>>,
+    settling: RefCell<BTreeMap<Location, BootTime>>,
     /// When the log was last told of a reason why a range was not split.
-    told: RefCell<BTreeMap<BlockReason, T>>,
-}
-
-impl<T> Default for Splits<T> {
-    fn default() -> Splits<T> {
-        Splits {
-            under_way: Count::default(),
-            decided: RefCell::default(),
-            settling: RefCell::default(),
-            told: RefCell::default(),
-        }
-    }
+    told: RefCell<BTreeMap<BlockReason, BootTime>>,
 }
 
 /// Why a range was not split.
@@ -73,7 +65,7 @@ struct Blocked {
 impl<E: Env> Inner<E> {
     /// Begins to split ranges that are too large or too hot, as many as may be split at a time.
     pub(super) fn begin_splits(self: &Rc<Self>) {
-        let now = Now::<E>::now();
+        let now = E::now();
         let splits = &self.management.bounds_orders.splits;
         splits.settling.borrow_mut().retain(|_, until| now < *until);
         let (mut large, mut hot) = match self.management.manager.borrow().as_ref() {
@@ -116,7 +108,7 @@ impl<E: Env> Inner<E> {
 
     /// Has the shards of a split by load left alone for a while.
     fn settle(&self, hot: &TooHot) {
-        let until = Now::<E>::now() + SETTLING;
+        let until = E::now() + SETTLING;
         let mut settling = self.management.bounds_orders.splits.settling.borrow_mut();
         settling.extend([(hot.leader, until), (hot.to, until)]);
     }
@@ -128,7 +120,7 @@ impl<E: Env> Inner<E> {
         let Err(Blocked { reason, key, why }) = result else {
             return;
         };
-        let now = Now::<E>::now();
+        let now = E::now();
         let at = (now, self.around.clock.wall_ms());
         let pause = self
             .management
@@ -157,7 +149,7 @@ impl<E: Env> Inner<E> {
 
     /// What stands in the way, if a leader has refused a split.
     fn refused_split(&self, range: RangeId, why: &OrderError) -> Blocked {
-        let now = Now::<E>::now();
+        let now = E::now();
         let manager = self.management.manager.borrow();
         let reason = manager
             .as_ref()
@@ -257,7 +249,7 @@ impl<E: Env> Inner<E> {
     /// that operators have.
     async fn move_part(self: &Rc<Self>, part: RangeId, hot: &TooHot) {
         let to = hot.to;
-        let begun = Now::<E>::now();
+        let begun = E::now();
         loop {
             let why = Why::necessary(
                 format!("it was split off range {} because of load", hot.range),
@@ -274,7 +266,7 @@ impl<E: Env> Inner<E> {
                 ClusterResponse::Done => break,
                 ClusterResponse::Refused(
                     OrderError::Busy { .. } | OrderError::Conflict(_) | OrderError::NotFound(_),
-                ) if Now::<E>::now() < begun + MOVE_PATIENCE => {
+                ) if E::now() < begun + MOVE_PATIENCE => {
                     E::Runtime::sleep(MOVE_RETRY_INTERVAL).await;
                 }
                 ClusterResponse::Refused(why) => {
@@ -301,10 +293,10 @@ impl<E: Env> Inner<E> {
 
     /// Has the replica that has moved lead again: while the leader's own replica moves, another voter may
     /// take the lead.
-    async fn lead_where_moved(self: &Rc<Self>, part: RangeId, to: Location, until: Now<E>) {
-        while !self.closing.get() && Now::<E>::now() < until {
+    async fn lead_where_moved(self: &Rc<Self>, part: RangeId, to: Location, until: BootTime) {
+        while !self.closing.get() && E::now() < until {
             E::Runtime::sleep(MOVE_RETRY_INTERVAL).await;
-            let now = Now::<E>::now();
+            let now = E::now();
             let orderable = match self.management.manager.borrow().as_ref() {
                 Some(manager) => manager.orderable(part, now),
                 None => return,

@@ -2,7 +2,8 @@
 //! the shard's thread.
 
 use super::Inner;
-use crate::env::{Env, Now};
+use crate::boot_time::BootTime;
+use crate::env::Env;
 use crate::raft;
 use crate::range::replica::Replica;
 use crate::range::state::RangeState;
@@ -26,7 +27,7 @@ pub(super) fn majority_is_there<E: Env>(
     inner: &Inner<E>,
     raft: &RaftGroup<E>,
     (me, voters, descriptor): (ReplicaId, &[ReplicaId], &Descriptor),
-    now: Now<E>,
+    now: BootTime,
 ) -> bool {
     let is_there = |id| {
         let place = descriptor.location(id);
@@ -43,7 +44,7 @@ pub(super) fn availability<E: Env>(
     inner: &Inner<E>,
     replica: &Replica<E>,
     raft: &RaftGroup<E>,
-    now: Now<E>,
+    now: BootTime,
 ) -> Availability {
     let me = replica.group.replica;
     let is_there = |state: &RangeState| {

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use futures_util::task::AtomicWaker;
 
-use crate::env::{AsyncRuntime, Env, Instant, Now};
+use crate::env::{AsyncRuntime, Env};
 use crate::error::Fatal;
 use crate::lsm::{GcRules, LiveData};
 use crate::mutant::{self, Mutant};
@@ -29,6 +29,7 @@ const GC_STEPS: u64 = 10;
 /// How long a stop waits for writes in flight.
 const IN_FLIGHT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often a stop checks whether it is done.
+/// By time: writes in flight may never arrive, and a node stops once.
 const STOP_POLL_INTERVAL: Duration = Duration::from_millis(2);
 
 /// The handle of the background tasks.
@@ -109,7 +110,7 @@ async fn woken(news: &AtomicWaker) {
 }
 
 /// Takes in finished flushes, and lets openraft purge what they made durable.
-async fn look<E: Env>(inner: &Inner<E>, fullness: &mut Fullness<E>) -> Result<(), Fatal> {
+async fn look<E: Env>(inner: &Inner<E>, fullness: &mut Fullness) -> Result<(), Fatal> {
     let before: Vec<_> = inner.ranges.groups();
     let durable: Vec<_> = before
         .iter()
@@ -121,7 +122,7 @@ async fn look<E: Env>(inner: &Inner<E>, fullness: &mut Fullness<E>) -> Result<()
     inner.store.wake_waiting();
     inner.bound_pinned().await;
     inner.bury_absorbed().await?;
-    let now = Now::<E>::now();
+    let now = E::now();
     let is_full = fullness.look(inner, now);
     for ((replica, raft), was) in before.iter().zip(durable) {
         if replica.durable_up_to() != was {
@@ -233,11 +234,9 @@ fn propose_threshold<E: Env>(inner: &Inner<E>, replica: &Rc<Replica<E>>) {
 
 /// Stops a shard; see [`super::Shard::close`].
 pub(super) async fn close<E: Env>(inner: &Rc<Inner<E>>) -> Result<(), Fatal> {
-    let began = Now::<E>::now();
+    let began = E::now();
     inner.closing.set(true);
-    while inner.ranges.is_creating() {
-        E::Runtime::sleep(STOP_POLL_INTERVAL).await;
-    }
+    inner.ranges.all_created().await;
     let groups = inner.ranges.groups();
     for (replica, _) in &groups {
         replica.proposer.close();
@@ -257,7 +256,7 @@ pub(super) async fn close<E: Env>(inner: &Rc<Inner<E>>) -> Result<(), Fatal> {
             return Ok(());
         }
         // Writes that cannot reach a majority are left; their fate is unknown.
-        let idle = began.elapsed() > IN_FLIGHT_TIMEOUT
+        let idle = E::now() - began > IN_FLIGHT_TIMEOUT
             || groups
                 .iter()
                 .all(|(replica, _)| replica.proposer.in_flight() == 0);
@@ -282,6 +281,6 @@ pub(super) async fn close<E: Env>(inner: &Rc<Inner<E>>) -> Result<(), Fatal> {
         raft.stop().await;
     }
     inner.wal.close().await?;
-    tracing::debug!(shard = %inner.location, took = ?began.elapsed(), "shard closed");
+    tracing::debug!(shard = %inner.location, took = ?E::now() - began, "shard closed");
     Ok(())
 }

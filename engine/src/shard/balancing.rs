@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use super::Inner;
 use super::merge_orders::MergeReason;
+use crate::boot_time::BootTime;
 use crate::cluster::manager::Manager;
 use crate::cluster::{ClusterRequest, ClusterResponse, DecisionKind, NewDecision, SplitReason};
-use crate::env::{Env, Instant, Now};
+use crate::env::Env;
 use crate::types::{KeyRange, RangeId};
 
 /// How many moves of each kind were begun.
@@ -47,18 +48,13 @@ impl Default for MoveStats {
 const SAME_WORDS_INTERVAL: Duration = Duration::from_mins(1);
 
 /// What was logged last about ranges, and when. What happens again and again is logged once in a while.
-pub(super) struct Told<T>(RefCell<BTreeMap<RangeId, (String, T)>>);
+#[derive(Default)]
+pub(super) struct Told(RefCell<BTreeMap<RangeId, (String, BootTime)>>);
 
-impl<T> Default for Told<T> {
-    fn default() -> Told<T> {
-        Told(RefCell::default())
-    }
-}
-
-impl<T: Instant> Told<T> {
+impl Told {
     /// Whether these words about a range are to be logged: other ones were logged last, or these long ago. Counts
     /// them as logged then.
-    pub fn is_news(&self, range: RangeId, words: &str, now: T) -> bool {
+    pub fn is_news(&self, range: RangeId, words: &str, now: BootTime) -> bool {
         let mut told = self.0.borrow_mut();
         told.retain(|_, (_, when)| now < *when + SAME_WORDS_INTERVAL);
         if told.get(&range).is_some_and(|before| before.0 == words) {
@@ -70,20 +66,12 @@ impl<T: Instant> Told<T> {
 }
 
 /// The orders that the manager has given while it was on a shard.
-pub(super) struct GivenOrders<T> {
+#[derive(Default)]
+pub(super) struct GivenOrders {
     /// What was logged of the last order to each range.
-    pub told: Told<T>,
+    pub told: Told,
     /// The moves that leaders have begun.
     pub moves: MoveCounts,
-}
-
-impl<T> Default for GivenOrders<T> {
-    fn default() -> GivenOrders<T> {
-        GivenOrders {
-            told: Told::default(),
-            moves: MoveCounts::default(),
-        }
-    }
 }
 
 impl<E: Env> Inner<E> {
@@ -94,7 +82,7 @@ impl<E: Env> Inner<E> {
 
     /// Has ranges scattered; the manager here gives the orders one after the other.
     pub(super) fn scatter(&self, keys: &KeyRange) -> ClusterResponse {
-        let now = Now::<E>::now();
+        let now = E::now();
         self.with_manager(|manager| match manager.scatter(keys, now) {
             Ok(orders) => {
                 tracing::info!(
@@ -147,7 +135,7 @@ impl<E: Env> Inner<E> {
     ) -> Option<u64> {
         let mut manager = self.management.manager.borrow_mut();
         let manager = manager.as_mut()?;
-        let now = Now::<E>::now();
+        let now = E::now();
         let new = NewDecision {
             range,
             kind,
@@ -177,7 +165,7 @@ impl<E: Env> Inner<E> {
 
     /// Counts an order that a leader has begun to carry out. A leadership that follows a replica is no move
     /// of its own.
-    pub(super) fn count_move(&self, manager: &Manager<Now<E>>, request: &ClusterRequest) {
+    pub(super) fn count_move(&self, manager: &Manager, request: &ClusterRequest) {
         let leads = match request {
             ClusterRequest::TransferLeadership { .. } => true,
             ClusterRequest::Change { .. } => false,

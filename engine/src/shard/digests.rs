@@ -21,8 +21,9 @@ use std::time::Duration;
 use openraft::async_runtime::{Oneshot, OneshotSender};
 
 use super::{Inner, Running};
+use crate::boot_time::BootTime;
 use crate::cluster::{ClusterRequest, ClusterResponse};
-use crate::env::{AsyncRuntime, Env, Instant, Now};
+use crate::env::{AsyncRuntime, Env};
 use crate::error::Fatal;
 use crate::lsm::{LsmError, keys};
 use crate::raft;
@@ -37,12 +38,14 @@ use crate::wal::Group;
 /// How many bytes of rows are read in one go.
 const PIECE_LEN: usize = 256 << 10;
 /// How often voters are asked for a digest that they are making.
+/// By time: they are on other shards.
 const ASK_INTERVAL: Duration = Duration::from_millis(500);
 /// Time limit of one such request.
 const ASK_TIMEOUT: Duration = Duration::from_secs(1);
 /// How much longer than the leader the other voters may take.
 const TIMEOUT: Duration = Duration::from_mins(1);
 /// Pause before the flusher is asked again to take the active memtable.
+/// By time: writes, which wait for the same room by an event, go first.
 const FLUSH_RETRY_INTERVAL: Duration = Duration::from_millis(50);
 /// If not all voters could be compared, a range is compared again after this many times the time of
 /// rest.
@@ -83,10 +86,10 @@ pub struct DigestStats {
 }
 
 /// The state of a shard's comparisons.
-pub(super) struct Digests<E: Env> {
+pub(super) struct Digests {
     options: DigestOptions,
     /// For each range led here: when it was last compared (or first seen), and its last write then.
-    known: RefCell<BTreeMap<RangeId, (Now<E>, Timestamp)>>,
+    known: RefCell<BTreeMap<RangeId, (BootTime, Timestamp)>>,
     /// Whether rows are being read.
     reads: Cell<bool>,
     /// Whether a range is being compared.
@@ -94,9 +97,9 @@ pub(super) struct Digests<E: Env> {
     stats: Cell<DigestStats>,
 }
 
-impl<E: Env> Digests<E> {
+impl Digests {
     /// Starts without any comparison.
-    pub fn new(options: DigestOptions) -> Digests<E> {
+    pub fn new(options: DigestOptions) -> Digests {
         Digests {
             options,
             known: RefCell::default(),
@@ -118,9 +121,9 @@ impl<E: Env> Digests<E> {
     }
 
     /// Notes that a range was compared, as of this write; `None` if not all voters were there.
-    fn compared(&self, replica: &Replica<E>, write: Option<Timestamp>) {
+    fn compared<E: Env>(&self, replica: &Replica<E>, write: Option<Timestamp>) {
         let range = replica.group.range;
-        let now = Now::<E>::now();
+        let now = E::now();
         let next = match write {
             Some(write) => (now, write),
             // Again, when the voters that were away may be back.
@@ -130,7 +133,7 @@ impl<E: Env> Digests<E> {
     }
 
     /// Whether a range that is led here must be compared now.
-    fn is_due(&self, replica: &Replica<E>, now: Now<E>) -> bool {
+    fn is_due<E: Env>(&self, replica: &Replica<E>, now: BootTime) -> bool {
         let mut known = self.known.borrow_mut();
         let first = (now, Timestamp::ZERO);
         let (at, write) = *known.entry(replica.group.range).or_insert(first);
@@ -202,7 +205,7 @@ impl<E: Env> Inner<E> {
         if self.digests.compares.get() {
             return;
         }
-        let now = Now::<E>::now();
+        let now = E::now();
         let is_due = |Running { replica, raft }: &Running<E>| {
             let is_led = replica.leading().is_some() && !raft.is_alone() && !raft.is_changing();
             is_led && !replica.is_halted() && self.digests.is_due(replica, now)
@@ -248,7 +251,7 @@ impl<E: Env> Inner<E> {
         };
         begin_next(&mut from, &mut end);
         while wanted() {
-            let begun = Now::<E>::now();
+            let begun = E::now();
             let bounds = (
                 Bound::Included(from.as_slice()),
                 Bound::Excluded(end.as_slice()),
@@ -288,7 +291,7 @@ impl<E: Env> Inner<E> {
             }
             let per_second = self.digests.options.bytes_per_second.max(1);
             let time = Duration::from_secs_f64(len as f64 / per_second as f64);
-            E::Runtime::sleep(time.saturating_sub(begun.elapsed())).await;
+            E::Runtime::sleep(time.saturating_sub(E::now() - begun)).await;
         }
         Ok(())
     }
@@ -376,7 +379,7 @@ impl<E: Env> Inner<E> {
                     *digest = self.digest_of(range, *id, *location, number).await;
                 }
             }
-            let now = Now::<E>::now();
+            let now = E::now();
             if replica.digest(number).is_some() {
                 own_at.get_or_insert(now);
             }

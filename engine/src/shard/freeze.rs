@@ -10,9 +10,10 @@ use openraft::async_runtime::{Oneshot, OneshotSender};
 use super::bounds_changes::is_changing;
 use super::merge::{END_TIMEOUT, FROZEN_TIMEOUT, POLL_INTERVAL, PREPARE_TIMEOUT, check_members};
 use super::{Inner, Running};
+use crate::boot_time::BootTime;
 use crate::cluster::merge::too_many_parts;
 use crate::cluster::{BoundsPhase, ClusterRequest, ClusterResponse};
-use crate::env::{AsyncRuntime, Env, Instant, Now};
+use crate::env::{AsyncRuntime, Env};
 use crate::error::{Fatal, OrderError};
 use crate::range::Keyspace;
 use crate::range::command::{FreezeOrder, RangeOrder};
@@ -37,6 +38,7 @@ const LAG_MAX: u64 = 100;
 /// merge that goes on: its leader refuses it. So this is no longer than a merge usually takes.
 const FROZEN_PATIENCE: Duration = Duration::from_secs(1);
 /// How often leaders of frozen ranges are looked for.
+/// By time: a frozen range whose leader is silent gives no event.
 const WATCH_INTERVAL: Duration = Duration::from_millis(250);
 
 /// Starts the task that looks after ranges which stay frozen.
@@ -191,14 +193,14 @@ impl<E: Env> Inner<E> {
         merge: MergeId,
     ) -> Result<ClusterResponse, Fatal> {
         let refused = |why: String| Ok(ClusterResponse::Refused(OrderError::busy(why)));
-        let begun = Now::<E>::now();
+        let begun = E::now();
         let frozen = loop {
             let frozen = self.of_range(range);
             let frozen = frozen.filter(|found| found.replica.is_frozen_for(merge));
             if let Some(frozen) = frozen {
                 break frozen.replica;
             }
-            if Now::<E>::now() > begun + FROZEN_WAIT {
+            if E::now() > begun + FROZEN_WAIT {
                 let at = self.location;
                 return refused(format!("the replica of range {range} on shard {at} lags"));
             }
@@ -207,7 +209,7 @@ impl<E: Env> Inner<E> {
         let applied = frozen.with_state(|state| state.applied);
         match frozen.durable_up_to() < applied {
             true => {
-                let left = FLUSHED_WAIT.saturating_sub(begun.elapsed());
+                let left = FLUSHED_WAIT.saturating_sub(E::now() - begun);
                 self.flush_for_merge(left).await
             }
             false => Ok(ClusterResponse::Done),
@@ -232,8 +234,11 @@ impl<E: Env> Inner<E> {
     }
 
     /// Asks what has become of the merges for which ranges that are led here have been frozen for long.
-    async fn look_after_frozen(self: &Rc<Self>, since: &mut BTreeMap<RangeId, (MergeId, Now<E>)>) {
-        let now = Now::<E>::now();
+    async fn look_after_frozen(
+        self: &Rc<Self>,
+        since: &mut BTreeMap<RangeId, (MergeId, BootTime)>,
+    ) {
+        let now = E::now();
         let mut frozen = Vec::new();
         self.ranges.for_each(|Running { replica, .. }| {
             if let Some(merge) = replica.frozen().filter(|_| replica.leading().is_some()) {

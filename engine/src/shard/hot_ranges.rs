@@ -8,7 +8,7 @@ use futures_util::future::join_all;
 
 use super::Inner;
 use crate::cluster::{BlockReason, ClusterRequest, ClusterResponse, HotRange};
-use crate::env::{Env, Instant, Now};
+use crate::env::Env;
 use crate::error::OrderError;
 use crate::limits::HOT_RANGES_MAX;
 use crate::range::hot_keys::{HotKey, LoadCut};
@@ -26,7 +26,7 @@ impl<E: Env> Inner<E> {
             return ClusterResponse::Refused(self.leads_no_more(range));
         };
         let usage = &running.replica.usage;
-        ClusterResponse::HotKeys(usage.hottest(Now::<E>::now(), top as usize))
+        ClusterResponse::HotKeys(usage.hottest(E::now(), top as usize))
     }
 
     /// The keys at which the load of a range is best split that is led here.
@@ -39,10 +39,7 @@ impl<E: Env> Inner<E> {
             let why = format!("range {range} has other bounds by now");
             return ClusterResponse::Refused(OrderError::busy(why));
         }
-        let cut = running
-            .replica
-            .usage
-            .load_cut(Now::<E>::now(), &descriptor.keys);
+        let cut = running.replica.usage.load_cut(E::now(), &descriptor.keys);
         let (reason, key) = match cut {
             LoadCut::At(keys, hot) => return ClusterResponse::LoadKeys { keys, hot },
             LoadCut::SingleKey(key) => (BlockReason::SingleKey, Some(key)),
@@ -60,7 +57,7 @@ impl<E: Env> Inner<E> {
             return ClusterResponse::Refused(OrderError::Invalid(why));
         }
         let hottest = match self.management.manager.borrow().as_ref() {
-            Some(manager) => manager.hottest(top as usize, Now::<E>::now()),
+            Some(manager) => manager.hottest(top as usize, E::now()),
             None => return self.not_here(),
         };
         let ranges = hottest.into_iter().map(|(range, cpu, leader)| async move {

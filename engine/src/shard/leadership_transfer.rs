@@ -17,7 +17,7 @@ use super::members::CREATE_TIMEOUT;
 use super::{Inner, Running, Shard};
 use crate::cluster::placement::CAUGHT_UP;
 use crate::cluster::{ClusterRequest, ClusterResponse, MembershipStatus};
-use crate::env::{AsyncRuntime, Env, Instant, Now};
+use crate::env::{AsyncRuntime, Env};
 use crate::error::{Fatal, OrderError};
 use crate::range::replica::Replica;
 use crate::range::{RaftGroup, ReplicaPlace};
@@ -31,6 +31,7 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(1);
 /// Time limit for another replica to take the lead and to go on with a change.
 const CHANGE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How often it is asked to go on.
+/// By time: the other replica, on another shard, does not say when it leads.
 const CHANGE_RETRY_INTERVAL: Duration = Duration::from_millis(20);
 
 impl<E: Env> Shard<E> {
@@ -45,7 +46,7 @@ impl<E: Env> Shard<E> {
     /// # Errors
     /// A group has failed.
     pub async fn transfer_leaders(&self) -> Result<(), Fatal> {
-        let until = Now::<E>::now() + STOP_TIMEOUT;
+        let until = E::now() + STOP_TIMEOUT;
         let mut groups = self.inner.ranges.groups();
         groups.retain(|(replica, raft)| replica.leading().is_some() && !raft.is_alone());
         let given = groups.into_iter().map(|(replica, raft)| async move {
@@ -60,7 +61,7 @@ impl<E: Env> Shard<E> {
                 .flatten()
                 .map(|replica| replica.leadership.led_by_other()),
         );
-        let _ = E::Runtime::timeout_at(until, others_lead).await;
+        let _ = E::Runtime::timeout_at(until.into(), others_lead).await;
         Ok(())
     }
 }
@@ -78,7 +79,7 @@ impl<E: Env> Inner<E> {
     pub(super) fn may_lead_now(&self, range: RangeId, replica: ReplicaId) -> ClusterResponse {
         let here = self.running(Group { range, replica });
         let is_here = here.is_some_and(|here| !here.replica.is_unreadable());
-        let is_slow = self.liveness.slow_disk.stays_away(Now::<E>::now());
+        let is_slow = self.liveness.slow_disk.stays_away(E::now());
         match is_here && self.is_active() && !self.around.leaves.get() && !is_slow {
             true => ClusterResponse::Done,
             false => ClusterResponse::Refused(OrderError::busy(format!(
@@ -168,8 +169,8 @@ impl<E: Env> Inner<E> {
     ) -> Result<(), OrderError> {
         replica.stop_leading();
         raft.transfer_to(transfer_target.replica).await?;
-        let until = Now::<E>::now() + CHANGE_TIMEOUT;
-        while Now::<E>::now() < until {
+        let until = E::now() + CHANGE_TIMEOUT;
+        while E::now() < until {
             E::Runtime::sleep(CHANGE_RETRY_INTERVAL).await;
             let change = ClusterRequest::Change {
                 range: replica.group.range,

@@ -17,9 +17,10 @@ use std::time::Duration;
 use super::slow_disk::{self, SlowDisk};
 use super::status::PeerStatus;
 use super::{Inner, Running, Shard};
+use crate::boot_time::BootTime;
 use crate::cluster::message::Peer;
 use crate::distribution::Distribution;
-use crate::env::{AsyncRuntime, Clock, Env, Instant, MessageClass, Now, Transport};
+use crate::env::{AsyncRuntime, Clock, Env, MessageClass, Transport};
 use crate::error::Fatal;
 use crate::raft::{self, Led, Message, TICK, Tick};
 use crate::types::{Location, RangeId, ShardId};
@@ -41,21 +42,21 @@ const STALLED_AFTER: Duration = Duration::from_millis(75);
 const ROUND_TRIP_MICROS_MAX: u64 = ANSWER_TIMEOUT.as_micros() as u64;
 
 /// What a shard knows of other shards' liveness.
-pub(super) struct Liveness<E: Env> {
+pub(super) struct Liveness {
     /// When each other shard's last heartbeat came.
-    heard: RefCell<BTreeMap<Location, Now<E>>>,
+    heard: RefCell<BTreeMap<Location, BootTime>>,
     /// The shards that get heartbeats, and since when each has left them unanswered.
-    told: RefCell<BTreeMap<Location, Option<Now<E>>>>,
+    told: RefCell<BTreeMap<Location, Option<BootTime>>>,
     /// What it knows of the speed of their disks.
-    pub slow_disk: SlowDisk<Now<E>>,
+    pub slow_disk: SlowDisk,
     /// How long the last heartbeat to each of them took to be answered.
     round_trips: RefCell<BTreeMap<Location, Duration>>,
     /// The same of all heartbeats to all of them, in microseconds.
     round_trip_micros: RefCell<Distribution>,
 }
 
-impl<E: Env> Default for Liveness<E> {
-    fn default() -> Liveness<E> {
+impl Default for Liveness {
+    fn default() -> Liveness {
         Liveness {
             heard: RefCell::default(),
             told: RefCell::default(),
@@ -66,22 +67,22 @@ impl<E: Env> Default for Liveness<E> {
     }
 }
 
-impl<E: Env> Liveness<E> {
+impl Liveness {
     /// Whether a heartbeat of a shard has come lately.
-    pub fn is_there(&self, shard: Location, now: Now<E>) -> bool {
+    pub fn is_there(&self, shard: Location, now: BootTime) -> bool {
         let heard = self.heard.borrow();
         heard.get(&shard).is_some_and(|at| now < *at + SILENT_AFTER)
     }
 
     /// Whether a shard answers heartbeats, as far as known.
-    pub fn answers(&self, shard: Location, now: Now<E>) -> bool {
+    pub fn answers(&self, shard: Location, now: BootTime) -> bool {
         let told = self.told.borrow();
         let unanswered = told.get(&shard).copied().flatten();
         unanswered.is_none_or(|since| now < since + UNANSWERED_FOR)
     }
 
     /// The shards that get heartbeats, and whether they answer.
-    pub fn peers(&self, now: Now<E>) -> Vec<Peer> {
+    pub fn peers(&self, now: BootTime) -> Vec<Peer> {
         let told: Vec<Location> = self.told.borrow().keys().copied().collect();
         let peer = |at: Location| Peer {
             at,
@@ -91,7 +92,7 @@ impl<E: Env> Liveness<E> {
     }
 
     /// Sets the shards that get heartbeats from now on.
-    fn tell<'a>(&self, shards: impl Iterator<Item = &'a Location>, now: Now<E>) {
+    fn tell<'a>(&self, shards: impl Iterator<Item = &'a Location>, now: BootTime) {
         let mut told = self.told.borrow_mut();
         let mut before = std::mem::take(&mut *told);
         told.extend(shards.map(|shard| {
@@ -113,7 +114,7 @@ impl<E: Env> Liveness<E> {
     }
 
     /// The shards that get heartbeats, as the shard's status has them.
-    pub fn peer_status(&self, now: Now<E>) -> Vec<PeerStatus> {
+    pub fn peer_status(&self, now: BootTime) -> Vec<PeerStatus> {
         let round_trips = self.round_trips.borrow();
         let status = |peer: Peer| PeerStatus {
             at: peer.at,
@@ -133,14 +134,14 @@ impl<E: Env> Liveness<E> {
 pub(super) fn start<E: Env>(inner: &Rc<Inner<E>>, stop: Rc<Cell<bool>>) {
     let shard = Rc::downgrade(inner);
     drop(E::Runtime::spawn(async move {
-        let mut before = Now::<E>::now();
+        let mut before = E::now();
         let mut beat_at = before;
         while !stop.get() {
             E::Runtime::sleep(TICK).await;
             let Some(inner) = shard.upgrade() else { return };
-            let now = Now::<E>::now();
+            let now = E::now();
             let stalled = &inner.around.stalled;
-            let late = now.saturating_duration_since(before).saturating_sub(TICK);
+            let late = (now - before).saturating_sub(TICK);
             if late > STALLED_AFTER {
                 stalled.set(stalled.get() + late);
             }
@@ -162,7 +163,7 @@ pub(super) fn start<E: Env>(inner: &Rc<Inner<E>>, stop: Rc<Cell<bool>>) {
 }
 
 /// Drives the groups in which something may be due.
-async fn tick<E: Env>(inner: &Rc<Inner<E>>, now: Now<E>) -> Result<(), Fatal> {
+async fn tick<E: Env>(inner: &Rc<Inner<E>>, now: BootTime) -> Result<(), Fatal> {
     let is_due = |Running { replica, raft }: &Running<E>| {
         raft.is_due(now) || replica.leadership.lacks_quorum() || !replica.proposer.is_idle()
     };
@@ -184,7 +185,7 @@ async fn tick<E: Env>(inner: &Rc<Inner<E>>, now: Now<E>) -> Result<(), Fatal> {
 }
 
 /// Sends a heartbeat to every shard that shares a range with this one.
-fn beat<E: Env>(inner: &Rc<Inner<E>>, speed: Option<WriteSpeed>, now: Now<E>) {
+fn beat<E: Env>(inner: &Rc<Inner<E>>, speed: Option<WriteSpeed>, now: BootTime) {
     let hangs = inner.wal.writing_since();
     if hangs.is_some_and(|since| now > since + LOG_HANGS_AFTER) {
         return;
@@ -224,12 +225,12 @@ fn beat<E: Env>(inner: &Rc<Inner<E>>, speed: Option<WriteSpeed>, now: Now<E>) {
         });
         let (transport, shard) = (inner.around.transport.clone(), Rc::downgrade(inner));
         drop(E::Runtime::spawn(async move {
-            let sent = Now::<E>::now();
+            let sent = E::now();
             // If one is lost, the next follows soon.
             let call = transport.call(to, MessageClass::Control, bytes);
             let response = E::Runtime::timeout(ANSWER_TIMEOUT, call).await;
             if let (Ok(Ok(response)), Some(inner)) = (response, shard.upgrade()) {
-                inner.liveness.answered(to, Now::<E>::now() - sent);
+                inner.liveness.answered(to, E::now() - sent);
                 let behind = raft::decode_behind(&response).unwrap_or_default();
                 inner.wake(&behind);
             }
@@ -258,7 +259,7 @@ impl<E: Env> Shard<E> {
 impl<E: Env> Inner<E> {
     /// Takes a heartbeat; gives the ranges in which this shard is behind.
     pub(super) fn take_beat(&self, from: Location, leads: &[Led]) -> Vec<RangeId> {
-        let now = Now::<E>::now();
+        let now = E::now();
         self.liveness.heard.borrow_mut().insert(from, now);
         let mut behind = Vec::new();
         for led in leads {

@@ -16,8 +16,9 @@ use std::cell::Cell;
 use std::time::Duration;
 
 use super::{Inner, Running};
+use crate::boot_time::BootTime;
 use crate::cluster::message::{RangeStats, ShardStats};
-use crate::env::{Env, Instant, Now};
+use crate::env::Env;
 use crate::range::replica::Replica;
 
 /// The time over which the rate of CPU time forgets.
@@ -28,9 +29,9 @@ const CPU_SHARE_MAX: f64 = 32.0;
 const SIZES_OF_REPORT: usize = 256;
 
 /// What a shard remembers to measure its load.
-pub(super) struct LoadMeter<I> {
+pub(super) struct LoadMeter {
     /// When the CPU time of the thread was last looked at, and what it was.
-    looked: Cell<Option<(I, Duration)>>,
+    looked: Cell<Option<(BootTime, Duration)>>,
     /// The part of a core that the thread uses.
     cpu: Cell<f64>,
     /// The first replica whose size the next report measures, by its place among all.
@@ -39,8 +40,8 @@ pub(super) struct LoadMeter<I> {
     cpu_share: Cell<f64>,
 }
 
-impl<I> Default for LoadMeter<I> {
-    fn default() -> LoadMeter<I> {
+impl Default for LoadMeter {
+    fn default() -> LoadMeter {
         LoadMeter {
             looked: Cell::new(None),
             cpu: Cell::new(0.0),
@@ -50,9 +51,9 @@ impl<I> Default for LoadMeter<I> {
     }
 }
 
-impl<I: Instant> LoadMeter<I> {
+impl LoadMeter {
     /// Takes the CPU time that the thread has used until now.
-    fn look(&self, now: I, used: Duration) {
+    fn look(&self, now: BootTime, used: Duration) {
         let Some((at, before)) = self.looked.get() else {
             self.looked.set(Some((now, used)));
             return;
@@ -73,7 +74,7 @@ impl<I: Instant> LoadMeter<I> {
 }
 
 /// Measures the load of a shard and of all its replicas; gives that of the shard.
-pub(super) fn measure<E: Env>(inner: &Inner<E>, now: Now<E>) -> ShardStats {
+pub(super) fn measure<E: Env>(inner: &Inner<E>, now: BootTime) -> ShardStats {
     let meter = &inner.management.load;
     let used = E::thread_cpu_time();
     if let Some(used) = used {
@@ -117,14 +118,14 @@ pub(super) fn of_range<E: Env>(inner: &Inner<E>, replica: &Replica<E>) -> RangeS
 
 #[cfg(test)]
 mod tests {
-    use std::time::Instant;
 
     use super::*;
+    use crate::boot_time::test_clock;
 
     #[test]
     fn the_ratio_of_cpu_time_follows_the_thread_over_ten_seconds() {
         let meter = LoadMeter::default();
-        let (mut now, mut used) = (Instant::now(), Duration::from_secs(7));
+        let (mut now, mut used) = (test_clock::now(), Duration::from_secs(7));
         meter.look(now, used);
         let mut pass = |seconds: u32, ratio: f64| {
             for _ in 0..seconds * 2 {

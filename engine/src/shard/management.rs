@@ -25,7 +25,7 @@ use crate::cluster::manager::Manager;
 use crate::cluster::message::{self, Report};
 use crate::cluster::record::Row;
 use crate::cluster::{ClusterRequest, ClusterResponse, HighestIds, NodeRecord, View, ViewNews};
-use crate::env::{AsyncRuntime, Clock, Env, Instant, Now};
+use crate::env::{AsyncRuntime, Clock, Env};
 use crate::error::{Error, Fatal, Fate, OrderError};
 use crate::types::{Location, ShardId};
 
@@ -39,6 +39,7 @@ const EARLY_REPORTS: u32 = 40;
 /// How long a caller's request looks for the manager.
 const MANAGE_TIMEOUT: Duration = Duration::from_secs(4);
 /// Pause before it looks again.
+/// By time: an election among other shards is no event here.
 const MANAGE_RETRY_INTERVAL: Duration = Duration::from_millis(50);
 /// After this many reports in a row whose response says that the node was not reached at its
 /// address, the shard logs an error.
@@ -48,42 +49,42 @@ const UNMET_REPORTS: u32 = 10;
 type OnView = Box<dyn Fn(&View)>;
 
 /// What a shard knows of the cluster.
-pub(super) struct Management<E: Env> {
+pub(super) struct Management {
     /// The record of its node.
     pub node: NodeRecord,
     /// The highest ids that the node knew of at the start, and those of the views since.
     pub seen: Cell<HighestIds>,
     /// The last view from the manager.
     pub(super) view: RefCell<Rc<View>>,
-    pub(super) reporting: Reporting<Now<E>>,
+    pub(super) reporting: Reporting,
     /// Where the manager was last found.
     pub(super) leader: Cell<Option<Location>>,
     /// Shards that may have replicas of the system range.
     pub(super) system: RefCell<Vec<Location>>,
     /// The manager, while this shard leads the system range.
-    pub manager: RefCell<Option<Manager<Now<E>>>>,
+    pub manager: RefCell<Option<Manager>>,
     /// Called with each new view.
     listeners: RefCell<Vec<OnView>>,
     pub(super) is_at: IsAt,
     /// The changes of bounds that the manager here has under way.
-    pub(super) bounds_orders: BoundsOrders<Now<E>>,
+    pub(super) bounds_orders: BoundsOrders,
     /// The changes of bounds that were made here.
     pub(super) bounds_changes: BoundsChanges,
     /// Why the last merges of ranges that are led here failed.
-    pub(super) failed_merges: Told<Now<E>>,
+    pub(super) failed_merges: Told,
     /// The orders that the manager here has given.
-    pub(super) given_orders: GivenOrders<Now<E>>,
-    pub(super) load: LoadMeter<Now<E>>,
+    pub(super) given_orders: GivenOrders,
+    pub(super) load: LoadMeter,
 }
 
-impl<E: Env> Management<E> {
+impl Management {
     /// The knowledge of a shard that starts; `system` are shards that may have the system range.
     pub fn new(
         node: NodeRecord,
         system: Vec<Location>,
         mut seen: HighestIds,
         is_at: IsAt,
-    ) -> Management<E> {
+    ) -> Management {
         seen.node = seen.node.max(node.id);
         Management {
             seen: Cell::new(seen),
@@ -164,12 +165,12 @@ impl<E: Env> Shard<E> {
     /// # Errors
     /// No shard that leads the system range was found.
     pub async fn manage(&self, request: ClusterRequest) -> Result<ClusterResponse, Error> {
-        let until = Now::<E>::now() + MANAGE_TIMEOUT;
+        let until = E::now() + MANAGE_TIMEOUT;
         loop {
             if let Some(response) = self.inner.ask_manager(&request).await {
                 return Ok(response);
             }
-            if Now::<E>::now() > until {
+            if E::now() > until {
                 return Err(Error::NotLeader(None));
             }
             E::Runtime::sleep(MANAGE_RETRY_INTERVAL).await;
@@ -383,7 +384,7 @@ impl<E: Env> Inner<E> {
         if manager.as_ref().is_none_or(|manager| manager.term != term) {
             match report::system_rows(&running.replica) {
                 Ok(rows) => {
-                    let now = Now::<E>::now();
+                    let now = E::now();
                     let mut new = running.replica.with_state(|state| {
                         let placed = state.descriptor.locations().map(|at| at.node);
                         Manager::new(term, self.location, &rows, placed, now)
@@ -405,7 +406,7 @@ impl<E: Env> Inner<E> {
     /// Calls `look` with the manager; it may have moved to another shard since the caller checked.
     pub(super) fn with_manager(
         &self,
-        look: impl FnOnce(&mut Manager<Now<E>>) -> ClusterResponse,
+        look: impl FnOnce(&mut Manager) -> ClusterResponse,
     ) -> ClusterResponse {
         let response = self.management.manager.borrow_mut().as_mut().map(look);
         response.unwrap_or_else(|| self.not_here())
@@ -429,7 +430,7 @@ impl<E: Env> Inner<E> {
 
     /// The manager's periodic work: it writes what is new, and orders the next steps.
     async fn administer(self: &Rc<Self>) {
-        let now = Now::<E>::now();
+        let now = E::now();
         let rows = {
             let mut manager = self.management.manager.borrow_mut();
             manager.as_mut().map(|manager| manager.unsaved(now))
@@ -438,7 +439,7 @@ impl<E: Env> Inner<E> {
         if self.write_down(&rows).await.is_err() {
             return;
         }
-        let now = Now::<E>::now();
+        let now = E::now();
         let mut orders = Vec::new();
         {
             let mut manager = self.management.manager.borrow_mut();

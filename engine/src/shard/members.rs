@@ -16,7 +16,7 @@ use super::bounds_changes::is_changing;
 use super::{Inner, Running, background};
 use crate::cluster::placement::CAUGHT_UP;
 use crate::cluster::{ClusterRequest, ClusterResponse};
-use crate::env::{AsyncRuntime, Env, Instant, Now};
+use crate::env::{AsyncRuntime, Env};
 use crate::error::{Error, Fatal, OrderError};
 use crate::raft::{Membership, StartMode};
 use crate::range::data_parts::DataParts;
@@ -33,6 +33,7 @@ const REMOVE_TIMEOUT: Duration = Duration::from_secs(1);
 /// New voters that come no nearer for this long are given up.
 const CATCH_UP_TIMEOUT: Duration = Duration::from_mins(2);
 /// How often their progress is checked.
+/// By time: each answer of a replica would be an event, thousands of times in this interval.
 const CATCH_UP_POLL_INTERVAL: Duration = Duration::from_millis(20);
 /// How often shards of new voters that lag are asked whether the replica still exists.
 const CATCH_UP_ASK: Duration = Duration::from_secs(3);
@@ -336,8 +337,8 @@ impl<E: Env> Inner<E> {
     ) -> Result<(), OrderError> {
         let lags = || learning.iter().map(|place| raft.lag(place.replica));
         let mut least = u64::MAX;
-        let mut until = Now::<E>::now() + CATCH_UP_TIMEOUT;
-        let mut ask_at = Now::<E>::now() + CATCH_UP_ASK;
+        let mut until = E::now() + CATCH_UP_TIMEOUT;
+        let mut ask_at = E::now() + CATCH_UP_ASK;
         loop {
             let lag = lags().max().unwrap_or(0);
             if lag <= CAUGHT_UP {
@@ -345,23 +346,23 @@ impl<E: Env> Inner<E> {
             }
             if lag < least {
                 least = lag;
-                until = Now::<E>::now() + CATCH_UP_TIMEOUT;
+                until = E::now() + CATCH_UP_TIMEOUT;
             }
             if let Some(taken) = raft.part_taken() {
                 until = until.max(taken + CATCH_UP_TIMEOUT);
             }
             // A replica that no longer exists, or whose node is gone, would never catch up.
-            if Now::<E>::now() >= ask_at {
+            if E::now() >= ask_at {
                 let behind = |place: &&ReplicaPlace| raft.lag(place.replica) > CAUGHT_UP;
                 for place in learning.iter().filter(behind) {
                     self.make(replica, raft, *place).await?;
                 }
-                ask_at = Now::<E>::now() + CATCH_UP_ASK;
+                ask_at = E::now() + CATCH_UP_ASK;
             }
             if replica.leading().is_none() {
                 return Err(self.leads_no_more(replica.group.range));
             }
-            if Now::<E>::now() > until {
+            if E::now() > until {
                 return Err(OrderError::busy("the new replicas do not catch up"));
             }
             raft.stay_awake();

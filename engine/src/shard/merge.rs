@@ -26,7 +26,7 @@ use openraft::async_runtime::{Oneshot, OneshotSender};
 use super::bounds_changes::is_changing;
 use super::{Inner, Running, background};
 use crate::cluster::{BoundsPhase, ClusterRequest, ClusterResponse};
-use crate::env::{AsyncRuntime, Env, Instant, Now};
+use crate::env::{AsyncRuntime, Env};
 use crate::error::{Error, Fatal, Fate, OrderError};
 use crate::mutant::{self, Mutant};
 use crate::range::absorbed_replicas::Absorbed;
@@ -45,6 +45,8 @@ pub(super) const PREPARE_TIMEOUT: Duration = Duration::from_secs(5);
 /// little: it has flushed right before the freeze.
 pub(super) const FROZEN_TIMEOUT: Duration = Duration::from_secs(2);
 /// How often a replica is looked at.
+/// By time: the states that are waited for have many causes (an entry is applied, the lead is lost,
+/// the replica is removed), and merges are rare.
 pub(super) const POLL_INTERVAL: Duration = Duration::from_millis(5);
 /// Time limit of a request that ends a merge.
 pub(super) const END_TIMEOUT: Duration = Duration::from_secs(2);
@@ -97,7 +99,7 @@ impl<E: Env> Inner<E> {
                 Err(why) => {
                     changes.merge_failed();
                     let told = &inner.management.failed_merges;
-                    if told.is_news(range, &why.to_string(), Now::<E>::now()) {
+                    if told.is_news(range, &why.to_string(), E::now()) {
                         tracing::warn!(%range, right = %right.0, %why, "the ranges were not merged");
                     }
                 }
@@ -129,7 +131,7 @@ impl<E: Env> Inner<E> {
         };
         let prepare = ClusterRequest::PrepareMerge { left: range, right };
         self.ask_all(replica, &prepare, PREPARE_TIMEOUT).await?;
-        let served_until = Now::<E>::now();
+        let served_until = E::now();
         if let Err(why) = self.freeze_neighbour(right, right_version, merge).await {
             // The right range may be frozen all the same, or become so.
             if matches!(why, OrderError::Unknown(_)) {
@@ -147,14 +149,14 @@ impl<E: Env> Inner<E> {
         };
         match merged {
             Ok(()) => {
-                let not_served = served_until.elapsed();
+                let not_served = E::now() - served_until;
                 // The followers apply it at once, not with the next heartbeat.
                 raft.wake().await.ok();
                 Ok(not_served)
             }
             Err(why) if self.cancel(running, merge, right).await => Err(why),
             Err(_) => match self.has_merged(replica, right) {
-                true => Ok(served_until.elapsed()),
+                true => Ok(E::now() - served_until),
                 false => Err(OrderError::Unknown(format!(
                     "whether range {range} takes over range {right} is not known yet"
                 ))),

@@ -14,7 +14,7 @@ use crate::cluster::ClusterResponse;
 use crate::cluster::backoff::{Backoff, Limits};
 use crate::cluster::merge::MergeStep;
 use crate::cluster::planned::Why;
-use crate::env::{AsyncRuntime, Clock, Env, Instant, Now};
+use crate::env::{AsyncRuntime, Clock, Env};
 use crate::error::OrderError;
 use crate::types::RangeId;
 
@@ -25,6 +25,7 @@ pub(super) const ORDER_TIMEOUT: Duration = Duration::from_mins(2);
 /// How long nothing may go on before an order is given up: a leader is elected, a replica moves.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Pause before the next look.
+/// By time, as with the orders of splits ([`super::split_orders`]).
 const RETRY_INTERVAL: Duration = Duration::from_millis(20);
 /// How long a merge whose end is not known may take until a report tells that it was made.
 const UNKNOWN_PATIENCE: Duration = Duration::from_secs(2);
@@ -54,35 +55,19 @@ enum Tried {
 }
 
 /// The changes of bounds that the manager has under way.
-pub(super) struct BoundsOrders<T> {
-    pub splits: Splits<T>,
-    pub merges: Merges<T>,
-}
-
-impl<T> Default for BoundsOrders<T> {
-    fn default() -> BoundsOrders<T> {
-        BoundsOrders {
-            splits: Splits::default(),
-            merges: Merges::default(),
-        }
-    }
+#[derive(Default)]
+pub(super) struct BoundsOrders {
+    pub splits: Splits,
+    pub merges: Merges,
 }
 
 /// The merges of the manager's own.
-pub(super) struct Merges<T> {
+#[derive(Default)]
+pub(super) struct Merges {
     /// The ranges that are being merged, with their right neighbours.
     under_way: RefCell<Vec<(RangeId, RangeId)>>,
     /// Ranges that were not merged, and are not tried again for a while.
-    paused: RefCell<BTreeMap<RangeId, Backoff<T>>>,
-}
-
-impl<T> Default for Merges<T> {
-    fn default() -> Merges<T> {
-        Merges {
-            under_way: RefCell::default(),
-            paused: RefCell::default(),
-        }
-    }
+    paused: RefCell<BTreeMap<RangeId, Backoff>>,
 }
 
 impl<E: Env> Inner<E> {
@@ -92,7 +77,7 @@ impl<E: Env> Inner<E> {
         range: RangeId,
         reason: MergeReason,
     ) -> ClusterResponse {
-        let now = Now::<E>::now();
+        let now = E::now();
         let neighbours = self.of_manager(|manager| {
             let right = manager.right_neighbour(range)?;
             manager.check_parts(range, right, now)?;
@@ -121,12 +106,12 @@ impl<E: Env> Inner<E> {
         right: RangeId,
         begins: impl FnOnce(),
     ) -> ClusterResponse {
-        let begun = Now::<E>::now();
+        let begun = E::now();
         let mut begins = Some(begins);
         let mut last_progress = begun;
         let mut refusal = None;
         loop {
-            let now = Now::<E>::now();
+            let now = E::now();
             let step = match self.of_manager(|manager| manager.merge_step(range, now)) {
                 None => return self.not_here(),
                 Some(step) => step,
@@ -141,7 +126,7 @@ impl<E: Env> Inner<E> {
                 Ok(step) => match self.take_merge_step(step, range, right).await {
                     Tried::Ended(response) => return response,
                     Tried::Moves => {
-                        last_progress = Now::<E>::now();
+                        last_progress = E::now();
                         refusal = None;
                         OrderError::busy("a replica moves")
                     }
@@ -207,10 +192,10 @@ impl<E: Env> Inner<E> {
 
     /// Waits a moment until a range is known to be no more.
     async fn is_gone(&self, range: RangeId) -> bool {
-        let until = Now::<E>::now() + UNKNOWN_PATIENCE;
+        let until = E::now() + UNKNOWN_PATIENCE;
         loop {
             match self.of_manager(|manager| manager.knows(range)) {
-                Some(true) if Now::<E>::now() < until => {}
+                Some(true) if E::now() < until => {}
                 known => return known == Some(false),
             }
             E::Runtime::sleep(RETRY_INTERVAL).await;
@@ -219,7 +204,7 @@ impl<E: Env> Inner<E> {
 
     /// Begins to merge ranges that are small and cold, as many as may be merged at a time.
     pub(super) fn merge_cold(self: &Rc<Self>) {
-        let now = Now::<E>::now();
+        let now = E::now();
         let wall_ms = self.around.clock.wall_ms();
         let Merges { under_way, paused } = &self.management.bounds_orders.merges;
         let due = match self.management.manager.borrow().as_ref() {
@@ -251,7 +236,7 @@ impl<E: Env> Inner<E> {
         let mut paused = self.management.bounds_orders.merges.paused.borrow_mut();
         match response {
             ClusterResponse::Refused(why) => {
-                let pause = Backoff::after(paused.get(&range), PAUSES, Now::<E>::now());
+                let pause = Backoff::after(paused.get(&range), PAUSES, E::now());
                 paused.insert(range, pause);
                 tracing::warn!(
                     %range,

@@ -54,9 +54,10 @@ use std::time::Duration;
 
 use rangedb_limits::BrokenLimit;
 
+use crate::boot_time::BootTime;
 pub use crate::cluster::SplitReason;
 use crate::cluster::{HighestIds, NodeRecord};
-use crate::env::{Env, Now};
+use crate::env::Env;
 use crate::error::{Error, Fatal, Fate};
 use crate::hlc::Hlc;
 use crate::mutant::{self, Mutant};
@@ -157,13 +158,13 @@ pub type IsAt = Rc<dyn Fn(NodeId, &str) -> bool>;
 
 /// The parts of a write besides its command.
 #[derive(Clone, Copy, Debug)]
-pub struct WriteRequest<E: Env> {
+pub struct WriteRequest {
     /// The range that the sender believes to hold the first key.
     pub target: Option<Target>,
     /// The write's request id, by which a retry is known.
     pub session: RequestId,
     /// It is not proposed after this.
-    pub deadline: Option<Now<E>>,
+    pub deadline: Option<BootTime>,
 }
 
 struct Inner<E: Env> {
@@ -178,15 +179,15 @@ struct Inner<E: Env> {
     store: Rc<Store<E>>,
     ranges: RangeMap<E>,
     background: RefCell<background::Tasks>,
-    liveness: liveness::Liveness<E>,
-    management: management::Management<E>,
+    liveness: liveness::Liveness,
+    management: management::Management,
     /// Whether the shard is being closed: no replica is made or removed any more.
     closing: Cell<bool>,
     /// Snapshots that are being received.
     staging: snapshot_receiver::ReceivedSnapshots,
     /// The next data id, and the highest one that is reserved.
     data_ids: Cell<(u64, u64)>,
-    digests: digests::Digests<E>,
+    digests: digests::Digests,
 }
 
 /// One core's share of the database. Clones are the same shard.
@@ -302,13 +303,7 @@ impl<E: Env> Shard<E> {
 
     /// Proposes a write. `sink` receives the result exactly once, now or later, unless the process
     /// ends before.
-    pub fn write(
-        &self,
-        write: Batch,
-        request: WriteRequest<E>,
-        sink: Rc<dyn WriteSink>,
-        token: u64,
-    ) {
+    pub fn write(&self, write: Batch, request: WriteRequest, sink: Rc<dyn WriteSink>, token: u64) {
         let checked = check_write(&write).and_then(|first_key| {
             check_session(&request.session)?;
             let replica = self.with_running(&first_key, |running| {
@@ -395,7 +390,7 @@ impl<E: Env> Shard<E> {
     fn refuse_several_ranges(
         &self,
         replica: &Replica<E>,
-        request: &WriteRequest<E>,
+        request: &WriteRequest,
         sink: &dyn WriteSink,
         token: u64,
     ) {

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use futures_util::future::select;
 
 use super::{Inner, Shard};
-use crate::env::{Env, Instant, MessageClass, Now, Transport};
+use crate::env::{Env, MessageClass, Transport};
 use crate::mutant::{self, Mutant};
 use crate::raft::{self, Message, RaftRequest, RaftResponse};
 use crate::range::{RaftGroup, Route};
@@ -49,7 +49,7 @@ impl<E: Env> Shard<E> {
             }) => {
                 // A time too far above the wall clock is that of a node whose clock is wrong.
                 let _ = self.inner.follow("heartbeat", told);
-                let now = Now::<E>::now();
+                let now = E::now();
                 let slow_disk = &self.inner.liveness.slow_disk;
                 slow_disk.heard(from, write_p99_micros, now);
                 return raft::encode_behind(&self.inner.take_beat(from, &leads));

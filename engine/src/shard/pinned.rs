@@ -6,7 +6,8 @@
 //! sent.
 
 use super::{Inner, Running};
-use crate::env::{Env, Instant, Now};
+use crate::boot_time::BootTime;
+use crate::env::Env;
 use crate::limits::{
     LOG_FULL_TIMEOUT, PINNED_DISK_PART, PINNED_ENTRIES_MAX, PINNED_LEN_MAX, WAL_SEGMENTS_FULL,
 };
@@ -86,20 +87,15 @@ impl<E: Env> Inner<E> {
 }
 
 /// Whether the log is so long that nothing can be kept for replicas that are a little behind.
-pub(super) struct Fullness<E: Env> {
-    since: Option<Now<E>>,
+#[derive(Default)]
+pub(super) struct Fullness {
+    since: Option<BootTime>,
 }
 
-impl<E: Env> Default for Fullness<E> {
-    fn default() -> Fullness<E> {
-        Fullness { since: None }
-    }
-}
-
-impl<E: Env> Fullness<E> {
+impl Fullness {
     /// Checks the length of the log. The pinned part has its own bound and does not count. What was
     /// just purged gets time to disappear.
-    pub(super) fn look(&mut self, inner: &Inner<E>, now: Now<E>) -> bool {
+    pub(super) fn look<E: Env>(&mut self, inner: &Inner<E>, now: BootTime) -> bool {
         let log = inner.wal.space();
         let kept = log.live_bytes.saturating_sub(inner.pinned_bytes());
         let is_long = log.segments > WAL_SEGMENTS_FULL
@@ -109,7 +105,7 @@ impl<E: Env> Fullness<E> {
             return false;
         }
         let since = *self.since.get_or_insert(now);
-        now.saturating_duration_since(since) >= LOG_FULL_TIMEOUT
+        now - since >= LOG_FULL_TIMEOUT
     }
 }
 

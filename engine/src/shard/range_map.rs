@@ -13,7 +13,7 @@ use rustc_hash::FxHashMap;
 
 use crate::env::Env;
 use crate::error::Fatal;
-use crate::notify::Count;
+use crate::notify::{Count, Notify};
 use crate::range::replica::Replica;
 use crate::range::{Keyspace, RaftGroup, Route};
 use crate::request::Target;
@@ -37,6 +37,8 @@ pub(super) struct RangeMap<E: Env> {
     by_id: RefCell<FxHashMap<RangeId, Running<E>>>,
     /// Those of which a replica is being made now.
     creating: RefCell<BTreeSet<RangeId>>,
+    /// Notified when one of them is no longer being made.
+    created: Notify,
     version: Rc<Count>,
 }
 
@@ -47,6 +49,7 @@ impl<E: Env> Default for RangeMap<E> {
             system: RefCell::default(),
             by_id: RefCell::default(),
             creating: RefCell::default(),
+            created: Notify::default(),
             version: Rc::default(),
         }
     }
@@ -218,6 +221,12 @@ impl<E: Env> RangeMap<E> {
     /// Ends what [`RangeMap::begin_creating`] began.
     pub(super) fn end_creating(&self, range: RangeId) {
         self.creating.borrow_mut().remove(&range);
+        self.created.notify();
+    }
+
+    /// Waits until no replica is being made.
+    pub(super) async fn all_created(&self) {
+        self.created.until(|| !self.is_creating()).await;
     }
 
     /// Whether a replica is being made.

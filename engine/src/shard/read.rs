@@ -23,6 +23,8 @@ use crate::request::{Read, Target, Wait};
 use crate::types::Timestamp;
 
 /// Pause before a read that was not confirmed is tried again.
+/// By time: [`RaftGroup::read_barrier`](crate::raft::RaftGroup::read_barrier) has just waited for
+/// the event, an answer, in vain.
 const CONFIRM_RETRY_INTERVAL: Duration = Duration::from_millis(25);
 
 impl<E: Env> Shard<E> {

@@ -8,10 +8,11 @@ use openraft::async_runtime::{Oneshot, OneshotSender};
 
 use super::availability::majority_is_there;
 use super::{Inner, Running, load};
+use crate::boot_time::BootTime;
 use crate::cluster::message::{Follower, HeldReplica, HighestIds, LedRange, Report, ShardStats};
 use crate::cluster::record::Row;
 use crate::cluster::reporter::Reporter;
-use crate::env::{AsyncRuntime, Env, Instant, Now};
+use crate::env::{AsyncRuntime, Env};
 use crate::error::{Error, Fatal};
 use crate::lsm::{LsmError, keys};
 use crate::notify::Count;
@@ -30,26 +31,16 @@ const ROWS_OF_WRITE: usize = 256;
 const WRITE_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(5);
 
 /// A shard's reporting, and what has come of it.
-pub(super) struct Reporting<T> {
+#[derive(Default)]
+pub(super) struct Reporting {
     /// What the manager was told.
-    pub reporter: RefCell<Reporter<T>>,
+    pub reporter: RefCell<Reporter>,
     /// Whether the manager has accepted this process as its node.
     pub was_accepted: Cell<bool>,
     /// How many responses in a row said that the node was not reached at its address.
     pub unmet: Cell<u32>,
     /// How many reasons there are to report before the next interval.
     pub due: Rc<Count>,
-}
-
-impl<T> Default for Reporting<T> {
-    fn default() -> Reporting<T> {
-        Reporting {
-            reporter: RefCell::default(),
-            was_accepted: Cell::new(false),
-            unmet: Cell::new(0),
-            due: Rc::default(),
-        }
-    }
 }
 
 /// The next report of a shard. Of its ranges it names those of which the manager must be told something.
@@ -70,7 +61,7 @@ pub(super) fn next<E: Env>(inner: &Inner<E>) -> Report {
         unreadable: Vec::new(),
         stats: ShardStats::default(),
     };
-    let now = Now::<E>::now();
+    let now = E::now();
     report.stats = load::measure(inner, now);
     report.peers = inner.liveness.peers(now);
     report.slow_disk = inner.liveness.slow_disk.stays_away(now);
@@ -129,7 +120,7 @@ fn led<E: Env>(
     Running { replica, raft }: &Running<E>,
     leading: Leading,
     before: Option<&LedRange>,
-    now: Now<E>,
+    now: BootTime,
 ) -> Option<LedRange> {
     let (me, term) = (replica.group.replica, leading.term);
     let stats = load::of_range(inner, replica);
@@ -192,7 +183,7 @@ fn led<E: Env>(
     })
 }
 
-fn held<E: Env>(replica: &Replica<E>, raft: &RaftGroup<E>, now: Now<E>) -> HeldReplica {
+fn held<E: Env>(replica: &Replica<E>, raft: &RaftGroup<E>, now: BootTime) -> HeldReplica {
     let group = replica.group;
     // A replica right after a snapshot may not have applied its own addition yet.
     let is_led = raft.has_heard(now);

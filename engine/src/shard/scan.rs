@@ -34,7 +34,8 @@ use openraft::async_runtime::{Oneshot, OneshotSender};
 use rangedb_limits::check_bounds;
 
 use super::Shard;
-use crate::env::{AsyncRuntime, Env, Instant, Now, TimeSlice, yield_now};
+use crate::boot_time::BootTime;
+use crate::env::{AsyncRuntime, Env, TimeSlice, yield_now};
 use crate::error::Error;
 use crate::limits::{
     SCAN_BYTES_MAX, SCAN_BYTES_PER_TURN, SCAN_ROWS_MAX, SCAN_STEPS_MAX, SCAN_STEPS_PER_TURN,
@@ -64,7 +65,7 @@ impl<E: Env> Shard<E> {
         &self,
         scan: ScanRequest,
         target: Option<Target>,
-        deadline: Option<Now<E>>,
+        deadline: Option<BootTime>,
     ) -> Result<ScanReply, Error> {
         check_bounds(scan.start.as_deref(), scan.end.as_deref())?;
         let key = scan.first_key();
@@ -197,7 +198,7 @@ impl<E: Env> Shard<E> {
             Bound::Excluded(high.as_slice()),
         );
         let direction = page.direction;
-        let began = Now::<E>::now();
+        let began = E::now();
         let mut slice = TimeSlice::<E>::begin();
         let mut work = Work::new(|steps| slice.is_over_after(steps));
         let visit = |scan: &mut Scan<'_, E::Tables>| page.fill(scan, &mut work);
@@ -539,7 +540,7 @@ impl Page {
 async fn snapshot<E: Env>(
     replica: &Rc<Replica<E>>,
     at: Timestamp,
-    deadline: Option<Now<E>>,
+    deadline: Option<BootTime>,
 ) -> Result<Timestamp, Error> {
     if at <= replica.with_state(|state| state.last_ts) {
         return Ok(at);

@@ -22,7 +22,8 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::{Inner, Running};
-use crate::env::{AsyncRuntime, Env, Instant, Now};
+use crate::boot_time::BootTime;
+use crate::env::{AsyncRuntime, Env};
 use crate::error::Fatal;
 use crate::range::RaftGroup;
 use crate::range::replica::Replica;
@@ -53,9 +54,9 @@ const LOOK_MAX: Duration = Duration::from_millis(500);
 
 /// A write of the log that is under way.
 #[derive(Clone, Copy)]
-struct UnderWay<I> {
-    since: I,
-    looked: I,
+struct UnderWay {
+    since: BootTime,
+    looked: BootTime,
     /// For how long it has been seen.
     seen: Duration,
 }
@@ -70,13 +71,14 @@ pub struct SlowDiskStatus {
 }
 
 /// What a shard knows of the speed of its disk and of those of others. See the module's chapter.
-pub(super) struct SlowDisk<I> {
-    others: RefCell<BTreeMap<Location, (I, Duration)>>,
-    under_way: Cell<Option<UnderWay<I>>>,
-    away_until: Cell<Option<I>>,
+#[derive(Default)]
+pub(super) struct SlowDisk {
+    others: RefCell<BTreeMap<Location, (BootTime, Duration)>>,
+    under_way: Cell<Option<UnderWay>>,
+    away_until: Cell<Option<BootTime>>,
     /// Since when the shard is slow beside the others.
-    slow_since: Cell<Option<I>>,
-    stepped_at: Cell<Option<I>>,
+    slow_since: Cell<Option<BootTime>>,
+    stepped_at: Cell<Option<BootTime>>,
     /// How many leaderships one step hands over at most.
     step: Cell<usize>,
     /// Why it hands over everything, if it does.
@@ -84,24 +86,9 @@ pub(super) struct SlowDisk<I> {
     handed_over: Cell<u64>,
 }
 
-impl<I> Default for SlowDisk<I> {
-    fn default() -> SlowDisk<I> {
-        SlowDisk {
-            others: RefCell::default(),
-            under_way: Cell::new(None),
-            away_until: Cell::new(None),
-            slow_since: Cell::new(None),
-            stepped_at: Cell::new(None),
-            step: Cell::new(0),
-            all_because: Cell::new(None),
-            handed_over: Cell::new(0),
-        }
-    }
-}
-
-impl<I: Instant> SlowDisk<I> {
+impl SlowDisk {
     /// Takes the figure in another shard's heartbeat.
-    pub fn heard(&self, from: Location, p99_micros: Option<u32>, now: I) {
+    pub fn heard(&self, from: Location, p99_micros: Option<u32>, now: BootTime) {
         if let Some(micros) = p99_micros {
             let p99 = Duration::from_micros(micros.into());
             self.others.borrow_mut().insert(from, (now, p99));
@@ -109,26 +96,26 @@ impl<I: Instant> SlowDisk<I> {
     }
 
     /// Whether the shard accepts no leadership, because its disk was slow a moment ago.
-    pub fn stays_away(&self, now: I) -> bool {
+    pub fn stays_away(&self, now: BootTime) -> bool {
         self.away_until.get().is_some_and(|until| now < until)
     }
 
     /// What it does now, and has done.
-    pub fn status(&self, now: I) -> SlowDiskStatus {
+    pub fn status(&self, now: BootTime) -> SlowDiskStatus {
         SlowDiskStatus {
             stays_away: self.stays_away(now),
             handed_over: self.handed_over.get(),
         }
     }
 
-    fn p99_of(&self, shard: Location, now: I) -> Option<Duration> {
+    fn p99_of(&self, shard: Location, now: BootTime) -> Option<Duration> {
         let others = self.others.borrow();
         let (at, p99) = *others.get(&shard)?;
         (now < at + FIGURE_KEPT).then_some(p99)
     }
 
     /// The lower median of the other shards' figures.
-    fn median(&self, now: I) -> Option<Duration> {
+    fn median(&self, now: BootTime) -> Option<Duration> {
         let mut others = self.others.borrow_mut();
         others.retain(|_, (at, _)| now < *at + FIGURE_KEPT);
         let mut figures: Vec<Duration> = others.values().map(|(_, p99)| *p99).collect();
@@ -137,14 +124,14 @@ impl<I: Instant> SlowDisk<I> {
     }
 
     /// The median of the others if this shard is slow beside them.
-    fn slow_beside(&self, speed: Option<WriteSpeed>, now: I) -> Option<Duration> {
+    fn slow_beside(&self, speed: Option<WriteSpeed>, now: BootTime) -> Option<Duration> {
         let speed = speed.filter(|speed| speed.is_steadily_slow && speed.p99 > SLOW_WRITE)?;
         self.median(now)
             .filter(|median| speed.p99 > *median * TIMES_SLOWER)
     }
 
     /// The same if it has been so for [`LASTS`].
-    fn stays_slow_beside(&self, speed: Option<WriteSpeed>, now: I) -> Option<Duration> {
+    fn stays_slow_beside(&self, speed: Option<WriteSpeed>, now: BootTime) -> Option<Duration> {
         let median = self.slow_beside(speed, now);
         let since = median.map(|_| self.slow_since.get().unwrap_or(now));
         self.slow_since.set(since);
@@ -152,19 +139,19 @@ impl<I: Instant> SlowDisk<I> {
     }
 
     /// For how long the write that began at `since` has been seen under way.
-    fn hangs_for(&self, since: Option<I>, now: I) -> Duration {
+    fn hangs_for(&self, since: Option<BootTime>, now: BootTime) -> Duration {
         let before = self.under_way.get();
         let next = since.map(
             |since| match before.filter(|before| before.since == since) {
                 None => UnderWay {
                     since,
                     looked: now,
-                    seen: now.saturating_duration_since(since).min(LOOK_MAX),
+                    seen: (now - since).min(LOOK_MAX),
                 },
                 Some(before) => UnderWay {
                     since,
                     looked: now,
-                    seen: before.seen + now.saturating_duration_since(before.looked).min(LOOK_MAX),
+                    seen: before.seen + (now - before.looked).min(LOOK_MAX),
                 },
             },
         );
@@ -173,7 +160,7 @@ impl<I: Instant> SlowDisk<I> {
     }
 
     /// Whether leaderships may be handed over now, again. If so, a step begins.
-    fn begin_step(&self, now: I) -> bool {
+    fn begin_step(&self, now: BootTime) -> bool {
         let at = self.stepped_at.get();
         let due = at.is_none_or(|at| now >= at + STEP_INTERVAL);
         if due {
@@ -183,7 +170,7 @@ impl<I: Instant> SlowDisk<I> {
     }
 
     /// How many of `led` leaderships may be handed over now.
-    fn step(&self, led: usize, now: I) -> usize {
+    fn step(&self, led: usize, now: BootTime) -> usize {
         if !self.begin_step(now) {
             return 0;
         }
@@ -202,7 +189,7 @@ struct Leaving<E: Env> {
 }
 
 /// Looks at the disk's speed, and hands leaderships over if it is slow.
-pub(super) fn look<E: Env>(inner: &Rc<Inner<E>>, speed: Option<WriteSpeed>, now: Now<E>) {
+pub(super) fn look<E: Env>(inner: &Rc<Inner<E>>, speed: Option<WriteSpeed>, now: BootTime) {
     let slow_disk = &inner.liveness.slow_disk;
     let waits_for_room = inner.wal.lack().is_some();
     let writing = inner.wal.writing_since().filter(|_| !waits_for_room);
@@ -267,7 +254,7 @@ fn leaving<E: Env>(
     inner: &Inner<E>,
     p99_of: impl Fn(Location) -> Option<Duration>,
 ) -> Vec<Leaving<E>> {
-    let now = Now::<E>::now();
+    let now = E::now();
     let leads =
         |running: &Running<E>| running.replica.leading().is_some() && !running.raft.is_alone();
     let led = inner.ranges.groups_that(leads).into_iter();
@@ -319,9 +306,9 @@ fn hand_over<E: Env>(inner: &Rc<Inner<E>>, leaving: Vec<Leaving<E>>) {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Instant as StdInstant;
 
     use super::*;
+    use crate::boot_time::test_clock;
     use crate::types::{NodeId, ShardId};
 
     const MS: Duration = Duration::from_millis(1);
@@ -342,7 +329,7 @@ mod tests {
 
     #[test]
     fn a_shard_is_slow_beside_others_that_are_five_times_faster() {
-        let (disk, now) = (SlowDisk::default(), StdInstant::now());
+        let (disk, now) = (SlowDisk::default(), test_clock::now());
         assert_eq!(disk.slow_beside(steadily(MS * 200), now), None, "alone");
         disk.heard(at(2), Some(5_000), now);
         disk.heard(at(3), Some(190_000), now);
@@ -370,7 +357,7 @@ mod tests {
 
     #[test]
     fn it_must_be_slow_for_a_second() {
-        let (disk, now) = (SlowDisk::default(), StdInstant::now());
+        let (disk, now) = (SlowDisk::default(), test_clock::now());
         let slow = steadily(MS * 200);
         disk.heard(at(2), Some(5_000), now);
         assert_eq!(disk.stays_slow_beside(slow, now), None);
@@ -384,7 +371,7 @@ mod tests {
 
     #[test]
     fn a_third_of_the_leaderships_goes_each_second() {
-        let (disk, now) = (SlowDisk::default(), StdInstant::now());
+        let (disk, now) = (SlowDisk::default(), test_clock::now());
         assert_eq!(disk.step(10, now), 4);
         disk.away_until.set(Some(now + KEEPS_AWAY));
         assert_eq!(disk.step(6, now + STEP_INTERVAL / 2), 0);
@@ -393,7 +380,7 @@ mod tests {
 
     #[test]
     fn time_in_which_the_process_did_not_run_is_no_hang() {
-        let (disk, began) = (SlowDisk::default(), StdInstant::now());
+        let (disk, began) = (SlowDisk::default(), test_clock::now());
         assert_eq!(disk.hangs_for(None, began), Duration::ZERO);
         let mut now = began + MS * 200;
         assert_eq!(disk.hangs_for(Some(began), now), MS * 200);

@@ -17,7 +17,8 @@ use std::cell::RefCell;
 use super::{Inner, Shard, background};
 use crate::env::Env;
 use crate::error::Fatal;
-use crate::lsm::{LiveData, keys};
+use crate::lsm::LiveData;
+use crate::lsm::keys::{self, InSnapshot};
 use crate::mutant::{self, Mutant};
 use crate::notify::Notify;
 use crate::raft::{Envelope, RaftResponse, SnapshotPart, SnapshotRow};
@@ -255,7 +256,8 @@ impl<E: Env> Shard<E> {
             let len = row.key.len() + row.value.as_ref().map_or(0, bytes::Bytes::len);
             store.make_room(1, len).await?;
             keys::with_data_id(data_id, &row.key, &mut key);
-            if !keys::parse(&key).is_some_and(|(kind, _)| kind.rule().travels) {
+            let rule = keys::parse(&key).map(|(kind, _)| kind.rule());
+            if rule.is_none_or(|rule| rule.in_snapshot == InSnapshot::No) {
                 return Ok(false);
             }
             store.insert_row(&key, row.version, row.value.as_deref());

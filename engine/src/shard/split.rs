@@ -24,8 +24,9 @@ use openraft::async_runtime::{Oneshot, OneshotSender};
 
 use super::bounds_changes::is_changing;
 use super::{Inner, Running, SplitReason, background};
+use crate::boot_time::BootTime;
 use crate::cluster::ClusterResponse;
-use crate::env::{AsyncRuntime, Env, Instant, Now};
+use crate::env::{AsyncRuntime, Env};
 use crate::error::{Fatal, OrderError};
 use crate::raft::{Role, StartMode};
 use crate::range::command::{RangeOrder, SplitOrder};
@@ -38,6 +39,7 @@ use crate::types::{RangeId, ReplicaId};
 /// after it.
 const LAGGING_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often their progress is checked.
+/// By time, as for new voters: each answer of a replica would be an event.
 const LAGGING_POLL_INTERVAL: Duration = Duration::from_millis(20);
 /// A replica that lacks more entries than this lags.
 const LAG_MAX: u64 = 100;
@@ -129,7 +131,7 @@ impl<E: Env> Inner<E> {
             if let Some(closed_at) = closed_at {
                 inner.child_led(child).await;
                 let changes = &inner.management.bounds_changes;
-                changes.split_done(reason, closed_at.elapsed());
+                changes.split_done(reason, E::now() - closed_at);
             }
         }));
         self.end_of_change(receiver.await.ok())
@@ -158,7 +160,7 @@ impl<E: Env> Inner<E> {
         running: &Running<E>,
         version: u32,
         (order, reason): (SplitOrder, SplitReason),
-    ) -> Result<Now<E>, OrderError> {
+    ) -> Result<BootTime, OrderError> {
         let Running { replica, raft } = running;
         let range = replica.group.range;
         self.wait_for_lagging(running, reason).await?;
@@ -169,7 +171,7 @@ impl<E: Env> Inner<E> {
         }
         // From here to the push there is no await: what was checked holds.
         check(running, version, &order.key)?;
-        let closed_at = Now::<E>::now();
+        let closed_at = E::now();
         replica.close_from(&order.key);
         raft.stay_awake();
         let order = RangeOrder::Split(order);
@@ -186,7 +188,7 @@ impl<E: Env> Inner<E> {
 
     /// Waits until a child that was born here leads, but not for ever: another replica may.
     async fn child_led(self: &Rc<Self>, child: RangeId) {
-        let until = Now::<E>::now() + CHILD_LEADS_TIMEOUT;
+        let until = E::now() + CHILD_LEADS_TIMEOUT;
         let led = async {
             let born = || self.of_range(child).is_some();
             let version = self.ranges.version();
@@ -198,7 +200,7 @@ impl<E: Env> Inner<E> {
                 running.replica.leadership.led().await;
             }
         };
-        let _ = E::Runtime::timeout_at(until, led).await;
+        let _ = E::Runtime::timeout_at(until.into(), led).await;
         self.report_soon();
     }
 
@@ -210,10 +212,10 @@ impl<E: Env> Inner<E> {
         reason: SplitReason,
     ) -> Result<(), OrderError> {
         let Running { replica, raft } = running;
-        let until = Now::<E>::now() + LAGGING_TIMEOUT;
+        let until = E::now() + LAGGING_TIMEOUT;
         let me = replica.group.replica;
         loop {
-            let now = Now::<E>::now();
+            let now = E::now();
             let lags = replica.with_state(|state| {
                 let mut others = state.descriptor.replicas.iter();
                 others.any(|place| {
@@ -289,7 +291,7 @@ async fn campaign<E: Env>(raft: &RaftGroup<E>) -> Result<(), Fatal> {
         <E::Runtime as AsyncRuntime>::sleep(Duration::from_millis(after)).await;
         let is_over = raft.is_retired() || raft.role() != Role::Voter;
         // One that votes alone leads as soon as its vote is durable: to campaign again would begin that anew.
-        if is_over || raft.is_alone() || raft.has_heard(Now::<E>::now()) {
+        if is_over || raft.is_alone() || raft.has_heard(E::now()) {
             return Ok(());
         }
         raft.campaign().await?;

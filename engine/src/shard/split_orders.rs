@@ -15,11 +15,12 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 
 use super::{Inner, SplitReason};
+use crate::boot_time::BootTime;
 use crate::cluster::manager::Manager;
 use crate::cluster::record::{HeldRecord, Row};
 use crate::cluster::split::{self, Piece, SplitOrder};
 use crate::cluster::{ClusterRequest, ClusterResponse};
-use crate::env::{AsyncRuntime, Env, Instant, Now};
+use crate::env::{AsyncRuntime, Env};
 use crate::error::{Fate, OrderError};
 use crate::limits::SPLIT_KEYS_MAX;
 use crate::notify::Count;
@@ -40,6 +41,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// How long coarse parts may take to be scattered. What is left is not begun then: balance does it later.
 const SCATTER_PATIENCE: Duration = Duration::from_secs(15);
 /// Pause before it is asked again.
+/// By time: what is waited for happens on other shards, which may refuse for a moment and report
+/// later. Orders are few, so the looks cost little.
 const RETRY_INTERVAL: Duration = Duration::from_millis(20);
 /// How long a split whose end is not known may take until a report tells that it was made.
 const UNKNOWN_PATIENCE: Duration = Duration::from_secs(2);
@@ -76,10 +79,10 @@ impl<E: Env> Inner<E> {
         held_until_ms: Option<u64>,
         reason: SplitReason,
     ) -> ClusterResponse {
-        let now = Now::<E>::now();
+        let now = E::now();
         let mut order = loop {
             let keys = keys.clone();
-            let tried = Now::<E>::now();
+            let tried = E::now();
             let ranges = keys.len() + 1;
             let begun = self.of_manager(|manager| {
                 let mut order = manager.begin_split(range, keys, tried)?;
@@ -124,7 +127,7 @@ impl<E: Env> Inner<E> {
         self: &Rc<Self>,
         order: &mut SplitOrder,
         reason: SplitReason,
-        until: Now<E>,
+        until: BootTime,
     ) {
         let mut under_way = FuturesUnordered::new();
         loop {
@@ -142,11 +145,11 @@ impl<E: Env> Inner<E> {
 
     /// Has the coarse parts of a range spread over nodes and shards, and waits for it, but not for ever.
     async fn scatter_parts(self: &Rc<Self>, parts: Vec<RangeId>) {
-        let until = Now::<E>::now() + SCATTER_PATIENCE;
-        let is_over = || self.closing.get() || Now::<E>::now() >= until;
+        let until = E::now() + SCATTER_PATIENCE;
+        let is_over = || self.closing.get() || E::now() >= until;
         // A part that has just been made elects a leader first.
-        let are_led = |manager: &mut Manager<Now<E>>| {
-            let now = Now::<E>::now();
+        let are_led = |manager: &mut Manager| {
+            let now = E::now();
             let mut parts = parts.iter();
             parts.all(|part| manager.splittable(*part, now).is_ok())
         };
@@ -155,10 +158,10 @@ impl<E: Env> Inner<E> {
         }
         self.of_manager(|manager| {
             let is_part = |descriptor: &Descriptor| parts.contains(&descriptor.range);
-            manager.scatter_those(is_part, Now::<E>::now())
+            manager.scatter_those(is_part, E::now())
         });
         self.report_soon();
-        let is_left = |manager: &mut Manager<Now<E>>| manager.scattering(&parts) > 0;
+        let is_left = |manager: &mut Manager| manager.scattering(&parts) > 0;
         while self.of_manager(is_left) == Some(true) && !is_over() {
             E::Runtime::sleep(RETRY_INTERVAL).await;
         }
@@ -183,7 +186,7 @@ impl<E: Env> Inner<E> {
             return ClusterResponse::Refused(OrderError::Invalid(why));
         };
         let found = self.of_manager(|manager| {
-            let found = manager.splittable(range, Now::<E>::now());
+            let found = manager.splittable(range, E::now());
             found.map(|(leader, report)| (leader, report.descriptor.epoch.version))
         });
         let (leader, version) = match found {
@@ -215,16 +218,16 @@ impl<E: Env> Inner<E> {
         self: &Rc<Self>,
         mut piece: Piece,
         reason: SplitReason,
-        until: Now<E>,
+        until: BootTime,
     ) -> (Piece, Result<(), OrderError>) {
         let _under_way = UnderWay::new(&self.management.bounds_orders.splits.under_way).await;
-        let begun = Now::<E>::now();
+        let begun = E::now();
         let patience = match piece.is_new {
             true => PATIENCE,
             false => FIRST_PATIENCE,
         };
         let result = loop {
-            let now = Now::<E>::now();
+            let now = E::now();
             if now >= until {
                 let limit = ORDER_TIMEOUT.as_secs();
                 let why = format!("the order has taken {limit} s, as long as it may");
@@ -238,9 +241,8 @@ impl<E: Env> Inner<E> {
             match result {
                 // It may pass: the leader is another one, or has not reported yet.
                 Err(OrderError::Busy { .. } | OrderError::Conflict(_))
-                    if Now::<E>::now() < begun + patience => {}
-                Err(OrderError::NotFound(_))
-                    if piece.is_new && Now::<E>::now() < begun + patience => {}
+                    if E::now() < begun + patience => {}
+                Err(OrderError::NotFound(_)) if piece.is_new && E::now() < begun + patience => {}
                 result => break result,
             }
             E::Runtime::sleep(RETRY_INTERVAL).await;
@@ -297,10 +299,10 @@ impl<E: Env> Inner<E> {
 
     /// Waits a moment until the leader of a range reports it.
     async fn becomes_known(&self, range: RangeId) -> bool {
-        let until = Now::<E>::now() + UNKNOWN_PATIENCE;
+        let until = E::now() + UNKNOWN_PATIENCE;
         loop {
             match self.of_manager(|manager| manager.knows(range)) {
-                Some(false) if Now::<E>::now() < until => {}
+                Some(false) if E::now() < until => {}
                 known => return known == Some(true),
             }
             E::Runtime::sleep(RETRY_INTERVAL).await;
@@ -353,7 +355,7 @@ impl<E: Env> Inner<E> {
     }
 
     /// Calls `look` with the manager; `None` if it is no longer here.
-    pub(super) fn of_manager<T>(&self, look: impl FnOnce(&mut Manager<Now<E>>) -> T) -> Option<T> {
+    pub(super) fn of_manager<T>(&self, look: impl FnOnce(&mut Manager) -> T) -> Option<T> {
         self.management.manager.borrow_mut().as_mut().map(look)
     }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::cluster::{NodeHealth, RangeView};
 use crate::distribution::Distribution;
-use crate::env::{Env, Instant, Now};
+use crate::env::Env;
 use crate::lsm::LsmStats;
 use crate::memory::MemoryUse;
 use crate::raft::RaftStats;
@@ -140,7 +140,7 @@ pub struct ClusterStatus {
 fn cluster<E: Env>(inner: &Inner<E>) -> Option<ClusterStatus> {
     let manager = inner.management.manager.borrow();
     let manager = manager.as_ref()?;
-    let view = manager.view(Now::<E>::now());
+    let view = manager.view(E::now());
     let in_state = |state| view.nodes.iter().filter(|node| node.state == state).count();
     let count = |is: fn(&RangeView) -> bool| view.ranges.iter().filter(|range| is(range)).count();
     Some(ClusterStatus {
@@ -157,7 +157,7 @@ fn cluster<E: Env>(inner: &Inner<E>) -> Option<ClusterStatus> {
 
 /// The status of every range, users' first.
 pub(super) fn ranges<E: Env>(inner: &Inner<E>) -> Vec<RangeStatus> {
-    let now = Now::<E>::now();
+    let now = E::now();
     let ranges = inner.ranges.groups().into_iter().map(|(replica, raft)| {
         let leading = replica.leading();
         let availability = availability(inner, &replica, &raft, now);
@@ -205,7 +205,7 @@ fn replication<E: Env>(inner: &Inner<E>) -> ReplicationStatus {
         bounds_changes: inner.management.bounds_changes.stats(),
         moves: inner.management.given_orders.moves.stats(),
         stats: inner.around.counters.stats(),
-        peers: inner.liveness.peer_status(Now::<E>::now()),
+        peers: inner.liveness.peer_status(E::now()),
         round_trip_micros: inner.liveness.round_trip_micros(),
     }
 }
@@ -223,7 +223,7 @@ pub(super) fn of<E: Env>(inner: &Inner<E>) -> ShardStatus {
         pressure: inner.store.pressure(),
         disk_full: inner.store.disk_full(),
         starved: inner.store.is_starved(),
-        slow_disk: inner.liveness.slow_disk.status(Now::<E>::now()),
+        slow_disk: inner.liveness.slow_disk.status(E::now()),
         wal,
         lsm: inner.store.stats(),
         cold_reads: inner.store.cold_reads(),

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use super::merge_orders::{self, MergeReason};
 use super::{Inner, split_orders};
+use crate::boot_time::BootTime;
 use crate::cluster::manager::Manager;
 use crate::cluster::message::Report;
 use crate::cluster::placement::{Range, Step};
@@ -17,7 +18,7 @@ use crate::cluster::planned::Why;
 use crate::cluster::{
     ClusterRequest, ClusterResponse, MembershipStatus, SplitReason, moves, record, split, voter_on,
 };
-use crate::env::{Clock, Env, Instant, Now, is_unsent};
+use crate::env::{Clock, Env, is_unsent};
 use crate::error::{Fate, OrderError};
 use crate::range::ReplicaPlace;
 use crate::types::{Location, NodeId, RangeId, ReplicaId, ShardId};
@@ -33,7 +34,7 @@ impl<E: Env> Inner<E> {
         self: &Rc<Self>,
         request: ClusterRequest,
     ) -> ClusterResponse {
-        let now = Now::<E>::now();
+        let now = E::now();
         match request {
             ClusterRequest::Report(report) => {
                 let is_there = (self.management.is_at)(report.node.id, &report.node.address);
@@ -100,7 +101,7 @@ impl<E: Env> Inner<E> {
     /// Takes a shard's report. If it tells of new bounds of a range, they are written down and passed on
     /// at once: clients look for the ranges' leaders in the view.
     fn take_report(&self, report: Report, is_there: bool) -> ClusterResponse {
-        let now = Now::<E>::now();
+        let now = E::now();
         let mut has_new_bounds = false;
         let response = self.with_manager(|manager| {
             let response = manager.take(report, is_there, now);
@@ -133,7 +134,7 @@ impl<E: Env> Inner<E> {
 
     /// Follows an operator's decision about a node, once it is durable.
     async fn set_membership(&self, node: NodeId, status: MembershipStatus) -> ClusterResponse {
-        let now = Now::<E>::now();
+        let now = E::now();
         let decided = {
             let mut manager = self.management.manager.borrow_mut();
             manager
@@ -172,7 +173,7 @@ impl<E: Env> Inner<E> {
         to: Option<NodeId>,
         why: Why,
     ) -> ClusterResponse {
-        let now = Now::<E>::now();
+        let now = E::now();
         let chosen = {
             let mut manager = self.management.manager.borrow_mut();
             manager
@@ -193,7 +194,7 @@ impl<E: Env> Inner<E> {
         to: (NodeId, Option<ShardId>),
         why: Why,
     ) -> ClusterResponse {
-        let now = Now::<E>::now();
+        let now = E::now();
         let chosen = {
             let mut manager = self.management.manager.borrow_mut();
             manager
@@ -215,7 +216,7 @@ impl<E: Env> Inner<E> {
                     && let Some(manager) = self.management.manager.borrow_mut().as_mut()
                 {
                     let (replica, to) = moved;
-                    manager.move_accepted(range, replica, to, Now::<E>::now());
+                    manager.move_accepted(range, replica, to, E::now());
                 }
                 response
             }
@@ -282,7 +283,7 @@ impl<E: Env> Inner<E> {
                 // Reports will tell.
                 ClusterResponse::Refused(OrderError::Unknown(_)) => {}
                 ClusterResponse::Refused(why) => {
-                    manager.not_followed(range, &why.to_string(), Now::<E>::now());
+                    manager.not_followed(range, &why.to_string(), E::now());
                 }
                 _ => self.count_move(manager, request),
             }
@@ -312,7 +313,7 @@ impl<E: Env> Inner<E> {
         let words =
             format!("shard {at}, which leads range {range}, was ordered {order}: {outcome}");
         let told = &self.management.given_orders.told;
-        if told.is_news(range, &words, Now::<E>::now()) {
+        if told.is_news(range, &words, E::now()) {
             tracing::info!("{words}");
         }
     }
@@ -350,10 +351,10 @@ fn in_words(request: &ClusterRequest) -> String {
 }
 
 /// The request for a step of the plan, and the shard that gets it.
-pub(super) fn ask_of<T: Instant>(
-    manager: &mut Manager<T>,
+pub(super) fn ask_of(
+    manager: &mut Manager,
     step: Step,
-    now: T,
+    now: BootTime,
 ) -> Option<(Location, ClusterRequest)> {
     let range = step.range();
     let at = manager.leader_of(range, now)?;
@@ -361,7 +362,7 @@ pub(super) fn ask_of<T: Instant>(
 }
 
 /// The request for a step. New replicas get their ids.
-fn request<T: Instant>(manager: &mut Manager<T>, step: Step) -> ClusterRequest {
+fn request(manager: &mut Manager, step: Step) -> ClusterRequest {
     match step {
         Step::Change {
             range,
@@ -377,11 +378,11 @@ fn request<T: Instant>(manager: &mut Manager<T>, step: Step) -> ClusterRequest {
 }
 
 /// The request that makes another node lead a range, and the shard that gets it.
-fn choose_leader<T: Instant>(
-    manager: &mut Manager<T>,
+fn choose_leader(
+    manager: &mut Manager,
     range: RangeId,
     to: Option<NodeId>,
-    (why, now): (Why, T),
+    (why, now): (Why, BootTime),
 ) -> Result<(Location, ClusterRequest), OrderError> {
     let (at, found) = manager.orderable(range, now)?;
     let replica = match to {
@@ -425,11 +426,11 @@ fn choose_leader<T: Instant>(
 }
 
 /// The request that moves a replica, the shard that gets it, and which replica moves where.
-fn choose_move<T: Instant>(
-    manager: &mut Manager<T>,
+fn choose_move(
+    manager: &mut Manager,
     (range, from): (RangeId, NodeId),
     (node, shard): (NodeId, Option<ShardId>),
-    (why, now): (Why, T),
+    (why, now): (Why, BootTime),
 ) -> Result<(Location, ClusterRequest, (ReplicaId, Location)), OrderError> {
     let (at, found) = manager.orderable(range, now)?;
     let record = manager.check_node(node, now)?;

@@ -2,7 +2,7 @@
 
 use super::Inner;
 use crate::cluster::View;
-use crate::env::{Env, Instant, Now};
+use crate::env::Env;
 use crate::types::{Location, ShardId};
 
 impl<E: Env> Inner<E> {
@@ -21,7 +21,7 @@ impl<E: Env> Inner<E> {
     /// replicas of the system range moved knows none of them. First come shards that were heard of
     /// lately, then those of this node.
     pub(super) fn acquaintances(&self) -> Vec<Location> {
-        let now = Now::<E>::now();
+        let now = E::now();
         let mut known = Vec::new();
         for replica in self.ranges.replicas() {
             replica.with_state(|state| known.extend(state.descriptor.locations()));

@@ -19,7 +19,7 @@ use rustc_hash::FxHashMap;
 
 use super::Store;
 use crate::distribution::Distribution;
-use crate::env::{Env, Instant, Now};
+use crate::env::Env;
 use crate::error::Error;
 use crate::fair_share::{Part, Shared};
 use crate::limits::COLD_BLOCKS_MAX;
@@ -203,11 +203,11 @@ impl<E: Env> Store<E> {
     /// # Errors
     /// The block cannot be read, or is damaged.
     pub async fn fetched(&self, block: ColdBlock) -> Result<(), LsmError> {
-        let begun = Now::<E>::now();
+        let begun = E::now();
         let Some(ended) = self.cold_reads.fetched(block).await else {
             return Ok(());
         };
-        let micros = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
+        let micros = u64::try_from((E::now() - begun).as_micros()).unwrap_or(u64::MAX);
         let mut wait_micros = self.cold_reads.wait_micros.borrow_mut();
         wait_micros.record(micros);
         ended

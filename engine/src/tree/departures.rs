@@ -11,51 +11,54 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 
-use crate::env::Instant;
+use crate::boot_time::{BootClock, BootTime};
 use crate::notify::Notify;
 
 /// What a range waits for between two entries.
 #[derive(Debug)]
-pub struct Gathering<T: Instant> {
+pub struct Gathering {
     /// Clients that were answered and have not written again.
     pub(crate) missing: Cell<usize>,
     /// Until when they are waited for.
-    until: Cell<T>,
+    until: Cell<BootTime>,
 }
 
-impl<T: Instant> Gathering<T> {
+impl Gathering {
     /// Nothing is waited for.
-    pub fn new() -> Rc<Gathering<T>> {
+    pub fn new() -> Rc<Gathering> {
         Rc::new(Gathering {
             missing: Cell::new(0),
-            until: Cell::new(T::now()),
+            until: Cell::default(),
         })
     }
 
     /// Until when the range waits at the latest.
-    pub fn until(&self) -> T {
+    pub fn until(&self) -> BootTime {
         self.until.get()
     }
 }
 
 /// The departures of a shard.
 #[derive(Debug)]
-pub struct Departures<T: Instant> {
+pub struct Departures {
+    clock: BootClock,
     /// Entries of all ranges that are in flight.
     in_flight: Cell<usize>,
     /// Entries that have departed.
     departed: Cell<u64>,
     /// The ranges that may miss clients.
-    gathering: RefCell<Vec<Rc<Gathering<T>>>>,
+    gathering: RefCell<Vec<Rc<Gathering>>>,
     /// How long the entry that has arrived last was on its way.
     pub(crate) last_flight: Cell<Duration>,
     /// Notified when a range that waits may go on.
     pub news: Notify,
 }
 
-impl<T: Instant> Default for Departures<T> {
-    fn default() -> Departures<T> {
+impl Departures {
+    /// No entry is in flight, and no client is waited for.
+    pub fn new(clock: BootClock) -> Departures {
         Departures {
+            clock,
             in_flight: Cell::new(0),
             departed: Cell::new(0),
             gathering: RefCell::default(),
@@ -63,9 +66,12 @@ impl<T: Instant> Default for Departures<T> {
             news: Notify::default(),
         }
     }
-}
 
-impl<T: Instant> Departures<T> {
+    /// The time now.
+    pub fn now(&self) -> BootTime {
+        (self.clock)()
+    }
+
     /// How many entries have departed. A range that waits goes on when this changes.
     pub fn departed(&self) -> u64 {
         self.departed.get()
@@ -78,14 +84,14 @@ impl<T: Instant> Departures<T> {
         }
         let mut gathering = self.gathering.borrow_mut();
         if !gathering.is_empty() {
-            let now = T::now();
+            let now = self.now();
             gathering.retain(|range| range.missing.get() > 0 && range.until.get() > now);
         }
         gathering.is_empty()
     }
 
     /// An entry of this range departs: so do those of the ranges that wait.
-    pub fn depart(&self, range: &Gathering<T>) {
+    pub fn depart(&self, range: &Gathering) {
         range.missing.set(0);
         self.in_flight.set(self.in_flight.get() + 1);
         self.departed.set(self.departed.get() + 1);
@@ -94,7 +100,7 @@ impl<T: Instant> Departures<T> {
 
     /// An entry of this range has arrived: the next writes of the clients that it answered are waited
     /// for, until this time.
-    pub fn arrive(&self, range: &Rc<Gathering<T>>, answered: usize, until: T) {
+    pub fn arrive(&self, range: &Rc<Gathering>, answered: usize, until: BootTime) {
         range.missing.set(range.missing.get() + answered);
         range.until.set(until);
         let mut gathering = self.gathering.borrow_mut();
@@ -112,7 +118,7 @@ impl<T: Instant> Departures<T> {
     }
 
     /// A client of this range writes.
-    pub fn written(&self, range: &Gathering<T>) {
+    pub fn written(&self, range: &Gathering) {
         if let Some(missing) = range.missing.get().checked_sub(1) {
             range.missing.set(missing);
             if missing == 0 {
@@ -130,15 +136,15 @@ impl<T: Instant> Departures<T> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Instant as StdInstant;
 
     use super::*;
+    use crate::boot_time::test_clock;
 
     #[test]
     fn ranges_wait_for_each_others_entries_and_clients() {
-        let departures = Departures::<StdInstant>::default();
+        let departures = Departures::new(test_clock::now);
         let [one, other] = [(); 2].map(|()| Gathering::new());
-        let later = StdInstant::now() + Duration::from_hours(1);
+        let later = test_clock::now() + Duration::from_hours(1);
         assert!(departures.are_all_there());
         departures.depart(&one);
         departures.depart(&other);
@@ -156,11 +162,11 @@ mod tests {
 
     #[test]
     fn a_range_whose_clients_stay_away_holds_up_no_other() {
-        let departures = Departures::<StdInstant>::default();
+        let departures = Departures::new(test_clock::now);
         let [one, other] = [(); 2].map(|()| Gathering::new());
-        let later = StdInstant::now() + Duration::from_hours(1);
+        let later = test_clock::now() + Duration::from_hours(1);
         departures.depart(&one);
-        departures.arrive(&one, 5, StdInstant::now());
+        departures.arrive(&one, 5, test_clock::now());
         assert!(departures.are_all_there());
         // What departs without them waits for them no longer.
         departures.depart(&other);

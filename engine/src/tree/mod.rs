@@ -24,7 +24,7 @@ use std::time::Duration;
 use futures_util::future::{Either, select};
 
 use crate::disk_fault::Lack;
-use crate::env::{AsyncRuntime, Env, Now, yield_now};
+use crate::env::{AsyncRuntime, Env, yield_now};
 use crate::error::Fatal;
 use crate::limits::{
     REPLAY_LEN_FREEZE, REPLAY_LEN_MAX, SESSION_ROWS_PER_TURN, SESSION_ROWS_UNSAVED_MAX,
@@ -43,6 +43,8 @@ use crate::wal::{Position, Wal};
 pub use mark::TreeMark;
 
 /// How often, at least, a task that waits for room checks for it.
+/// Each flush that is installed notifies them; by time besides, since a disk that gets room again
+/// notifies nobody, and during a start no task runs that would.
 const ROOM_POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// The pressure from which on a full disk takes no deletes either.
@@ -125,9 +127,9 @@ pub struct Store<E: Env> {
     /// The memory of writes that wait or are in flight.
     pub(crate) writes: Rc<WriteBudget>,
     /// The departures of the entries of all ranges.
-    pub(crate) departures: Rc<Departures<Now<E>>>,
+    pub(crate) departures: Rc<Departures>,
     /// The limit on log lines about leaders of ranges.
-    pub(crate) leader_lines: LineLimit<Now<E>>,
+    pub(crate) leader_lines: LineLimit,
 }
 
 impl<E: Env> Store<E> {
@@ -150,7 +152,7 @@ impl<E: Env> Store<E> {
             on_fatal,
             unsaved: Cell::new(0),
             writes: Rc::default(),
-            departures: Rc::default(),
+            departures: Rc::new(Departures::new(E::now)),
             leader_lines: LineLimit::default(),
         }
     }

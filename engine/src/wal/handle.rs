@@ -5,8 +5,9 @@ use std::io;
 use std::rc::Rc;
 use std::task::Poll;
 
+use crate::boot_time::BootTime;
 use crate::disk_fault::Lack;
-use crate::env::{AsyncRuntime, Disk, Env, Now};
+use crate::env::{AsyncRuntime, Disk, Env};
 use crate::limits::ENTRY_LEN_MAX;
 use crate::mutant::{self, Mutant};
 use crate::types::{DataId, RangeId, ReplicaId};
@@ -157,12 +158,12 @@ impl<E: Env> Wal<E> {
     }
 
     /// When the write in flight began; `None` if there is none.
-    pub fn writing_since(&self) -> Option<Now<E>> {
+    pub fn writing_since(&self) -> Option<BootTime> {
         self.core.health.writing_since.get()
     }
 
     /// How long the latest durable writes took; `None` if there was none within two seconds.
-    pub fn write_speed(&self, now: Now<E>) -> Option<WriteSpeed> {
+    pub fn write_speed(&self, now: BootTime) -> Option<WriteSpeed> {
         self.core.health.recent.borrow().speed(now)
     }
 

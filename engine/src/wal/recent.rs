@@ -7,9 +7,9 @@
 
 use std::time::Duration;
 
-use hdrhistogram::Histogram;
+use crate::boot_time::BootTime;
 
-use crate::env::Instant;
+use hdrhistogram::Histogram;
 
 /// A write that takes longer is slow.
 pub const SLOW_WRITE: Duration = Duration::from_millis(50);
@@ -27,8 +27,8 @@ const LAST_WRITES: usize = 5;
 const MICROS_MAX: u64 = 60_000_000;
 
 /// The writes of one slot, and when it began.
-struct Slot<I> {
-    since: Option<I>,
+struct Slot {
+    since: Option<BootTime>,
     micros: Histogram<u32>,
 }
 
@@ -43,14 +43,14 @@ pub struct WriteSpeed {
 }
 
 /// See the module's chapter.
-pub struct RecentWrites<I> {
-    slots: Vec<Slot<I>>,
+pub struct RecentWrites {
+    slots: Vec<Slot>,
     /// The slot that is being filled.
     current: usize,
     /// How long the last writes took, in a ring, and the place of the next one.
     last: ([Duration; LAST_WRITES], usize),
     /// When the last slow writes ended, in a ring.
-    slow_ends: [Option<I>; SLOW_WRITES_MIN],
+    slow_ends: [Option<BootTime>; SLOW_WRITES_MIN],
     /// The place in the ring of the next one: that of the oldest.
     next_slow: usize,
 }
@@ -59,8 +59,8 @@ fn histogram() -> Histogram<u32> {
     Histogram::new_with_max(MICROS_MAX, 1).expect("these bounds are allowed")
 }
 
-impl<I: Instant> Default for RecentWrites<I> {
-    fn default() -> RecentWrites<I> {
+impl Default for RecentWrites {
+    fn default() -> RecentWrites {
         let slot = || Slot {
             since: None,
             micros: histogram(),
@@ -77,10 +77,10 @@ impl<I: Instant> Default for RecentWrites<I> {
     }
 }
 
-impl<I: Instant> RecentWrites<I> {
+impl RecentWrites {
     /// Counts a write that has just ended.
-    pub fn count(&mut self, took: Duration, now: I) {
-        let is_current = |slot: &Slot<I>| slot.since.is_some_and(|since| now < since + SLOT);
+    pub fn count(&mut self, took: Duration, now: BootTime) {
+        let is_current = |slot: &Slot| slot.since.is_some_and(|since| now < since + SLOT);
         if !self.slots.get(self.current).is_some_and(is_current) {
             self.current = (self.current + 1) % self.slots.len();
             if let Some(slot) = self.slots.get_mut(self.current) {
@@ -104,7 +104,7 @@ impl<I: Instant> RecentWrites<I> {
     }
 
     /// The speed of the writes up to now; `None` if none has ended within the window.
-    pub fn speed(&self, now: I) -> Option<WriteSpeed> {
+    pub fn speed(&self, now: BootTime) -> Option<WriteSpeed> {
         let mut merged = histogram();
         for slot in &self.slots {
             if slot.since.is_some_and(|since| now < since + WINDOW + SLOT) {
@@ -117,7 +117,8 @@ impl<I: Instant> RecentWrites<I> {
         let mut last = self.last.0;
         last.sort_unstable();
         let median = last[LAST_WRITES / 2];
-        let is_late = |end: &Option<I>| end.is_some_and(|end| now < end + SLOW_WRITES_WITHIN);
+        let is_late =
+            |end: &Option<BootTime>| end.is_some_and(|end| now < end + SLOW_WRITES_WITHIN);
         Some(WriteSpeed {
             p99: Duration::from_micros(merged.value_at_quantile(0.99)).max(median),
             is_steadily_slow: self.slow_ends.iter().all(is_late),
@@ -127,16 +128,16 @@ impl<I: Instant> RecentWrites<I> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Instant as StdInstant;
 
     use super::*;
+    use crate::boot_time::test_clock;
 
     const MS: Duration = Duration::from_millis(1);
 
     /// Counts writes one after the other; gives the speed right after them.
     fn after(
-        recent: &mut RecentWrites<StdInstant>,
-        now: &mut StdInstant,
+        recent: &mut RecentWrites,
+        now: &mut BootTime,
         writes: &[(usize, Duration)],
     ) -> WriteSpeed {
         for (number, took) in writes {
@@ -150,7 +151,7 @@ mod tests {
 
     #[test]
     fn one_or_two_slow_writes_are_a_hiccup_and_three_are_not() {
-        let (mut recent, mut now) = (RecentWrites::default(), StdInstant::now());
+        let (mut recent, mut now) = (RecentWrites::default(), test_clock::now());
         assert_eq!(recent.speed(now), None);
         let speed = after(&mut recent, &mut now, &[(20, MS), (2, MS * 400)]);
         assert!(speed.p99 > SLOW_WRITE, "{speed:?}");
@@ -161,7 +162,7 @@ mod tests {
 
     #[test]
     fn what_is_older_than_the_window_does_not_count() {
-        let (mut recent, mut now) = (RecentWrites::default(), StdInstant::now());
+        let (mut recent, mut now) = (RecentWrites::default(), test_clock::now());
         let _ = after(&mut recent, &mut now, &[(9, MS * 200)]);
         now += WINDOW + SLOT * 2;
         assert_eq!(recent.speed(now), None, "no write at all");
@@ -175,7 +176,7 @@ mod tests {
 
     #[test]
     fn a_disk_that_becomes_slow_is_known_after_three_writes() {
-        let (mut recent, mut now) = (RecentWrites::default(), StdInstant::now());
+        let (mut recent, mut now) = (RecentWrites::default(), test_clock::now());
         let speed = after(&mut recent, &mut now, &[(1000, MS), (2, MS * 200)]);
         assert!(speed.p99 < MS * 2, "{speed:?}");
         let speed = after(&mut recent, &mut now, &[(1, MS * 200)]);
@@ -185,7 +186,7 @@ mod tests {
 
     #[test]
     fn a_write_that_takes_longer_than_the_window_is_seen_when_it_has_ended() {
-        let (mut recent, mut now) = (RecentWrites::default(), StdInstant::now());
+        let (mut recent, mut now) = (RecentWrites::default(), test_clock::now());
         let speed = after(&mut recent, &mut now, &[(3, MS * 3_000)]);
         assert!(speed.p99 >= MS * 2_800, "{speed:?}");
         assert!(speed.is_steadily_slow, "{speed:?}");

@@ -12,6 +12,7 @@ use crate::wal::WalError;
 use crate::wal::shared::Core;
 
 /// Pause before an operation is tried again for which something was lacking.
+/// By time: the system does not say when there is room on a disk again.
 const RETRY_INTERVAL: Duration = Duration::from_millis(200);
 
 impl<E: Env> Core<E> {

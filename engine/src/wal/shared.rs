@@ -7,8 +7,9 @@ use std::task::Waker;
 
 use bytes::Bytes;
 
+use crate::boot_time::BootTime;
 use crate::disk_fault::Lack;
-use crate::env::{Disk, Env, Now};
+use crate::env::{Disk, Env};
 use crate::types::{DataId, ReplicaId};
 use crate::wal::log::{Log, RecordLocation};
 use crate::wal::recent::RecentWrites;
@@ -112,15 +113,15 @@ pub(super) struct Spares {
 }
 
 /// Whether the log goes on.
-pub(super) struct Health<E: Env> {
+pub(super) struct Health {
     pub dead: RefCell<Option<WalError>>,
     pub on_failure: RefCell<Option<OnFailure>>,
     pub closed: Cell<bool>,
     /// What the disk lacks while the log waits for it.
     pub lack: Cell<Option<Lack>>,
-    pub writing_since: Cell<Option<Now<E>>>,
+    pub writing_since: Cell<Option<BootTime>>,
     /// How long the latest durable writes took.
-    pub recent: RefCell<RecentWrites<Now<E>>>,
+    pub recent: RefCell<RecentWrites>,
 }
 
 /// The tasks of the log, and those that wait for it.
@@ -157,7 +158,7 @@ pub struct Core<E: Env> {
     pub(super) carried: Cell<u64>,
     /// Bytes written so far, counted from the oldest segment at the start.
     pub(super) written: Cell<u64>,
-    pub(super) health: Health<E>,
+    pub(super) health: Health,
     pub(super) wakers: Wakers,
     pub(super) counters: RefCell<Counters>,
 }

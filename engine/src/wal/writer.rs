@@ -5,7 +5,7 @@ use std::task::{Poll, Waker};
 
 use openraft::async_runtime::{Oneshot, OneshotSender};
 
-use crate::env::{AsyncRuntime, Env, File, Instant, Now};
+use crate::env::{AsyncRuntime, Env, File};
 use crate::limits::BLOCK_LEN;
 use crate::wal::batch::{self, RECORDS_LEN_MAX};
 use crate::wal::log::RecordLocation;
@@ -258,7 +258,7 @@ impl<E: Env> Core<E> {
                     .map_err(|e| WalError::io(&name(), "durable write", &e))
             }
         };
-        let began = Now::<E>::now();
+        let began = E::now();
         self.health.writing_since.set(Some(began));
         // A write that failed or was cut short goes to the same place again.
         let result = self.with_retries(write).await;
@@ -270,7 +270,7 @@ impl<E: Env> Core<E> {
             head.number += 1;
         }
         self.written.set(self.written.get() + len as u64);
-        let (now, took) = (Now::<E>::now(), began.elapsed());
+        let (now, took) = (E::now(), E::now() - began);
         self.health.recent.borrow_mut().count(took, now);
         let micros = took.as_micros() as u64;
         self.counters.borrow_mut().count(micros, chunk.records, len);

@@ -8,9 +8,9 @@ use rangedb_engine::env::Clock;
 
 use super::Node;
 use crate::env::SystemClock;
-use crate::handler::Operation;
 use crate::history::History;
 use crate::history::record::{MINUTE_MS, Work, raise};
+use crate::operation::Operation;
 use crate::probe::{ShardProbe, ShardReport};
 
 /// Gives the history the work of every minute, until the runtime ends.

@@ -3,27 +3,45 @@
 use std::ops::{Add, AddAssign, Sub, SubAssign};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use rangedb_engine::boot_time::BootTime;
 use rangedb_engine::env::{Clock, Instant};
 use rustix::time::{ClockId, clock_gettime};
 
-/// A point in time of CLOCK_BOOTTIME: it never goes back, and goes on while the machine sleeps,
-/// so that a lease cannot outlive a suspended laptop. A hypervisor may stop this clock, too, while it
-/// moves or pauses a virtual machine: then a lease outlives the pause by what was left of it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct BootInstant(Duration);
+/// The time on CLOCK_BOOTTIME: it never goes back, and goes on while the machine sleeps, so that a
+/// lease cannot outlive a suspended laptop. A hypervisor may stop this clock, too, while it moves or
+/// pauses a virtual machine: then a lease outlives the pause by what was left of it.
+pub fn now() -> BootTime {
+    // Linux has had this clock since 2.6.39.
+    let time = clock_gettime(ClockId::Boottime);
+    BootTime::after_boot(Duration::new(time.tv_sec as u64, time.tv_nsec as u32))
+}
+
+/// A point in time as openraft names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct BootInstant(BootTime);
 
 impl Instant for BootInstant {
     fn now() -> BootInstant {
-        // Linux has had this clock since 2.6.39.
-        let time = clock_gettime(ClockId::Boottime);
-        BootInstant(Duration::new(time.tv_sec as u64, time.tv_nsec as u32))
+        BootInstant(now())
+    }
+}
+
+impl From<BootTime> for BootInstant {
+    fn from(time: BootTime) -> BootInstant {
+        BootInstant(time)
+    }
+}
+
+impl From<BootInstant> for BootTime {
+    fn from(instant: BootInstant) -> BootTime {
+        instant.0
     }
 }
 
 impl Add<Duration> for BootInstant {
     type Output = BootInstant;
     fn add(self, later: Duration) -> BootInstant {
-        BootInstant(self.0.saturating_add(later))
+        BootInstant(self.0 + later)
     }
 }
 
@@ -36,7 +54,7 @@ impl AddAssign<Duration> for BootInstant {
 impl Sub<Duration> for BootInstant {
     type Output = BootInstant;
     fn sub(self, earlier: Duration) -> BootInstant {
-        BootInstant(self.0.saturating_sub(earlier))
+        BootInstant(self.0 - earlier)
     }
 }
 
@@ -49,7 +67,7 @@ impl SubAssign<Duration> for BootInstant {
 impl Sub for BootInstant {
     type Output = Duration;
     fn sub(self, earlier: BootInstant) -> Duration {
-        self.0.saturating_sub(earlier.0)
+        self.0 - earlier.0
     }
 }
 

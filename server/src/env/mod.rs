@@ -21,9 +21,6 @@ pub mod test_disk;
 pub mod threads;
 mod watch;
 
-pub use clock::{BootInstant, SystemClock};
+pub use clock::{SystemClock, now};
 pub use disk::{RingDisk, Room, push_out, read_fault, room};
 pub use runtime::GlommioRuntime;
-
-/// A point in time of the boot-time clock.
-pub type Now = BootInstant;

@@ -106,7 +106,7 @@ impl AsyncRuntime for GlommioRuntime {
     }
 
     fn sleep_until(until: BootInstant) -> Sleep {
-        Sleep::until(until)
+        Sleep::until(until.into())
     }
 
     fn timeout<R, F: Future<Output = R>>(duration: Duration, future: F) -> Timeout<F> {

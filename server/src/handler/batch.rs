@@ -8,8 +8,8 @@ use rangedb_engine::request;
 use rangedb_engine::types::{Blob, Timestamp};
 use rangedb_protocol::{Batch, Change, Condition, Expected, Mutation};
 
-use crate::handler::refusal::Refusal;
 use crate::net::input::OwnBuffer;
+use crate::net::refusal::Refusal;
 
 /// The engine's batch, if it keeps the limits: they are checked before anything is copied.
 pub(super) fn of(batch: &Batch<'_>, own: Option<OwnBuffer<'_>>) -> Result<request::Batch, Refusal> {

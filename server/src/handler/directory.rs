@@ -4,10 +4,10 @@ use std::rc::Rc;
 
 use rangedb_protocol::Reply;
 
-use crate::handler::reply::Head;
-use crate::handler::{PendingRequest, reply};
+use crate::context::Context;
 use crate::net::connection::Connection;
-use crate::shard::context::Context;
+use crate::net::reply::{self, Head};
+use crate::operation::PendingRequest;
 
 pub(super) fn handle(context: &Rc<Context>, connection: &Rc<Connection>, pending: PendingRequest) {
     let directory = context.gateway.directory();

@@ -1,6 +1,6 @@
 //! Handlers of requests: each turns a frame into a call of the engine's
-//! [gateway](rangedb_engine::gateway), and [`reply`] turns the answer into a frame. Requests without
-//! a key (directory, status, orders of an operator) have files of their own.
+//! [gateway](rangedb_engine::gateway), and [`crate::net::reply`] turns the answer into a frame.
+//! Requests without a key (directory, status, orders of an operator) have files of their own.
 //!
 //! Hot path: a get under a lease allocates nothing. A write allocates one buffer for its keys and
 //! values if its frame lies in the shard's receive buffer, which is used again; a long one keeps the
@@ -10,9 +10,6 @@
 mod admin;
 mod batch;
 mod directory;
-pub mod refusal;
-pub mod reply;
-pub mod scan;
 pub mod status;
 
 use std::rc::Rc;
@@ -21,181 +18,16 @@ use std::time::Duration;
 use rangedb_engine::gateway::request::{Call, Caller};
 use rangedb_engine::request::{RequestId, Target};
 use rangedb_engine::types::{ClientId, Epoch, RangeId, Timestamp};
-use rangedb_protocol::frame::Frame;
-use rangedb_protocol::{BadRequest, Batch, Change, Request, RequestBody, Session};
+use rangedb_protocol::{BadRequest, Request, RequestBody, Session};
 
-use crate::env::Now;
-use crate::handler::refusal::Refusal;
-use crate::handler::reply::Head;
+use crate::context::Context;
 use crate::net::connection::Connection;
+use crate::net::frames::{Decoded, Malformed, Times};
 use crate::net::input::OwnBuffer;
-use crate::shard::context::Context;
-use crate::world::GlommioEnv;
-
-/// The kinds of requests that counters distinguish.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(missing_docs, reason = "the protocol's chapter says what each is")]
-pub enum Operation {
-    Get,
-    MultiGet,
-    Put,
-    Delete,
-    CompareAndSwap,
-    Increment,
-    Write,
-    Scan,
-    Directory,
-    Status,
-    Admin,
-}
-
-impl Operation {
-    /// All kinds, in the order of their numbers.
-    pub const ALL: [Operation; 11] = [
-        Operation::Get,
-        Operation::MultiGet,
-        Operation::Put,
-        Operation::Delete,
-        Operation::CompareAndSwap,
-        Operation::Increment,
-        Operation::Write,
-        Operation::Scan,
-        Operation::Directory,
-        Operation::Status,
-        Operation::Admin,
-    ];
-
-    /// The kind's name in metrics.
-    pub fn name(self) -> &'static str {
-        match self {
-            Operation::Get => "get",
-            Operation::MultiGet => "multi_get",
-            Operation::Put => "put",
-            Operation::Delete => "delete",
-            Operation::CompareAndSwap => "cas",
-            Operation::Increment => "incr",
-            Operation::Write => "write",
-            Operation::Scan => "scan",
-            Operation::Directory => "directory",
-            Operation::Status => "status",
-            Operation::Admin => "admin",
-        }
-    }
-
-    fn of(body: &RequestBody<'_>) -> Operation {
-        match body {
-            RequestBody::Get { .. } => Operation::Get,
-            RequestBody::MultiGet { .. } => Operation::MultiGet,
-            RequestBody::Batch { batch, .. } => Operation::of_batch(batch),
-            RequestBody::Scan { .. } => Operation::Scan,
-            RequestBody::Directory => Operation::Directory,
-            RequestBody::Status => Operation::Status,
-            RequestBody::Admin { .. } => Operation::Admin,
-        }
-    }
-
-    /// Batches are counted by what they are made for.
-    fn of_batch(batch: &Batch<'_>) -> Operation {
-        match (batch.conditions.as_slice(), batch.mutations.as_slice()) {
-            ([], [only]) => match only.change {
-                Change::Put(_) => Operation::Put,
-                Change::Delete => Operation::Delete,
-                Change::Add(_) => Operation::Increment,
-            },
-            ([condition], [only]) if condition.key == only.key => Operation::CompareAndSwap,
-            _ => Operation::Write,
-        }
-    }
-
-    /// Whether it goes through the log of a range.
-    pub fn writes(self) -> bool {
-        match self {
-            Operation::Put
-            | Operation::Delete
-            | Operation::CompareAndSwap
-            | Operation::Increment
-            | Operation::Write => true,
-            Operation::Get
-            | Operation::MultiGet
-            | Operation::Scan
-            | Operation::Directory
-            | Operation::Status
-            | Operation::Admin => false,
-        }
-    }
-
-    /// The room that a reply of this kind may need, in units of the longest value.
-    pub fn weight(self) -> usize {
-        match self {
-            // The rows of a scan, the values of many keys, or the state of the whole cluster.
-            Operation::Scan | Operation::MultiGet | Operation::Admin => 4,
-            _ => 1,
-        }
-    }
-}
-
-/// The part of a request that is kept until its reply.
-#[derive(Clone, Copy, Debug)]
-pub struct PendingRequest {
-    /// The client's id of the request.
-    pub request: u64,
-    /// The request's kind.
-    pub operation: Operation,
-    /// The time when the request arrived.
-    pub received: Now,
-    /// The time when it was handled.
-    pub handled: Now,
-}
-
-/// The times that belong to a frame.
-#[derive(Clone, Copy, Debug)]
-pub struct Times {
-    /// The time when its bytes arrived.
-    pub received: Now,
-    /// The present.
-    pub now: Now,
-}
-
-/// A frame of a client, and the request in it.
-pub struct Decoded<'a> {
-    /// The frame.
-    pub frame: Frame<'a>,
-    request: Result<Request<'a>, BadRequest>,
-}
-
-impl<'a> Decoded<'a> {
-    /// Decodes the request of a frame.
-    pub fn of(frame: Frame<'a>) -> Decoded<'a> {
-        Decoded {
-            frame,
-            request: Request::decode(frame.kind, frame.body),
-        }
-    }
-
-    /// The key, if the request is a get.
-    fn key_to_get(&self) -> Option<&'a [u8]> {
-        match &self.request {
-            Ok(request) => match request.body {
-                RequestBody::Get { key } => Some(key),
-                _ => None,
-            },
-            Err(_) => None,
-        }
-    }
-}
-
-/// Prepares requests that are handled next, one after the other: those that are gets wait for memory
-/// together.
-pub fn prepare(context: &Context, requests: &[Decoded<'_>]) {
-    if requests.len() > 1 {
-        let keys = requests.iter().filter_map(Decoded::key_to_get);
-        context.gateway.prefetch(keys);
-    }
-}
-
-/// A frame's table does not match its kind; the connection must be closed.
-#[derive(Debug)]
-pub struct Malformed;
+use crate::net::refusal::Refusal;
+use crate::net::reply::{self, Head};
+use crate::net::scan;
+use crate::operation::{Operation, PendingRequest};
 
 /// Handles one request of a client, whose frame may lie in the connection's own buffer. The reply goes to the
 /// connection, at once or later.
@@ -246,7 +78,7 @@ pub fn handle(
 fn serve(
     context: &Rc<Context>,
     connection: &Rc<Connection>,
-    call: &Call<GlommioEnv>,
+    call: &Call,
     (pending, own): (PendingRequest, Option<OwnBuffer<'_>>),
     body: RequestBody<'_>,
 ) -> Result<(), Refusal> {

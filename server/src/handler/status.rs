@@ -8,15 +8,14 @@ use rangedb_engine::env::AsyncRuntime;
 use rangedb_engine::gateway::responder::Responder;
 use rangedb_engine::memory;
 use rangedb_engine::shard::RangeStatus;
-use rangedb_engine::types::ShardId;
 use rangedb_protocol::{MemoryUse, NodeState, RangeState, Reply, ShardState};
 
+use crate::context::Context;
 use crate::env::{GlommioRuntime, reactor};
-use crate::handler::refusal::Refusal;
-use crate::handler::reply::Head;
-use crate::handler::{PendingRequest, reply};
 use crate::net::connection::Connection;
-use crate::shard::context::Context;
+use crate::net::refusal::Refusal;
+use crate::net::reply::{self, Head};
+use crate::operation::PendingRequest;
 
 /// How long to wait for the other shards; the reply omits one that does not answer.
 const TIMEOUT: Duration = Duration::from_secs(1);
@@ -45,7 +44,7 @@ async fn gather(context: &Context) -> NodeState {
         told.await.ok().flatten()
     });
     let mut shards: Vec<ShardState> = join_all(pending).await.into_iter().flatten().collect();
-    shards.push(context.state());
+    shards.push(shard_state(context));
     shards.sort_by_key(|shard| shard.shard);
     let missing = usize::from(context.node.shards) - shards.len();
     let health = if shards.iter().any(|shard| shard.disk_full) {
@@ -69,10 +68,10 @@ async fn gather(context: &Context) -> NodeState {
 }
 
 /// A shard's state in terms of the wire protocol.
-pub fn shard_state(context: &Context, shard: ShardId) -> ShardState {
+pub fn shard_state(context: &Context) -> ShardState {
     let (status, connections) = (context.status(), context.connected.get());
     let mut state = ShardState::default();
-    state.shard = shard.0;
+    state.shard = context.here().0;
     state.ranges = (status.ranges.iter())
         .map(|range| range_state(context, range))
         .collect();

@@ -23,24 +23,25 @@ use std::task::{Context as TaskContext, Poll, Waker};
 use std::time::Duration;
 
 use futures_util::io::{AsyncRead, AsyncWrite};
-use rangedb_engine::env::{AsyncRuntime, Instant};
+use rangedb_engine::boot_time::BootTime;
+use rangedb_engine::env::AsyncRuntime;
 use rangedb_engine::error::Error;
 use rangedb_engine::gateway::responder::{Responder, Response, Scanning};
 use rangedb_engine::types::Timestamp;
 use rangedb_protocol::frame::{self, BadFrame, Frame};
 use rangedb_protocol::limits::IN_FLIGHT_MAX;
 use slab::Slab;
-use smallvec::SmallVec;
 
+use crate::context::{AnsweredBy, ClientConnection, Context};
 use crate::env::reactor::{self, TcpStream, spawn_local};
-use crate::env::{GlommioRuntime, Now};
-use crate::handler::refusal::Refusal;
-use crate::handler::reply::Head;
-use crate::handler::{self, Decoded, PendingRequest, Times, reply};
+use crate::env::{self, GlommioRuntime};
 use crate::net::buffers::Output;
+use crate::net::frames::{self, Decoded, FRAMES_TOGETHER, Malformed, SHORT_FRAME_LEN, Times};
 use crate::net::input::{Added, Input, OwnBuffer, Taken};
+use crate::net::refusal::Refusal;
+use crate::net::reply::{self, Head};
 use crate::net::tls::{Received, Stream};
-use crate::shard::context::{AnsweredBy, Context};
+use crate::operation::PendingRequest;
 
 /// With this many bytes of unsent replies, nothing more is read from the client.
 pub const UNSENT_LEN_PAUSE: usize = 1 << 20;
@@ -52,12 +53,7 @@ const FRAMES_PER_TURN: usize = 256;
 const PASS_MAX: Duration = Duration::from_micros(250);
 /// How many frames a connection handles in a pass that is cut short.
 const FRAMES_LATE: usize = 4;
-/// Most frames that are decoded before the first of them is handled, so that gets among them are
-/// prepared together ([`handler::prepare`]).
-const FRAMES_TOGETHER: usize = 16;
-/// A frame that is longer than this, such as a multi-get of many keys, waits for a later pass if this one
-/// is cut short, but only until this long after it has arrived.
-const SHORT_FRAME_LEN: usize = 2 << 10;
+/// How long after its arrival a frame that is not short waits for a later pass, if this one is cut short.
 const LONG_FRAME_WAIT_MAX: Duration = Duration::from_millis(50);
 /// How long, and how much, is read and discarded after a last reply, so that it arrives.
 const LINGER_TIMEOUT: Duration = Duration::from_secs(1);
@@ -68,9 +64,6 @@ const FORWARDED_WEIGHT_MAX: usize = 64;
 
 /// When a client should send a frame again that was refused for lack of memory, in milliseconds.
 const RETRY_AFTER_MS: u32 = 100;
-
-/// Frames that are handled one after the other, decoded.
-type Together<'b> = SmallVec<[Decoded<'b>; FRAMES_TOGETHER]>;
 
 /// Why a connection's task ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,9 +92,20 @@ enum ConnectionState {
     Gone,
 }
 
+/// Handles one request of a client, whose frame may lie in the connection's own buffer. The reply goes to the
+/// connection, at once or later. The network knows no requests: who accepts connections says what handles
+/// their frames.
+pub type Handle = fn(
+    &Rc<Context>,
+    &Rc<Connection>,
+    (Decoded<'_>, Option<OwnBuffer<'_>>),
+    Times,
+) -> Result<(), Malformed>;
+
 /// A client's connection, after its handshake.
 pub struct Connection {
     context: Rc<Context>,
+    handle: Handle,
     smart: bool,
     stream: RefCell<Option<Stream>>,
     output: RefCell<Output>,
@@ -113,18 +117,19 @@ pub struct Connection {
     waits_for_room: RefCell<Option<Waker>>,
     state: Cell<ConnectionState>,
     /// Since when an incomplete frame has made no progress.
-    unfinished_since: Cell<Option<Now>>,
+    unfinished_since: Cell<Option<BootTime>>,
     task: RefCell<Option<Waker>>,
     woken: Cell<bool>,
 }
 
 /// Serves a connection until it ends.
-pub async fn serve(context: Rc<Context>, mut stream: Stream, smart: bool) {
+pub async fn serve(context: Rc<Context>, mut stream: Stream, smart: bool, handle: Handle) {
     let socket = stream.socket();
     socket.set_write_timeout(context.node.limits.write_timeout);
     socket.count_in(context.traffic.clone());
     let connection = Rc::new(Connection {
         context: context.clone(),
+        handle,
         smart,
         stream: RefCell::new(Some(stream)),
         output: RefCell::default(),
@@ -298,7 +303,7 @@ impl Connection {
             self.state.set(ConnectionState::Ending);
             return Ok(Step::Worked);
         }
-        input.received = Now::now();
+        input.received = env::now();
         let mut bytes = input.skip(received.get(..len).unwrap_or_default());
         // Whole frames are handled where they lie in the shard's buffer; only the rest is copied.
         if input.is_empty() {
@@ -336,30 +341,11 @@ impl Connection {
                 self.context.buffers.count_unfinished(-1);
             }
         } else if self.unfinished_since.get().is_none() || input.take_progress() {
-            let before = self.unfinished_since.replace(Some(Now::now()));
+            let before = self.unfinished_since.replace(Some(env::now()));
             if before.is_none() {
                 self.context.buffers.count_unfinished(1);
             }
         }
-    }
-
-    /// Whether an incomplete frame, or an incomplete record of TLS, has made no progress for too long,
-    /// through no fault of this side.
-    pub fn is_stalled(&self, now: Now) -> bool {
-        let mut stream = self.stream.borrow_mut();
-        let of_frame = self.unfinished_since.get();
-        let of_record = stream.as_ref().and_then(Stream::unfinished_since);
-        let Some(since) = of_frame.into_iter().chain(of_record).min() else {
-            return false;
-        };
-        if !self.may_take() {
-            self.unfinished_since.set(of_frame.map(|_| now));
-            if let Some(stream) = stream.as_mut() {
-                stream.excuse(now);
-            }
-            return false;
-        }
-        now > since + self.context.node.limits.frame_timeout
     }
 
     fn receive(&self, cx: &mut TaskContext<'_>, to: &mut [u8]) -> Poll<io::Result<Received>> {
@@ -375,17 +361,17 @@ impl Connection {
         self: &Rc<Self>,
         bytes: &[u8],
         own: Option<OwnBuffer<'_>>,
-        received: Now,
+        received: BootTime,
     ) -> Taken {
         let times = Times {
             received,
-            now: Now::now(),
+            now: env::now(),
         };
         let mut rest = bytes;
-        let may_wait = times.now.saturating_duration_since(received) < LONG_FRAME_WAIT_MAX;
+        let may_wait = times.now - received < LONG_FRAME_WAIT_MAX;
         let mut handled = 0;
         while handled < FRAMES_PER_TURN && self.may_take() {
-            let is_late = reactor::pass_has_taken(Now::now()) > PASS_MAX;
+            let is_late = reactor::pass_has_taken(env::now()) > PASS_MAX;
             if is_late && handled > 0 {
                 break;
             }
@@ -410,8 +396,8 @@ impl Connection {
             } else {
                 FRAMES_TOGETHER
             };
-            let together = gather(first, rest, count_max);
-            handler::prepare(&self.context, &together);
+            let together = frames::gather(first, rest, count_max);
+            frames::prepare(&self.context, &together);
             for decoded in together {
                 if !self.may_take() {
                     break;
@@ -419,7 +405,7 @@ impl Connection {
                 let Frame { id, len, .. } = decoded.frame;
                 rest = rest.get(len..).unwrap_or_default();
                 handled += 1;
-                if handler::handle(&self.context, self, (decoded, own), times).is_err() {
+                if (self.handle)(&self.context, self, (decoded, own), times).is_err() {
                     self.refuse(Some(id), Refusal::malformed());
                 }
             }
@@ -490,14 +476,6 @@ impl Connection {
         self.scanning.set(false);
     }
 
-    /// Ends the connection once the written replies are sent.
-    pub fn close(&self) {
-        if self.state.get() != ConnectionState::Gone {
-            self.state.set(ConnectionState::Closing);
-        }
-        self.wake();
-    }
-
     /// Ends the connection here: requests in flight get no reply. Returns the socket.
     fn leave(&self) -> Option<Stream> {
         self.state.set(ConnectionState::Gone);
@@ -508,24 +486,6 @@ impl Connection {
             self.release(token);
         }
         self.stream.borrow_mut().take()
-    }
-}
-
-/// Decodes the first frame of `bytes` and those short ones that follow it.
-fn gather<'b>(first: Frame<'b>, bytes: &'b [u8], count_max: usize) -> Together<'b> {
-    let mut together = Together::new();
-    let (mut next, mut rest) = (first, bytes);
-    loop {
-        rest = rest.get(next.len..).unwrap_or_default();
-        together.push(Decoded::of(next));
-        if next.len > SHORT_FRAME_LEN || together.len() == count_max {
-            return together;
-        }
-        // What is wrong with a frame is told when those before it are handled.
-        next = match frame::decode(rest) {
-            Ok(Some(found)) if found.len <= SHORT_FRAME_LEN => found,
-            _ => return together,
-        };
     }
 }
 
@@ -540,6 +500,33 @@ fn request_of(bad: &BadFrame) -> Option<u64> {
 /// The error for a frame for which there is no memory.
 fn no_room() -> Error {
     Error::overloaded("too many long requests are on their way", RETRY_AFTER_MS)
+}
+
+impl ClientConnection for Connection {
+    /// An incomplete record of TLS counts as an incomplete frame.
+    fn is_stalled(&self, now: BootTime) -> bool {
+        let mut stream = self.stream.borrow_mut();
+        let of_frame = self.unfinished_since.get();
+        let of_record = stream.as_ref().and_then(Stream::unfinished_since);
+        let Some(since) = of_frame.into_iter().chain(of_record).min() else {
+            return false;
+        };
+        if !self.may_take() {
+            self.unfinished_since.set(of_frame.map(|_| now));
+            if let Some(stream) = stream.as_mut() {
+                stream.excuse(now);
+            }
+            return false;
+        }
+        now > since + self.context.node.limits.frame_timeout
+    }
+
+    fn close(&self) {
+        if self.state.get() != ConnectionState::Gone {
+            self.state.set(ConnectionState::Closing);
+        }
+        self.wake();
+    }
 }
 
 impl Responder for Connection {

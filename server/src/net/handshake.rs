@@ -21,17 +21,17 @@ use rangedb_protocol::handshake::{
 };
 
 use crate::config::Tls;
+use crate::context::Context;
 use crate::env::GlommioRuntime;
 use crate::env::reactor::TcpStream;
-use crate::net::connection;
+use crate::mesh::message::PassedConnection;
+use crate::net::connection::{self, Handle};
 use crate::net::pending_handshakes::PendingHandshake;
 use crate::net::tls::{Stream, TlsStream};
 use crate::peers::{self, serve};
-use crate::shard::context::Context;
-use crate::shard::message::PassedConnection;
 
 /// Reads a new connection's handshake, then serves it here or passes it to the shard that it wants.
-pub async fn accept(context: Rc<Context>, mut stream: TcpStream) {
+pub async fn accept(context: Rc<Context>, mut stream: TcpStream, handle: Handle) {
     let pending = context.handshakes.begin();
     let read = pending.unless_evicted(read(&context, &mut stream)).await;
     let handshake = match read {
@@ -60,7 +60,7 @@ pub async fn accept(context: Rc<Context>, mut stream: TcpStream) {
     }
     let wanted = ShardId(handshake.shard);
     if handshake.shard == ANY_SHARD || wanted == context.here() {
-        return welcome(context, stream, handshake, pending).await;
+        return welcome(context, (stream, handshake), pending, handle).await;
     }
     let socket = stream.detach();
     let passed = context
@@ -83,11 +83,11 @@ fn spoken(role: Role) -> RangeInclusive<u16> {
 }
 
 /// Serves a connection that another shard has passed on.
-pub async fn adopt(context: Rc<Context>, connection: PassedConnection) {
+pub async fn adopt(context: Rc<Context>, connection: PassedConnection, handle: Handle) {
     let pending = context.handshakes.begin();
     // If the kernel refuses the socket, the connection is closed.
     if let Ok(stream) = TcpStream::attach(connection.socket) {
-        welcome(context, stream, connection.handshake, pending).await;
+        welcome(context, (stream, connection.handshake), pending, handle).await;
     }
 }
 
@@ -139,9 +139,9 @@ fn objection(context: &Context, handshake: &Handshake, stream: &TcpStream) -> Op
 
 async fn welcome(
     context: Rc<Context>,
-    mut stream: TcpStream,
-    handshake: Handshake,
+    (mut stream, handshake): (TcpStream, Handshake),
     pending: PendingHandshake,
+    handle: Handle,
 ) {
     let permit = match handshake.role {
         Role::Client => context.node.clients.take(),
@@ -185,7 +185,7 @@ async fn welcome(
     };
     drop(pending);
     let _counted = Held::new(&context.connected);
-    connection::serve(context.clone(), stream, handshake.smart).await;
+    connection::serve(context.clone(), stream, handshake.smart, handle).await;
 }
 
 /// Exchanges the handshake of TLS, and answers that of the protocol once more, encrypted.

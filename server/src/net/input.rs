@@ -9,8 +9,8 @@ use bytes::{Buf, Bytes};
 use rangedb_protocol::frame;
 use rangedb_protocol::limits::FRAME_LEN_MAX;
 
-use crate::env::Now;
 use crate::net::buffers::{Buffers, READ_LEN};
+use rangedb_engine::boot_time::BootTime;
 
 /// An incomplete frame must get this many bytes, or its end, within the time limit for progress.
 const PROGRESS_LEN: usize = 64 << 10;
@@ -25,7 +25,7 @@ pub struct Input {
     /// Whether a whole frame may be among them.
     pub more: bool,
     /// When they were received.
-    pub received: Now,
+    pub received: BootTime,
     /// Bytes of a refused frame that are still to come, and to be discarded.
     skipped: usize,
     /// Bytes of the incomplete frame since it was last found to make progress.

@@ -19,17 +19,17 @@ use std::rc::Rc;
 use std::task::{Context as TaskContext, Poll, Waker, ready};
 
 use futures_util::io::{AsyncRead, AsyncWrite};
-use rangedb_engine::env::Instant;
 use rustls::server::UnbufferedServerConnection;
 use rustls::unbuffered::{
     ConnectionState, EncodeError, EncryptError, InsufficientSizeError, UnbufferedStatus,
 };
 
 use crate::config::Tls;
-use crate::env::Now;
+use crate::context::Context;
+use crate::env;
 use crate::env::reactor::TcpStream;
 use crate::net::buffers::{Output, READ_LEN};
-use crate::shard::context::Context;
+use rangedb_engine::boot_time::BootTime;
 
 /// Most bytes that are encrypted at a time: four records.
 const SEALED_LEN_MAX: usize = 64 << 10;
@@ -98,7 +98,7 @@ impl Stream {
     }
 
     /// Since when a record has been incomplete.
-    pub fn unfinished_since(&self) -> Option<Now> {
+    pub fn unfinished_since(&self) -> Option<BootTime> {
         match self {
             Stream::Plain(_) => None,
             Stream::Tls(tls) => tls.held.partial_since,
@@ -106,7 +106,7 @@ impl Stream {
     }
 
     /// The time of an incomplete record begins anew, as this side has read nothing.
-    pub fn excuse(&mut self, now: Now) {
+    pub fn excuse(&mut self, now: BootTime) {
         if let Stream::Tls(tls) = self
             && let Some(since) = &mut tls.held.partial_since
         {
@@ -151,7 +151,7 @@ struct Held {
     context: Rc<Context>,
     /// The received part of a record that has not come whole.
     partial: Vec<u8>,
-    partial_since: Option<Now>,
+    partial_since: Option<BootTime>,
     /// Encrypted bytes to send.
     sealed: Output,
 }
@@ -278,7 +278,7 @@ impl Held {
         let since = match self.partial_since {
             _ if rest.is_empty() => None,
             Some(since) if !has_progressed => Some(since),
-            _ => Some(Now::now()),
+            _ => Some(env::now()),
         };
         let before = std::mem::replace(&mut self.partial_since, since);
         match (before.is_some(), since.is_some()) {

@@ -4,9 +4,9 @@
 
 use std::time::Duration;
 
-use rangedb_engine::env::{Clock, Instant};
+use rangedb_engine::env::Clock;
 
-use crate::env::{Now, SystemClock};
+use crate::env::{self, SystemClock};
 
 /// The time from one look to the next.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -15,10 +15,10 @@ const JUMP_MIN_MS: i64 = 250;
 
 /// Logs each jump of the wall clock; never returns.
 pub(super) async fn watch() {
-    let mut before = (Now::now(), SystemClock.wall_ms());
+    let mut before = (env::now(), SystemClock.wall_ms());
     loop {
         tokio::time::sleep(INTERVAL).await;
-        let now = (Now::now(), SystemClock.wall_ms());
+        let now = (env::now(), SystemClock.wall_ms());
         if let Some(millis) = jump(before.1, now.1, now.0 - before.0) {
             let way = if millis > 0 { "ahead" } else { "back" };
             tracing::warn!(

@@ -3,12 +3,10 @@
 
 use std::time::{Duration, Instant as StdInstant};
 
-use rangedb_engine::env::Instant;
-
 use super::service::Service;
 use super::{NodeError, Shards, Signals, died};
 use crate::admin::Phase;
-use crate::env::Now;
+use crate::env;
 use crate::logging;
 use crate::shard::Order;
 
@@ -63,7 +61,7 @@ pub(super) async fn shut_down(shards: &mut Shards, signals: &mut Signals) -> Res
     let told = StdInstant::now();
     // A shard that has ended already receives no order.
     let _ = shards.orders.send(Order::Stop {
-        until: Now::now() + SHUTDOWN_TIMEOUT,
+        until: env::now() + SHUTDOWN_TIMEOUT,
     });
     while shards.running > 0 {
         tokio::select! {

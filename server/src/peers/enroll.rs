@@ -33,12 +33,11 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_util::compat::TokioAsyncReadCompatExt;
 
-use super::input::Input;
-use super::serve::HELLO_LEN_MAX;
+use super::input::{HELLO_LEN_MAX, Input};
 use super::{Peers, VERSION, kind, reach, same_secret};
+use crate::context::Context;
 use crate::data_dir::Membership;
 use crate::net::port::HELD_TIMEOUT;
-use crate::shard::context::Context;
 
 /// Pause between two requests to the same address.
 const ASK_INTERVAL: Duration = Duration::from_millis(200);

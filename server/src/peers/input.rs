@@ -14,6 +14,8 @@ use rangedb_engine::frame::{self, BadFrame, Header};
 
 /// Bytes of the buffer in which short frames gather.
 pub const RECEIVE_LEN: usize = 64 << 10;
+/// Most bytes of the first frame of a connection, whose sender is not known yet.
+pub(super) const HELLO_LEN_MAX: usize = 64 << 10;
 /// A body of which a part has come, and that is longer than this, gets memory of its own.
 const SHORT_LEN_MAX: usize = 16 << 10;
 

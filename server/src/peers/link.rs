@@ -20,7 +20,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::io::{AsyncReadExt, AsyncWriteExt};
-use rangedb_engine::env::{AsyncRuntime, Instant, MessageClass, Transport};
+use rangedb_engine::boot_time::BootTime;
+use rangedb_engine::env::{AsyncRuntime, MessageClass, Transport};
 use rangedb_engine::frame;
 use rangedb_engine::types::{Location, NodeId};
 use rangedb_protocol::handshake::{HANDSHAKE_REPLY_LEN, HandshakeReply, Verdict};
@@ -30,8 +31,8 @@ use tokio::sync::{Notify, oneshot};
 use super::input::{Input, RECEIVE_LEN, Received, is_damage};
 use super::{Hello, Met, OLDER_FOLDER, Peers, Welcome, kind};
 use crate::env::reactor::{self, TcpStream, Traffic};
-use crate::env::{GlommioRuntime, Now};
-use crate::shard::mesh::Mesh;
+use crate::env::{self, GlommioRuntime};
+use crate::mesh::Mesh;
 
 /// Time limit of connecting and the handshake.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -100,7 +101,7 @@ struct Link {
     /// Whether the log says that the link is broken.
     is_told: Cell<bool>,
     /// The end of the pause; the link tries earlier if the node has moved.
-    not_before: Cell<Option<Now>>,
+    not_before: Cell<Option<BootTime>>,
     /// The address that was last tried.
     tried: RefCell<String>,
 }
@@ -228,7 +229,7 @@ impl Link {
 
     /// Whether the link is in its pause after a failure.
     fn pauses(&self) -> bool {
-        self.not_before.get().is_some_and(|at| Now::now() < at)
+        self.not_before.get().is_some_and(|at| env::now() < at)
     }
 
     /// Queues a request; fails if the queue is full.
@@ -365,7 +366,7 @@ async fn run(inner: &Inner, link: &Link) {
     };
     link.failures.set(failures + 1);
     let pause = first.saturating_mul(1 << failures.min(10)).min(longest);
-    link.not_before.set(Some(Now::now() + pause));
+    link.not_before.set(Some(env::now() + pause));
     link.runs.set(false);
     link.give_up(&error);
 }
@@ -613,11 +614,11 @@ mod tests {
 
     /// The next request that arrives; the links' tasks run meanwhile.
     async fn next(arrived: &mpsc::Receiver<Arrived>) -> Arrived {
-        let until = Now::now() + TIMEOUT;
+        let until = env::now() + TIMEOUT;
         loop {
             match arrived.try_recv() {
                 Ok(arrived) => return arrived,
-                Err(_) => assert!(Now::now() < until, "nothing arrives"),
+                Err(_) => assert!(env::now() < until, "nothing arrives"),
             }
             GlommioRuntime::sleep(Duration::from_millis(1)).await;
         }

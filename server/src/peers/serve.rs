@@ -17,19 +17,17 @@ use rangedb_engine::gateway::{FORWARDED_MAX, Held};
 use rangedb_engine::notify::Count;
 use tokio::sync::Notify;
 
-use super::input::{self, Input, RECEIVE_LEN, Received};
+use super::input::{self, HELLO_LEN_MAX, Input, RECEIVE_LEN, Received};
 use super::{Hello, Met, OLDER_FOLDER, enroll, kind, same_secret};
+use crate::context::Context;
 use crate::descriptors::ConnectionPermit;
 use crate::env::GlommioRuntime;
 use crate::env::reactor::{self, TcpStream};
 use crate::net::pending_handshakes::PendingHandshake;
-use crate::shard::context::Context;
 
 /// Most requests of replicas that are answered at a time on one link; of forwarded requests it is
 /// [`FORWARDED_MAX`].
 const REQUESTS_MAX: usize = 256;
-/// Most bytes of the first frame, whose sender is not known yet.
-pub(super) const HELLO_LEN_MAX: usize = 64 << 10;
 /// Time limit of the first frame.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 

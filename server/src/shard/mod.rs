@@ -1,17 +1,13 @@
 //! A shard of the node: the engine's shard with its clients and the other shards, on one executor.
 
-pub mod channel;
-pub mod context;
-pub mod mesh;
-pub mod message;
-
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use glommio::Task;
-use rangedb_engine::env::{AsyncRuntime, Instant, World};
+use rangedb_engine::boot_time::BootTime;
+use rangedb_engine::env::{AsyncRuntime, World};
 use rangedb_engine::error::Fatal;
 use rangedb_engine::gateway::Gateway;
 use rangedb_engine::hlc::Hlc;
@@ -21,17 +17,18 @@ use rangedb_engine::types::ShardId;
 use rangedb_engine::wal::WalError;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::context::{Context, NodeInfo};
 use crate::data_dir;
 use crate::env::reactor::{self, TcpListener, Unsupported, cross_thread};
-use crate::env::{GlommioRuntime, Now};
+use crate::env::{self, GlommioRuntime};
+use crate::handler::{self, status};
+use crate::mesh::message::{ShardMessage, ShardReply};
+use crate::mesh::{Inbox, ShardChannels, Waiting};
 use crate::net::port::BoundSocket;
 use crate::net::{handshake, listener};
 use crate::peers::Peers;
 use crate::probe::{BeatRequest, ReportRequest};
 use crate::world::GlommioEnv;
-use context::{Context, NodeInfo};
-use mesh::{Inbox, ShardChannels, Waiting};
-use message::{ShardMessage, ShardReply};
 
 /// Most messages handled before other tasks get a turn.
 const MESSAGES_PER_TURN: usize = 64;
@@ -54,7 +51,7 @@ pub enum Order {
     /// Refuse new requests, finish those in flight, and stop.
     Stop {
         /// What is not finished by then is dropped.
-        until: Now,
+        until: BootTime,
     },
 }
 
@@ -153,7 +150,8 @@ pub async fn run(setup: ShardSetup) -> Result<(), ShardError> {
     let socket = TcpListener::attach(setup.socket.listen()?.into())?;
     let watching = reactor::spawn_local(end_stalled(context.clone()));
     let emptying = gives_up.then(|| reactor::spawn_local(note_emptied(context.clone())));
-    let accepting = reactor::spawn_local(listener::accept(socket, context.clone()));
+    let accepting =
+        reactor::spawn_local(listener::accept(socket, context.clone(), handler::handle));
     // If the node gave up meanwhile nobody receives this; the order to stop follows.
     let _ = setup.ready.send(());
 
@@ -186,7 +184,7 @@ async fn end_stalled(context: Rc<Context>) {
     loop {
         GlommioRuntime::sleep(timeout / FRAME_LOOKS).await;
         if context.buffers.has_unfinished() {
-            context.end_stalled(Now::now());
+            context.end_stalled(env::now());
         }
     }
 }
@@ -306,7 +304,12 @@ fn read(context: &Rc<Context>, inbox: Inbox) -> [Task<()>; 2] {
 fn receive(context: &Rc<Context>, from: ShardId, message: ShardMessage) {
     match message {
         ShardMessage::Connection(connection) => {
-            reactor::spawn_local(handshake::adopt(context.clone(), connection)).detach();
+            reactor::spawn_local(handshake::adopt(
+                context.clone(),
+                connection,
+                handler::handle,
+            ))
+            .detach();
         }
         ShardMessage::Routes(routes) => context.gateway.learn_routes(from, routes),
         ShardMessage::Request { id, class, request } => {
@@ -321,7 +324,7 @@ fn receive(context: &Rc<Context>, from: ShardId, message: ShardMessage) {
         }
         ShardMessage::Finished => context.finished.add(1),
         ShardMessage::Status { id } => {
-            let status = Box::new(context.state());
+            let status = Box::new(status::shard_state(context));
             context.mesh.reply(from, ShardReply::Status { id, status });
         }
     }
@@ -346,27 +349,27 @@ fn conclude(context: &Context, from: ShardId, reply: ShardReply) {
 }
 
 /// Waits for the order to stop; returns its time limit.
-async fn stop_order(mut orders: watch::Receiver<Order>) -> Now {
+async fn stop_order(mut orders: watch::Receiver<Order>) -> BootTime {
     loop {
         if let Order::Stop { until } = *orders.borrow_and_update() {
             return until;
         }
         if cross_thread(orders.changed()).await.is_err() {
             // The node that gives orders is gone.
-            return Now::now();
+            return env::now();
         }
     }
 }
 
 /// Finishes the requests in flight, here and for other shards, then ends all connections.
-async fn shut_down(context: &Context, until: Now) {
+async fn shut_down(context: &Context, until: BootTime) {
     context.gateway.shut_down();
     // What is not finished in time is dropped.
-    let _ = GlommioRuntime::timeout_at(until, context.idle()).await;
+    let _ = GlommioRuntime::timeout_at(until.into(), context.idle()).await;
     context.mesh.tell_finished().await;
     let others = context.mesh.others().count();
     let have_finished = context.finished.until(|finished| finished >= others);
-    let _ = GlommioRuntime::timeout_at(until, have_finished).await;
+    let _ = GlommioRuntime::timeout_at(until.into(), have_finished).await;
     context.close_connections();
     let are_closed = context.connected.until(|connected| connected == 0);
     let _ = GlommioRuntime::timeout(CLOSE_TIMEOUT, are_closed).await;

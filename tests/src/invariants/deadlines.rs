@@ -3,12 +3,13 @@
 
 use std::time::Duration;
 
-use rangedb_engine::env::Instant;
+use rangedb_engine::boot_time::BootTime;
+use rangedb_engine::env::Env;
 use rangedb_engine::error::Error;
 use rangedb_engine::types::Location;
 
 use super::ENTRIES;
-use crate::sim::runtime::SimInstant;
+use crate::sim::world::SimEnv;
 
 /// How late a node may be that runs all the time: it looks for deadlines a few times a second at
 /// least, and an entry on its way may take its writes beyond theirs.
@@ -17,13 +18,13 @@ const LATE_MAX: Duration = Duration::from_millis(250);
 /// The time by which a write must be answered.
 #[derive(Clone, Copy, Debug)]
 pub struct Due {
-    deadline: Option<SimInstant>,
+    deadline: Option<BootTime>,
     /// How often machines had been paused, or failed, before it came.
     pauses: u64,
 }
 
 /// A write that comes to a node now, with this deadline on the node's clock.
-pub fn due(deadline: Option<SimInstant>) -> Due {
+pub fn due(deadline: Option<BootTime>) -> Due {
     let pauses = ENTRIES.with_borrow(|entries| entries.pauses);
     Due { deadline, pauses }
 }
@@ -37,7 +38,7 @@ pub fn no_longer_runs() {
 /// Checks a write that a shard answers now; `error` is why, if it is refused.
 pub fn answered(due: &Due, at: Location, error: Option<&Error>) {
     let Some(deadline) = due.deadline else { return };
-    let now = SimInstant::now();
+    let now = SimEnv::now();
     if now <= deadline + LATE_MAX {
         return;
     }

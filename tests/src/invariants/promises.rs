@@ -30,8 +30,8 @@ impl Promises {
     /// Records an answer that a replica is sending.
     pub fn answered(&mut self, envelope: Envelope, request: &RaftRequest, response: RaftResponse) {
         let (vote, last) = match (request, response) {
-            (RaftRequest::Vote(candidacy), RaftResponse::Voted { granted: true, .. }) => {
-                (candidacy.vote, None)
+            (RaftRequest::Vote(vote_request), RaftResponse::Voted { granted: true, .. }) => {
+                (vote_request.vote, None)
             }
             (
                 RaftRequest::Append {

@@ -23,8 +23,8 @@ use rangedb_engine::range::Route;
 use rangedb_engine::request::{Batch, Outcome, RequestId, ScanReply, ScanRequest, Target};
 use rangedb_engine::types::{Blob, ClientId, Epoch, RangeId, Timestamp};
 use rangedb_protocol::{ErrorReply, Fate, Values};
-use rangedb_server::handler::refusal::Refusal;
-use rangedb_server::handler::reply::key_result;
+use rangedb_server::net::refusal::Refusal;
+use rangedb_server::net::reply::key_result;
 use tokio::sync::oneshot;
 
 use super::client_network::{ClientNetwork, ClientRequest, ClientResponse, Reached, TRY_TIMEOUT};

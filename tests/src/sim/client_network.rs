@@ -8,7 +8,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 
-use rangedb_engine::env::{AsyncRuntime, Instant};
+use rangedb_engine::env::{AsyncRuntime, Env};
 use rangedb_engine::error::Error;
 use rangedb_engine::gateway::Gateway;
 use rangedb_engine::gateway::message::{Body, Found, Reply};
@@ -20,7 +20,7 @@ use tokio::sync::oneshot;
 
 use super::executor::{self, Host, OUTSIDE};
 use super::random::Random;
-use super::runtime::{SimInstant, SimRuntime};
+use super::runtime::SimRuntime;
 use super::world::SimEnv;
 use crate::invariants;
 
@@ -233,7 +233,7 @@ fn take(
     answer: oneshot::Sender<ClientResponse>,
     is_lost: bool,
 ) {
-    let now = SimInstant::now();
+    let now = SimEnv::now();
     let call = Call {
         caller: request.caller,
         deadline: request.timeout.map(|timeout| now + timeout),

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use openraft_rt::{AsyncRuntime, Instant};
 use rand::SeedableRng;
+use rangedb_engine::boot_time::BootTime;
 use rangedb_server::env::channels::{Channels, SharedMutex};
 use tokio::sync::oneshot;
 
@@ -37,18 +38,30 @@ impl Drop for SimRuntime {
 
 /// A point in time on the clock of the host that read it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct SimInstant(Duration);
+pub struct SimInstant(BootTime);
 
 impl Instant for SimInstant {
     fn now() -> SimInstant {
-        SimInstant(executor::current().local_now())
+        SimInstant(BootTime::after_boot(executor::current().local_now()))
+    }
+}
+
+impl From<BootTime> for SimInstant {
+    fn from(time: BootTime) -> SimInstant {
+        SimInstant(time)
+    }
+}
+
+impl From<SimInstant> for BootTime {
+    fn from(instant: SimInstant) -> BootTime {
+        instant.0
     }
 }
 
 impl Add<Duration> for SimInstant {
     type Output = SimInstant;
     fn add(self, later: Duration) -> SimInstant {
-        SimInstant(self.0.saturating_add(later))
+        SimInstant(self.0 + later)
     }
 }
 
@@ -61,7 +74,7 @@ impl AddAssign<Duration> for SimInstant {
 impl Sub<Duration> for SimInstant {
     type Output = SimInstant;
     fn sub(self, earlier: Duration) -> SimInstant {
-        SimInstant(self.0.saturating_sub(earlier))
+        SimInstant(self.0 - earlier)
     }
 }
 
@@ -74,7 +87,7 @@ impl SubAssign<Duration> for SimInstant {
 impl Sub for SimInstant {
     type Output = Duration;
     fn sub(self, earlier: SimInstant) -> Duration {
-        self.0.saturating_sub(earlier.0)
+        self.0 - earlier.0
     }
 }
 
@@ -110,10 +123,10 @@ impl Future for Sleep {
         if let Some(timer) = self.timer.take() {
             executor.clear_timer(timer);
         }
-        if executor.local_now() >= self.until.0 {
+        if executor.local_now() >= BootTime::from(self.until).since_boot() {
             return Poll::Ready(());
         }
-        let at = executor.when(self.until.0);
+        let at = executor.when(BootTime::from(self.until).since_boot());
         self.timer = Some(executor.set_timer(at, cx.waker().clone()));
         Poll::Pending
     }

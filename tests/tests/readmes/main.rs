@@ -424,6 +424,7 @@ fn the_page_of_metrics() {
 fn the_page_of_the_client() {
     run_page("client/README.md");
     programs::are_those_of("client/README.md");
+    programs::are_those_of_the_documentation();
 }
 
 #[test]

@@ -10,7 +10,7 @@ use openraft::network::RPCOption;
 use openraft::raft::SnapshotResponse;
 
 use super::{Link, RETRY_INTERVAL, understand, unreachable, wrong_answer};
-use crate::env::{AsyncRuntime, Clock, Instant, MessageClass, Now};
+use crate::env::{AsyncRuntime, Clock, Env, MessageClass};
 use crate::raft::convert;
 use crate::raft::machine::{Machine, RuntimeOf, SnapshotReader};
 use crate::raft::message::{self, Message, RaftRequest, RaftResponse, SnapshotPart, SnapshotRow};
@@ -50,12 +50,12 @@ impl<M: Machine> Link<M> {
         let timeout = if is_end { END_TIMEOUT } else { PART_TIMEOUT };
         let part = Message::Request(self.envelope, RaftRequest::Snapshot(part));
         let part = message::encode(&part);
-        let until = Now::<M::Env>::now() + timeout;
+        let until = M::Env::now() + timeout;
         loop {
             let sent = self.exchange(part.clone(), MessageClass::Bulk, option.hard_ttl());
             match sent.await {
                 Ok(response) => return understand::<M>(response),
-                Err(error) if Now::<M::Env>::now() >= until => {
+                Err(error) if M::Env::now() >= until => {
                     return Err(unreachable::<M>(&error));
                 }
                 Err(error) => {
@@ -89,7 +89,7 @@ impl<M: Machine> Link<M> {
             let len = |row: &SnapshotRow| row.key.len() + row.value.as_ref().map_or(0, Bytes::len);
             let bytes: usize = rows.iter().map(len).sum();
             let part = SnapshotPart::rows(number, parts, rows);
-            let sent = Now::<M::Env>::now();
+            let sent = M::Env::now();
             match self.send_part(part, option).await? {
                 RaftResponse::Done => {
                     parts += 1;
@@ -98,12 +98,12 @@ impl<M: Machine> Link<M> {
                 }
                 _ => return Err(wrong_answer::<M>()),
             }
-            self.progress.part_taken.set(Some(Now::<M::Env>::now()));
-            let for_answer = (sent.elapsed() * PAUSE_PER_ANSWER).min(ANSWER_PAUSE_MAX);
+            self.progress.part_taken.set(Some(M::Env::now()));
+            let for_answer = ((M::Env::now() - sent) * PAUSE_PER_ANSWER).min(ANSWER_PAUSE_MAX);
             let pause = (took * PAUSE_PER_READ).max(for_answer);
             let wait = self
                 .snapshot_pace
-                .wait_for(Now::<M::Env>::now(), pause.max(PART_PAUSE));
+                .wait_for(M::Env::now(), pause.max(PART_PAUSE));
             RuntimeOf::<M>::sleep(wait).await;
         }
         let end = SnapshotPart::End {

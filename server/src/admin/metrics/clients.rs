@@ -10,7 +10,7 @@ use super::{
 };
 use crate::admin::Serving;
 use crate::descriptors::ConnectionLimit;
-use crate::handler::Operation;
+use crate::operation::Operation;
 use crate::probe::{LATENCY_NANOS_MAX, ShardReport};
 
 const LATENCY: Buckets = Buckets {

@@ -38,10 +38,10 @@ use std::time::Duration;
 
 use glommio::Task;
 use pin_project_lite::pin_project;
+use rangedb_engine::boot_time::BootTime;
 use rangedb_engine::distribution::Distribution;
-use rangedb_engine::env::Instant;
 
-use super::BootInstant;
+use super::clock;
 use cross_thread::WakeQueue;
 pub use cross_thread::{CrossThread, WakerSlot, cross_thread};
 pub use file::{read_at, write_at};
@@ -66,7 +66,7 @@ thread_local! {
     static POLLS: Cell<u64> = const { Cell::new(0) };
     /// When the present pass over the tasks that are ready began, and for how long tasks that can stop
     /// have worked in it.
-    static PASS: Cell<Option<(BootInstant, Duration)>> = const { Cell::new(None) };
+    static PASS: Cell<Option<(BootTime, Duration)>> = const { Cell::new(None) };
 }
 
 /// Everything that the tasks of one thread may wait for.
@@ -78,7 +78,7 @@ pub struct Reactor {
     helper: Helper,
     /// Resolves names.
     resolver: Helper,
-    started: BootInstant,
+    started: BootTime,
     slept: Cell<Duration>,
     longest_stall: Cell<Duration>,
     stalls: Stalls,
@@ -106,7 +106,7 @@ impl Reactor {
             wake_queue,
             helper: Helper::default(),
             resolver: Helper::default(),
-            started: BootInstant::now(),
+            started: clock::now(),
             slept: Cell::default(),
             longest_stall: Cell::default(),
             stalls: Stalls::default(),
@@ -154,7 +154,7 @@ impl Reactor {
 
     /// Submits requests, and adds the wakers of what has completed. May sleep if nothing has.
     fn turn(&self, may_sleep: bool, woken: &mut Vec<Waker>) {
-        let now = BootInstant::now();
+        let now = clock::now();
         let late = self.timers.take_due(now, woken);
         self.longest_stall.set(self.longest_stall.get().max(late));
         self.wake_queue.take(woken);
@@ -169,7 +169,7 @@ impl Reactor {
         }
         ring.sleep(limit, woken);
         self.wake_queue.awake(woken);
-        let awake = BootInstant::now();
+        let awake = clock::now();
         stalls::begin(awake);
         self.slept.set(self.slept.get() + (awake - now));
         self.timers.take_due(awake, woken);
@@ -227,7 +227,7 @@ fn spawn_named<F: Future + 'static>(name: &'static str, future: F) -> Task<F::Ou
 /// The kernel lacks something that the ring needs.
 pub async fn drive<F: Future>(future: F) -> Result<F::Output, Unsupported> {
     let reactor = Reactor::here_or_new()?;
-    stalls::begin(BootInstant::now());
+    stalls::begin(clock::now());
     let ended = Rc::new(Cell::new(false));
     #[expect(clippy::disallowed_methods, reason = "it is the one that counts")]
     let turning = glommio::spawn_local(reactor.run(ended.clone()));
@@ -245,10 +245,8 @@ pub async fn yield_now() {
 
 /// How long the present pass over the tasks that are ready has taken until `now`. What has arrived since
 /// it began waits for its end.
-pub fn pass_has_taken(now: BootInstant) -> Duration {
-    PASS.get().map_or(Duration::ZERO, |(began, _)| {
-        now.saturating_duration_since(began)
-    })
+pub fn pass_has_taken(now: BootTime) -> Duration {
+    PASS.get().map_or(Duration::ZERO, |(began, _)| now - began)
 }
 
 /// For how long the tasks that can stop have worked in the present pass.
@@ -265,7 +263,7 @@ pub fn has_worked(time: Duration) {
 pub fn load() -> Load {
     let reactor = Reactor::here();
     Load {
-        busy: (BootInstant::now() - reactor.started).saturating_sub(reactor.slept.get()),
+        busy: (clock::now() - reactor.started).saturating_sub(reactor.slept.get()),
         longest_stall: reactor.longest_stall.get(),
         stalls: reactor.stalls.counts(),
         stall_micros: reactor.stalls.micros(),

@@ -18,11 +18,12 @@ use std::time::Duration;
 
 use futures_util::future::{Either, select};
 use futures_util::io::{AsyncRead, AsyncWrite};
-use rangedb_engine::env::Instant;
 use socket2::{Domain, SockRef, Socket, Type};
 
 use super::ring::Readiness;
-use super::{BootInstant, Reactor, Sleep, resolving};
+
+use super::{Reactor, Sleep, resolving};
+use crate::env::clock;
 
 /// Time limit of trying the addresses of a name, except for the last one.
 const NAME_TIMEOUT: Duration = Duration::from_millis(600);
@@ -180,7 +181,7 @@ impl TcpStream {
         for (at, address) in addresses.iter().enumerate() {
             let connecting = pin!(TcpStream::connect_to(*address));
             let connected = if at + 1 < addresses.len() {
-                let until = Sleep::until(BootInstant::now() + share);
+                let until = Sleep::until(clock::now() + share);
                 match select(connecting, pin!(until)).await {
                     Either::Left((connected, _)) => connected,
                     Either::Right(_) => Err(io::ErrorKind::TimedOut.into()),
@@ -292,7 +293,7 @@ impl AsyncWrite for TcpStream {
         let Some(limit) = this.write_timeout else {
             return Poll::Pending;
         };
-        let until = || Sleep::until(BootInstant::now() + limit);
+        let until = || Sleep::until(clock::now() + limit);
         let stalled = this.stalled.get_or_insert_with(until);
         Pin::new(stalled)
             .poll(cx)

@@ -10,11 +10,12 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use rangedb_engine::boot_time::BootTime;
 use rangedb_engine::distribution::Distribution;
-use rangedb_engine::env::Instant;
 use rangedb_engine::line_limit::LineLimit;
 
-use super::{BootInstant, Reactor};
+use super::Reactor;
+use crate::env::clock;
 
 /// A poll that takes this long is a stall.
 pub(super) const STALL_MIN: Duration = Duration::from_millis(5);
@@ -23,14 +24,14 @@ const MICROS_MAX: u64 = 60_000_000;
 
 thread_local! {
     /// When the last task of this thread had run, or its sleep had ended.
-    static SINCE: Cell<Option<BootInstant>> = const { Cell::new(None) };
+    static SINCE: Cell<Option<BootTime>> = const { Cell::new(None) };
 }
 
 /// The stalls of one thread.
 pub(super) struct Stalls {
     counts: RefCell<BTreeMap<&'static str, u64>>,
     micros: RefCell<Distribution>,
-    lines: LineLimit<BootInstant>,
+    lines: LineLimit,
 }
 
 impl Default for Stalls {
@@ -44,13 +45,13 @@ impl Default for Stalls {
 }
 
 /// Starts the measurement anew, because the thread begins or has slept.
-pub(super) fn begin(now: BootInstant) {
+pub(super) fn begin(now: BootTime) {
     SINCE.set(Some(now));
 }
 
 /// Notes that the task of this name has run; gives the present time.
-pub(super) fn ran(task: &'static str) -> BootInstant {
-    let now = BootInstant::now();
+pub(super) fn ran(task: &'static str) -> BootTime {
+    let now = clock::now();
     let since = SINCE.replace(Some(now));
     let took = since.map_or(Duration::ZERO, |since| now - since);
     if took >= STALL_MIN {
@@ -60,7 +61,7 @@ pub(super) fn ran(task: &'static str) -> BootInstant {
 }
 
 impl Stalls {
-    fn note(&self, task: &'static str, now: BootInstant, took: Duration) {
+    fn note(&self, task: &'static str, now: BootTime, took: Duration) {
         *self.counts.borrow_mut().entry(task).or_default() += 1;
         self.micros.borrow_mut().record(took.as_micros() as u64);
         let Some(unlogged) = self.lines.pass(now) else {

@@ -8,26 +8,27 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use rangedb_engine::env::Instant;
+use super::Reactor;
+use rangedb_engine::boot_time::BootTime;
 
-use super::{BootInstant, Reactor};
+use crate::env::clock;
 
 /// The sleeping tasks of one thread, by when they must wake.
 #[derive(Default)]
 pub(super) struct Timers {
-    sleeping: RefCell<BTreeMap<(BootInstant, u64), Waker>>,
+    sleeping: RefCell<BTreeMap<(BootTime, u64), Waker>>,
     last: Cell<u64>,
 }
 
 impl Timers {
     /// When the next timer is due.
-    pub(super) fn next(&self) -> Option<BootInstant> {
+    pub(super) fn next(&self) -> Option<BootTime> {
         let sleeping = self.sleeping.borrow();
         sleeping.first_key_value().map(|((until, _), _)| *until)
     }
 
     /// Takes the wakers of all timers that are due; returns by how much the most overdue one is late.
-    pub(super) fn take_due(&self, now: BootInstant, woken: &mut Vec<Waker>) -> Duration {
+    pub(super) fn take_due(&self, now: BootTime, woken: &mut Vec<Waker>) -> Duration {
         let mut sleeping = self.sleeping.borrow_mut();
         let mut late = Duration::ZERO;
         while let Some(next) = sleeping.first_entry() {
@@ -44,13 +45,13 @@ impl Timers {
 
 /// Completes at a point in time. May be made anywhere: the timer is set at the first poll.
 pub struct Sleep {
-    until: BootInstant,
+    until: BootTime,
     timer: Option<(Rc<Reactor>, u64)>,
 }
 
 impl Sleep {
     /// Completes at `until`.
-    pub fn until(until: BootInstant) -> Sleep {
+    pub fn until(until: BootTime) -> Sleep {
         Sleep { until, timer: None }
     }
 }
@@ -60,7 +61,7 @@ impl Future for Sleep {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let until = self.until;
-        if BootInstant::now() >= until {
+        if clock::now() >= until {
             return Poll::Ready(());
         }
         let (reactor, id) = self.timer.get_or_insert_with(|| {

@@ -10,8 +10,9 @@ mod tests;
 use std::rc::Rc;
 use std::time::Duration;
 
+use rangedb_engine::boot_time::BootTime;
 use rangedb_engine::cluster::MembershipStatus;
-use rangedb_engine::env::{AsyncRuntime, Clock, Instant};
+use rangedb_engine::env::{AsyncRuntime, Clock};
 use rangedb_engine::error::Error;
 use rangedb_engine::gateway::Order;
 use rangedb_engine::gateway::responder::Responder;
@@ -21,14 +22,14 @@ use rangedb_protocol::admin::{Command, Done, HOLD_MS_DEFAULT, Merged, Scattered,
 use rangedb_protocol::limits::ADMIN_JSON_LEN_MAX;
 use serde::Serialize;
 
+use crate::context::{AnsweredBy, Context};
 use crate::env::reactor::cross_thread;
-use crate::env::{GlommioRuntime, Now, SystemClock, reactor};
-use crate::handler::refusal::Refusal;
-use crate::handler::reply::Head;
-use crate::handler::{PendingRequest, reply};
+use crate::env::{self, GlommioRuntime, SystemClock, reactor};
 use crate::history::Query;
 use crate::net::connection::Connection;
-use crate::shard::context::{AnsweredBy, Context};
+use crate::net::refusal::Refusal;
+use crate::net::reply::{self, Head};
+use crate::operation::PendingRequest;
 
 /// How long to wait for the manager if the client sets no deadline.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -37,11 +38,11 @@ pub(super) fn handle(
     context: &Rc<Context>,
     connection: &Rc<Connection>,
     pending: PendingRequest,
-    (command, deadline): (&str, Option<Now>),
+    (command, deadline): (&str, Option<BootTime>),
 ) -> Result<(), Refusal> {
     let command = Command::parse(command).map_err(Error::Invalid)?;
     let token = connection.hold(pending)?;
-    let until = deadline.unwrap_or_else(|| Now::now() + TIMEOUT);
+    let until = deadline.unwrap_or_else(|| env::now() + TIMEOUT);
     let (context, connection) = (context.clone(), connection.clone());
     reactor::spawn_local(async move {
         let done = perform(&context, command, until).await;
@@ -83,7 +84,7 @@ async fn history(
     context: &Context,
     wanted: Option<u64>,
     (from_ms, to_ms, step): (Option<u64>, Option<u64>, Step),
-    until: Now,
+    until: BootTime,
 ) -> Result<String, Refusal> {
     let own = context.node.id.0;
     if let Some(wanted) = wanted.filter(|wanted| *wanted != own) {
@@ -95,7 +96,7 @@ async fn history(
         to_ms,
         step,
     };
-    let left = until - Now::now();
+    let left = until - env::now();
     let told = cross_thread(context.node.history.ask(query));
     match GlommioRuntime::timeout(left, told).await {
         Ok(told) => text(&told.map_err(Refusal::busy)?),
@@ -112,7 +113,7 @@ async fn reload(context: &Context) -> Result<String, Refusal> {
 }
 
 /// Performs a command; gives the answer in JSON.
-async fn perform(context: &Context, command: Command, until: Now) -> Result<String, Refusal> {
+async fn perform(context: &Context, command: Command, until: BootTime) -> Result<String, Refusal> {
     let (gateway, cluster) = (&context.gateway, context.node.cluster);
     let view = || gateway.view(until);
     let order = match command {
@@ -184,7 +185,7 @@ async fn perform(context: &Context, command: Command, until: Now) -> Result<Stri
 }
 
 /// All changes of the cluster's settings, in JSON.
-async fn settings_history(context: &Context, until: Now) -> Result<String, Refusal> {
+async fn settings_history(context: &Context, until: BootTime) -> Result<String, Refusal> {
     text(&render::history(&context.gateway.settings(until).await?))
 }
 
@@ -193,20 +194,20 @@ async fn leaving(
     context: &Context,
     node: NodeId,
     dry_run: bool,
-    until: Now,
+    until: BootTime,
 ) -> Result<String, Refusal> {
     let leaving = context.gateway.leaving(node, dry_run, until).await?;
     text(&render::leaving(&leaving, dry_run))
 }
 
 /// The ranges with most CPU time and their hottest keys, in JSON.
-async fn hot_ranges(context: &Context, top: u32, until: Now) -> Result<String, Refusal> {
+async fn hot_ranges(context: &Context, top: u32, until: BootTime) -> Result<String, Refusal> {
     let ranges = context.gateway.hot_ranges(top, until).await?;
     text(&render::hot_ranges(&ranges))
 }
 
 /// Has a range take over its right neighbour; gives its id, in JSON.
-async fn merge(context: &Context, range: u64, until: Now) -> Result<String, Refusal> {
+async fn merge(context: &Context, range: u64, until: BootTime) -> Result<String, Refusal> {
     let order = Order::MergeRange {
         range: RangeId(range),
     };
@@ -215,7 +216,7 @@ async fn merge(context: &Context, range: u64, until: Now) -> Result<String, Refu
 }
 
 /// Has the ranges of an interval scattered; gives how many orders that takes, in JSON.
-async fn scatter(context: &Context, keys: KeyRange, until: Now) -> Result<String, Refusal> {
+async fn scatter(context: &Context, keys: KeyRange, until: BootTime) -> Result<String, Refusal> {
     let orders = context.gateway.scatter(keys, until).await?;
     text(&Scattered { orders })
 }

@@ -17,10 +17,11 @@ use std::time::Duration;
 use glommio::{LocalExecutorBuilder, Placement};
 use rangedb_protocol::{Reply, RequestBody};
 
+use crate::context::{ClientLimits, Context};
 use crate::env::reactor::{self, TcpStream};
+use crate::handler;
 use crate::net::connection;
 use crate::net::tls::Stream;
-use crate::shard::context::{ClientLimits, Context};
 use crate::test_node::{TestClient, TestNode, open_alone};
 
 const ROWS: usize = 256;
@@ -99,7 +100,8 @@ async fn serve_one(
     let mut serving = pin!(connection::serve(
         context.clone(),
         Stream::Plain(stream),
-        false
+        false,
+        handler::handle,
     ));
     poll_fn(|cx| {
         let mut polled = Poll::Pending;

@@ -14,8 +14,8 @@ use rangedb_engine::types::Timestamp;
 use rangedb_protocol::handshake::{ANY_SHARD, Handshake, Role, Verdict};
 use rangedb_protocol::{Change, ErrorCode, Expected, Fate, Mutation, Reply, RequestBody};
 
+use crate::context::ClientLimits;
 use crate::env::SystemClock;
-use crate::shard::context::ClientLimits;
 use crate::test_node::{Received, TestClient, TestNode};
 
 fn start(split_at: &[&str]) -> TestNode {

@@ -19,8 +19,8 @@ use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use super::garbage::Random;
 use crate::config::Config;
 use crate::config::raw::{Key, RawConfig};
+use crate::context::ClientLimits;
 use crate::settings_in_force::Settings;
-use crate::shard::context::ClientLimits;
 use crate::test_node::{TestClient, TestNode};
 
 fn limits() -> ClientLimits {

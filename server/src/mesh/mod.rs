@@ -6,6 +6,9 @@
 //! room, because a shard has no more requests open at another than the channel for replies holds. Lives
 //! on its shard's thread; only [`ShardChannels`] moves between threads, before the shard runs.
 
+pub mod channel;
+pub mod message;
+
 use std::cell::RefCell;
 use std::io;
 
@@ -18,8 +21,8 @@ use rangedb_protocol::ShardState;
 use slab::Slab;
 use tokio::sync::oneshot;
 
-use crate::shard::channel::{ChannelEnd, ChannelReceiver, ChannelSender, channel};
-use crate::shard::message::{PassedConnection, ShardMessage, ShardReply, ShardRequestId};
+use crate::mesh::channel::{ChannelEnd, ChannelReceiver, ChannelSender, channel};
+use crate::mesh::message::{PassedConnection, ShardMessage, ShardReply, ShardRequestId};
 
 /// Most messages on their way from one shard to another.
 const MESSAGES_MAX: usize = FORWARDED_MAX + 1024;

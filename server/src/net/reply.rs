@@ -10,9 +10,10 @@ use rangedb_engine::request::{Outcome, ScanReply};
 use rangedb_engine::types::Timestamp;
 use rangedb_protocol::{ErrorReply, KeyResult, Reply, Route, Row, Values};
 
-use crate::handler::refusal::Refusal;
-use crate::handler::{PendingRequest, scan};
-use crate::shard::context::{AnsweredBy, Context};
+use crate::context::{AnsweredBy, Context};
+use crate::net::refusal::Refusal;
+use crate::net::scan;
+use crate::operation::PendingRequest;
 
 /// What a reply says besides its content.
 #[derive(Clone, Copy, Debug)]

@@ -6,8 +6,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rangedb_engine::boot_time::BootTime;
 use rangedb_engine::cluster::View;
-use rangedb_engine::env::Instant as _;
 use rangedb_engine::error::Error;
 use rangedb_engine::gateway::Gateway;
 use rangedb_engine::line_limit::LineLimit;
@@ -15,23 +15,21 @@ use rangedb_engine::notify::Count;
 use rangedb_engine::shard::ShardStatus;
 use rangedb_engine::types::Timestamp;
 use rangedb_engine::types::{NodeId, ShardId};
-use rangedb_protocol::{ErrorCode, FlatBufferBuilder, ShardState};
+use rangedb_protocol::{ErrorCode, FlatBufferBuilder};
 use slab::Slab;
 
 use crate::descriptors::ConnectionLimit;
-use crate::env::Now;
+use crate::env;
 use crate::env::reactor::{self, Traffic};
-use crate::handler::refusal::Refusal;
-use crate::handler::{PendingRequest, status};
 use crate::history::History;
+use crate::mesh::Mesh;
 use crate::net::buffers::Buffers;
-use crate::net::connection::Connection;
 use crate::net::pending_handshakes::PendingHandshakes;
+use crate::operation::PendingRequest;
 use crate::peers::link::Links;
 use crate::peers::{Addresses, Peers};
 use crate::probe::{Bytes, ShardProbe, ShardReport};
 use crate::settings_in_force::Settings;
-use crate::shard::mesh::Mesh;
 use crate::world::GlommioEnv;
 
 /// When a client should try again because replies wait to be read, in milliseconds.
@@ -112,6 +110,14 @@ impl AnsweredBy {
     }
 }
 
+/// The connection of a client, as far as its shard looks after it.
+pub trait ClientConnection {
+    /// Whether an incomplete frame has made no progress for too long, through no fault of this side.
+    fn is_stalled(&self, now: BootTime) -> bool;
+    /// Ends the connection once the written replies are sent.
+    fn close(&self);
+}
+
 /// See the module's chapter.
 pub struct Context {
     /// The requests of clients, and the engine's shard.
@@ -129,7 +135,7 @@ pub struct Context {
     /// A reusable buffer in which replies are built.
     pub builder: RefCell<FlatBufferBuilder<'static>>,
     /// The client connections that this shard serves.
-    pub connections: RefCell<Slab<Rc<Connection>>>,
+    pub connections: RefCell<Slab<Rc<dyn ClientConnection>>>,
     /// The bytes of the connections of clients.
     pub traffic: Rc<Traffic>,
     /// How many connections of clients and other nodes this shard serves.
@@ -138,10 +144,10 @@ pub struct Context {
     pub handshakes: Rc<PendingHandshakes>,
     /// How many clients were disconnected because their frame made no progress.
     pub stalled: Cell<u64>,
-    /// How many other shards have sent [`crate::shard::message::ShardMessage::Finished`].
+    /// How many other shards have sent [`crate::mesh::message::ShardMessage::Finished`].
     pub finished: Count,
     probe: RefCell<ShardProbe>,
-    slow_lines: LineLimit<Now>,
+    slow_lines: LineLimit,
 }
 
 impl Context {
@@ -213,17 +219,17 @@ impl Context {
     ///
     /// # Errors
     /// [`Error::Overloaded`]: clients do not read their replies.
-    pub fn check_unsent(&self) -> Result<(), Refusal> {
+    pub fn check_unsent(&self) -> Result<(), Error> {
         if self.buffers.is_full() {
             let reason = "clients do not read their replies";
-            return Err(Error::overloaded(reason, RETRY_AFTER_MS).into());
+            return Err(Error::overloaded(reason, RETRY_AFTER_MS));
         }
         Ok(())
     }
 
     /// Counts a request that succeeded. `by` says which shard has answered it.
     pub fn answered(&self, pending: &PendingRequest, by: AnsweredBy) {
-        let now = Now::now();
+        let now = env::now();
         self.probe.borrow_mut().answered(pending, now);
         if self.node.settings.is_slow(now - pending.received) {
             self.log_slow(pending, by, now, "done");
@@ -232,14 +238,14 @@ impl Context {
 
     /// Logs a request that failed after a long time.
     pub fn failed(&self, pending: &PendingRequest, by: AnsweredBy, error: &Error) {
-        let now = Now::now();
+        let now = env::now();
         if self.node.settings.is_slow(now - pending.received) {
             self.log_slow(pending, by, now, &error.to_string());
         }
     }
 
     /// Logs a slow request with the time of each step, as far as this shard has taken part.
-    fn log_slow(&self, pending: &PendingRequest, by: AnsweredBy, now: Now, outcome: &str) {
+    fn log_slow(&self, pending: &PendingRequest, by: AnsweredBy, now: BootTime, outcome: &str) {
         let Some(unlogged) = self.slow_lines.pass(now) else {
             return;
         };
@@ -325,17 +331,12 @@ impl Context {
     }
 
     /// Disconnects clients whose incomplete frame has made no progress for too long.
-    pub fn end_stalled(&self, now: Now) {
+    pub fn end_stalled(&self, now: BootTime) {
         for (_, connection) in self.connections.borrow().iter() {
             if connection.is_stalled(now) {
                 self.stalled.set(self.stalled.get() + 1);
                 connection.close();
             }
         }
-    }
-
-    /// This shard's part of the node's status.
-    pub fn state(&self) -> ShardState {
-        status::shard_state(self, self.here())
     }
 }

@@ -6,10 +6,10 @@ use rangedb_engine::request::ScanRequest;
 use rangedb_engine::types::{Blob, Timestamp};
 use rangedb_protocol::continuation::Continuation;
 
-use crate::handler::refusal::Refusal;
+use crate::net::refusal::Refusal;
 
 /// The scan of a first page.
-pub(super) fn first(
+pub fn first(
     (start, end): (Option<&[u8]>, Option<&[u8]>),
     (rows_max, bytes_max): (u32, u32),
     (reverse, keys_only): (bool, bool),
@@ -26,10 +26,7 @@ pub(super) fn first(
 }
 
 /// The scan that a continuation stands for, with the limits that are asked for now.
-pub(super) fn continued(
-    token: &[u8],
-    (rows_max, bytes_max): (u32, u32),
-) -> Result<ScanRequest, Refusal> {
+pub fn continued(token: &[u8], (rows_max, bytes_max): (u32, u32)) -> Result<ScanRequest, Refusal> {
     let rest = Continuation::decode(token);
     let rest = rest.map_err(|bad| Error::Invalid(bad.to_string()))?;
     Ok(ScanRequest {
@@ -44,7 +41,7 @@ pub(super) fn continued(
 }
 
 /// The token of a scan that goes on.
-pub(super) fn continuation(rest: &ScanRequest) -> Vec<u8> {
+pub fn continuation(rest: &ScanRequest) -> Vec<u8> {
     let continuation = Continuation {
         start: rest.start.as_deref().unwrap_or_default().to_vec(),
         end: rest.end.as_deref().map(<[u8]>::to_vec),
