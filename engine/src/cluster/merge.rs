@@ -25,7 +25,7 @@ use crate::types::{Location, NodeId, RangeId, ShardId};
 
 /// A fraction of `range-size-max`: ranges are merged if they are smaller than that together.
 const SMALL_PART: u64 = 4;
-/// Most merges of its own that the manager has under way. They share the flushes that they need.
+/// Most merges of its own that the manager has under way.
 pub const MERGES_MAX: usize = 8;
 
 /// What must be done next to merge a range with its right neighbour.

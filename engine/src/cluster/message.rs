@@ -154,8 +154,7 @@ pub enum ClusterRequest {
         epoch: Epoch,
         merge: MergeId,
     },
-    /// To a shard: asks whether its replicas of two neighbours could be merged, and has it flush what they
-    /// have, so that little is left to be flushed once the right one is frozen.
+    /// To a shard: asks whether its replicas of two neighbours could be merged.
     PrepareMerge { left: RangeId, right: RangeId },
     /// To a shard: asks whether its replica of the range is frozen for this merge, and durably so. It
     /// waits a moment for that.

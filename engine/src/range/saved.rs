@@ -21,10 +21,15 @@ impl<E: Env> Participant for Replica<E> {
     }
 
     fn save(self: Rc<Self>, put: &mut PutRow<'_>) -> Result<Option<WhenDurable>, Fatal> {
-        if !self.saved.changed.replace(false) || self.is_absorbed() {
+        if !self.saved.changed.replace(false) {
             return Ok(None);
         }
         let mut state = self.state.borrow_mut();
+        // Of one that was taken over the tables must know that it is frozen, as soon as they know the replica
+        // that took it over.
+        if self.is_absorbed() && state.frozen.is_none() {
+            return Ok(None);
+        }
         let encoding = |e: rancor::Error| {
             Fatal::Inconsistent(format!("state of range {}: {e}", self.group.range))
         };
