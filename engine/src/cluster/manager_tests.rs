@@ -126,7 +126,7 @@ impl Case {
             conf: 1,
             left: false,
             is_empty: false,
-            frozen: None,
+            bounds: None,
             parts: 1,
         });
         let others = self.nodes.iter().filter(|other| **other != node);

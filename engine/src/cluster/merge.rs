@@ -290,7 +290,8 @@ impl<T: Instant> Manager<T> {
         known.record.descriptor.keys.contains(key).then_some(known)
     }
 
-    /// Whether a frozen replica belongs to a range that is a part of another one by now.
+    /// Whether a replica belongs to a range that is a part of another one by now. It may be frozen, or was no
+    /// member any more and did not hear of that.
     pub(super) fn is_merged(&self, range: RangeId, (start, version): (&[u8], u32)) -> bool {
         let holder = self.holder_of(start);
         !self.knows(range)

@@ -228,7 +228,7 @@ fn the_manager_merges_what_is_small_and_cold_for_long_and_is_not_held() {
 }
 
 #[test]
-fn a_frozen_replica_of_a_range_that_is_no_more_is_to_go() {
+fn a_replica_of_a_range_that_is_no_more_is_to_go() {
     let mut case = Case::new();
     let ranges = case.split_at(&["m"]);
     let right = case.ranges[&ranges[1]].clone();
@@ -243,7 +243,7 @@ fn a_frozen_replica_of_a_range_that_is_no_more_is_to_go() {
             conf: right.epoch.conf,
             left: false,
             is_empty: false,
-            frozen: Some((right.keys.start.clone(), right.epoch.version)),
+            bounds: Some((right.keys.start.clone(), right.epoch.version)),
             parts: 1,
         });
         match case.manager.take(report, true, case.now) {

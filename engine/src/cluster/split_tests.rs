@@ -167,8 +167,8 @@ impl Case {
                     conf: descriptor.epoch.conf,
                     left: false,
                     is_empty: false,
-                    frozen: None,
-                    parts: self.parts_of(descriptor),
+                    bounds: None,
+                    parts: 1,
                 });
             }
         }
