@@ -26,6 +26,7 @@ pub mod propose;
 pub mod proposer;
 pub mod recover_state;
 pub mod replica;
+pub mod rewrite;
 pub mod saved;
 mod session_export;
 mod session_row;

@@ -33,9 +33,7 @@ impl<E: Env> Participant for Replica<E> {
         let encoding = |e: rancor::Error| {
             Fatal::Inconsistent(format!("state of range {}: {e}", self.group.range))
         };
-        let row = state
-            .encode(self.parts.borrow().others())
-            .map_err(encoding)?;
+        let row = state.encode(self.rows.parts().others()).map_err(encoding)?;
         let mut key = Vec::new();
         keys::state_key(self.group.replica, &mut key);
         put(&key, state.last_ts, Some(&row));

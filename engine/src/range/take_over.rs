@@ -94,8 +94,8 @@ impl<E: Env> Replica<E> {
             self.count_unsaved(&state);
         }
         let border = right.with_state(|state| state.descriptor.keys.start.clone());
-        let joined = self.parts.borrow().joined(&border, &right.parts());
-        self.parts.replace(joined);
+        let joined = self.rows.parts().joined(&border, &right.parts());
+        self.rows.set(joined);
         // What the right leader served must stay true, whether or not this replica leads.
         if !mutant::is(Mutant::FloorForgottenAtMerge) {
             self.timestamps.raise_floor(served);
@@ -129,6 +129,7 @@ impl<E: Env> Replica<E> {
 
     fn take_over(&self, right: &Rc<Replica<E>>, at: Option<LogId>) {
         right.saved.is_absorbed.set(true);
+        right.rows.give_up();
         right.leadership.stop();
         right.proposer.refuse_all(&Error::Moved(vec![self.route()]));
         right.count_unsaved(&right.state.borrow());

@@ -10,7 +10,6 @@ use openraft::async_runtime::{Oneshot, OneshotSender};
 use super::bounds_changes::is_changing;
 use super::merge::{END_TIMEOUT, POLL_INTERVAL, check_members};
 use super::{Inner, Running};
-use crate::cluster::merge::too_many_parts;
 use crate::cluster::{BoundsPhase, ClusterRequest, ClusterResponse};
 use crate::env::{AsyncRuntime, Env, Instant, Now};
 use crate::error::{Fatal, OrderError};
@@ -28,6 +27,8 @@ const LAG_MAX: u64 = 100;
 /// How long a range stays frozen before its leader asks what has become of the merge. The question cancels no
 /// merge that goes on: its leader refuses it. So this is no longer than a merge usually takes.
 const FROZEN_PATIENCE: Duration = Duration::from_secs(1);
+/// When a merge that waits for a rewrite should be tried again.
+const REWRITE_POLL_INTERVAL: Duration = Duration::from_millis(200);
 /// How often leaders of frozen ranges are looked for.
 const WATCH_INTERVAL: Duration = Duration::from_millis(250);
 
@@ -128,9 +129,9 @@ impl<E: Env> Inner<E> {
     }
 
     /// Checks that the replicas here of two neighbours could be merged.
-    pub(super) fn prepare_merge(&self, left: RangeId, right: RangeId) -> ClusterResponse {
+    pub(super) fn prepare_merge(self: &Rc<Self>, left: RangeId, right: RangeId) -> ClusterResponse {
         let at = self.location;
-        let mut parts = 0;
+        let mut both = Vec::new();
         for range in [left, right] {
             let found = self.of_range(range);
             let found = found.filter(|found| {
@@ -141,12 +142,34 @@ impl<E: Env> Inner<E> {
                 let why = format!("shard {at} has no replica of range {range} now");
                 return ClusterResponse::Refused(OrderError::busy(why));
             };
-            parts += replica.parts().count();
+            both.push(replica);
         }
-        match parts > PARTS_MAX {
-            true => ClusterResponse::Refused(too_many_parts(left, at, parts)),
-            false => ClusterResponse::Done,
+        let parts: usize = both.iter().map(|replica| replica.parts_count()).sum();
+        let most = both.into_iter().max_by_key(|replica| replica.parts_count());
+        match most.filter(|_| parts > PARTS_MAX) {
+            Some(most) => ClusterResponse::Refused(self.rewrite_for_merge(most, parts)),
+            None => ClusterResponse::Done,
         }
+    }
+
+    /// Has the rows of a replica written anew as one part: with its neighbour's there are too many to be merged.
+    fn rewrite_for_merge(self: &Rc<Self>, replica: Rc<Replica<E>>, parts: usize) -> OrderError {
+        let (range, at) = (replica.group.range, self.location);
+        let what = format!(
+            "with its neighbour's the rows of range {range} on shard {at} would lie in {parts} parts, and may lie \
+             in {PARTS_MAX}"
+        );
+        if self.store.disk_full() {
+            return OrderError::Conflict(format!(
+                "{what}; they cannot be written anew as one part while the disk is full: make room on it, and \
+                 give the order again"
+            ));
+        }
+        self.rewrite(replica);
+        let why = format!(
+            "{what}: they are being written anew as one part; if that takes long, give the order again later"
+        );
+        OrderError::busy_for(why, REWRITE_POLL_INTERVAL)
     }
 
     /// Waits a moment until the replica of a range here is frozen for a merge, and its log says so durably.

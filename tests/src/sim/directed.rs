@@ -4,6 +4,7 @@
 //! What brings it about is an adversary that knows the state of all replicas: a disk of one node that hangs, a
 //! replica of one range that gets no message, power that fails right after a change of bounds.
 
+mod rewrites;
 mod tables;
 
 use std::cell::Cell;
@@ -81,11 +82,14 @@ pub enum Scenario {
     /// The tables' disks of all machines are full. Three ranges become one: the right one is taken over first.
     /// Then the power fails everywhere.
     MergesOnFullDisks,
+    /// Twelve merges in a row on nodes of one shard. On one machine each range has rows under a data id of its
+    /// own, so that its replica must write them anew. The power fails there again and again.
+    TwelveMerges,
 }
 
 impl Scenario {
     /// All of them.
-    pub const ALL: [Scenario; 15] = [
+    pub const ALL: [Scenario; 16] = [
         Scenario::LeaderAppliesLate,
         Scenario::PowerAtBirth,
         Scenario::PowerOverSlowDisk,
@@ -101,6 +105,7 @@ impl Scenario {
         Scenario::FailingCompactionsAlone,
         Scenario::HangingFlush,
         Scenario::MergesOnFullDisks,
+        Scenario::TwelveMerges,
     ];
 
     fn sizes(self) -> Sizes {
@@ -120,7 +125,7 @@ impl Scenario {
                 memtable_bytes: 1 << 10,
                 ..SIZES
             },
-            Scenario::RemovedWhileApplying => Sizes {
+            Scenario::RemovedWhileApplying | Scenario::TwelveMerges => Sizes {
                 nodes: 4,
                 memtable_bytes: 1 << 12,
                 ..SIZES
@@ -200,6 +205,7 @@ impl Story {
             Scenario::FailingCompactionsAlone => self.failing_compactions_alone().await,
             Scenario::HangingFlush => self.hanging_flush().await,
             Scenario::MergesOnFullDisks => self.merges_on_full_disks().await,
+            Scenario::TwelveMerges => self.twelve_merges().await,
         }
     }
 
