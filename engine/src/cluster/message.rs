@@ -10,7 +10,8 @@
 use super::decisions::Decision;
 use super::record::{MembershipStatus, NodeRecord, Setting};
 pub use super::report::{
-    BoundsPhase, Follower, HeldReplica, HighestIds, LedRange, Peer, RangeStats, Report, ShardStats,
+    BoundsPhase, Follower, HeldReplica, HighestIds, LedRange, Peer, RangeRates, RangeStats, Report,
+    ShardStats,
 };
 use super::split_watch::{BlockReason, SplitBlocked};
 use crate::codec;

@@ -486,12 +486,15 @@ impl<E: Env> Replica<E> {
     /// How busy it is.
     pub fn load(&self) -> RangeLoad {
         let (reads, writes) = self.usage.counts();
+        let rates = self.usage.rates().short;
         RangeLoad {
             reads,
             writes,
             waiting: self.proposer.waiting(),
             in_flight: self.proposer.in_flight(),
             size: self.size(false),
+            read_bytes_per_second: rates.read_bytes.round() as u64,
+            written_bytes_per_second: rates.written_bytes.round() as u64,
         }
     }
 }
