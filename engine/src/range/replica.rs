@@ -21,7 +21,7 @@ use crate::range::leadership::{Leadership, Leading};
 use crate::range::nursery::Nursery;
 use crate::range::observer::ApplyObservers;
 use crate::range::proposer::Proposer;
-use crate::range::rewrite::RowPlaces;
+use crate::range::row_places::RowPlaces;
 use crate::range::splitting::Splitting;
 use crate::range::state::RangeState;
 use crate::range::timestamps::Timestamps;
