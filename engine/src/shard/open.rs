@@ -115,8 +115,11 @@ impl<E: Env> Shard<E> {
     }
 }
 
+/// A replica that is to be started, its log, and whether it was made just now.
+type ToStart<E> = (Rc<Replica<E>>, GroupLog<E>, StartMode);
+
 /// The replicas that are to be started while a shard is opened.
-struct Recovery<E: Env>(RefCell<BTreeMap<RangeId, (Rc<Replica<E>>, GroupLog<E>, StartMode)>>);
+struct Recovery<E: Env>(RefCell<BTreeMap<RangeId, ToStart<E>>>);
 
 impl<E: Env> Inner<E> {
     /// Starts all replicas that the log names. `initial` are the ranges of a new folder, of which `made`
