@@ -12,7 +12,7 @@ use rangedb_protocol::admin::{
 pub use rangedb_protocol::admin::{
     BlockReason, BlockedRange, Borders, BoundsState, ClusterStatus, Decision, Departure, Epoch,
     Health, HealthReason, HotKey, HotRange, Leaving, Liveness, Membership, Node, NodeConfig,
-    NodeEvent, NodeHistory, NodeSetting, Period, Range, RangeStats, Reloaded, Replica,
+    NodeEvent, NodeHistory, NodeSetting, Period, Range, RangeRates, RangeStats, Reloaded, Replica,
     ReplicaInTrouble, ReplicaState, Setting, SettingChange, SettingDifference, SettingRefused,
     Split, SplitBlocked, SplitFailure, SplitPart, Step, SystemLeader,
 };

@@ -111,6 +111,9 @@ pub enum Mutant {
     FreezeOfAnotherAttempt,
     /// A frozen replica goes when it is ordered to, though its left neighbour still needs it.
     FrozenReplicaRemoved,
+    /// A start has the left replica of a merge apply its log again whether or not the right one has applied its
+    /// freeze.
+    MergeReplayedFirst,
     /// A snapshot has all rows of its data id, also those of other ranges.
     ExportOfWholeDataId,
     /// The manager takes a change of a report although it has not taken all that comes before it.
@@ -123,7 +126,7 @@ pub enum Mutant {
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Mutant; 49] = [
+    pub const ALL: [Mutant; 50] = [
         Mutant::AcknowledgeBeforeDurable,
         Mutant::LeaseWithoutMargin,
         Mutant::VoteAfterRestart,
@@ -169,6 +172,7 @@ impl Mutant {
         Mutant::ThawBeforeCancel,
         Mutant::FreezeOfAnotherAttempt,
         Mutant::FrozenReplicaRemoved,
+        Mutant::MergeReplayedFirst,
         Mutant::ExportOfWholeDataId,
         Mutant::ChangeAfterLostReport,
         Mutant::UnreadableIsAbsent,

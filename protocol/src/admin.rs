@@ -23,7 +23,7 @@ pub use leaving::{BlockedRange, Departure, Leaving};
 pub use node_settings::{NodeConfig, NodeSetting, Reloaded, SettingDifference, SettingRefused};
 pub use ranges::{
     BlockReason, Borders, BoundsState, HOLD_MS_DEFAULT, HOT_RANGES_DEFAULT, HotKey, HotRange,
-    HotRanges, Merged, RangeStats, Split, SplitBlocked, SplitFailure, SplitPart,
+    HotRanges, Merged, RangeRates, RangeStats, Split, SplitBlocked, SplitFailure, SplitPart,
 };
 
 /// An admin command.

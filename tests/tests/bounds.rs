@@ -3,7 +3,8 @@
 //! see is linearizable; after each fault every range has to serve again.
 //!
 //! Where the rights or tools for namespaces and mounts are missing, a test says `skipped:` and passes. With
-//! `RANGEDB_SOAK_SECONDS` the faults go on for that long, from the seed `RANGEDB_SEED`.
+//! `RANGEDB_SOAK_SECONDS` the faults go on for that long, from the seed `RANGEDB_SEED`, and with `RANGEDB_KILLS`
+//! until so many nodes of five were killed.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -27,6 +28,8 @@ const SECONDS: u64 = 20;
 const SECONDS_AFTER: u64 = 6;
 /// Every range must serve again within this time after a fault, also on a busy machine.
 const BACK_WITHIN: Duration = Duration::from_secs(8);
+/// How long a kill and what follows it takes, at most, on average.
+const SECONDS_OF_KILL: u64 = 4;
 /// The size of the disk that is filled.
 const DISK_MIB: u64 = 1024;
 /// How long a disk stays full.
@@ -34,6 +37,16 @@ const FULL_FOR: Duration = Duration::from_secs(6);
 
 fn seconds() -> u64 {
     variable("RANGEDB_SOAK_SECONDS").map_or(SECONDS, |seconds| seconds.max(SECONDS))
+}
+
+/// How many nodes of five are killed, at least.
+fn kills_min() -> u64 {
+    variable("RANGEDB_KILLS").unwrap_or(0)
+}
+
+/// How long a check of the nodes of five must go on: it ends with the last kill, at the latest.
+fn seconds_of_five() -> u64 {
+    seconds() + kills_min() * SECONDS_OF_KILL
 }
 
 fn seed() -> u64 {
@@ -50,22 +63,23 @@ fn all_serve(caller: &Caller, what: &str) -> Duration {
         starts.contains("") && starts.len() + 1 == ranges.len(),
         "{ranges:?}"
     );
-    for (_, range) in ranges.iter().filter(|(id, _)| **id != SYSTEM_RANGE.0) {
-        // The first key; it must not be empty.
-        let key = if range.start.is_empty() {
-            "00"
-        } else {
-            &range.start
-        };
-        let written = || {
-            let put = caller.cli(&["put", "--hex", key, "76", "--timeout", "2s"]);
-            put.status.success().then_some(())
-        };
-        wait_for("a write in each range", written);
-    }
+    let known = begun.elapsed();
+    std::thread::scope(|scope| {
+        for start in &starts {
+            // The first key; it must not be empty.
+            let key = if start.is_empty() { "00" } else { *start };
+            scope.spawn(move || {
+                let written = || {
+                    let put = caller.cli(&["put", "--hex", key, "76", "--timeout", "2s"]);
+                    put.status.success().then_some(())
+                };
+                wait_for("a write in each range", written);
+            });
+        }
+    });
     let took = begun.elapsed();
     println!(
-        "{what}: {} ranges are written again {took:?} after it",
+        "{what}: {} ranges are known {known:?} after it, and written {took:?} after it",
         ranges.len()
     );
     assert!(took < BACK_WITHIN, "{what}: {took:?}");
@@ -149,11 +163,11 @@ fn ranges_split_merge_and_move_while_two_of_five_are_killed_at_once() {
     let mut nodes = start_all(&homes);
     wait_until_replicated(&homes);
     let (caller, mut random) = (Caller::new(&homes), StdRng::seed_from_u64(seed()));
-    let check = caller.check(seconds() + SECONDS_AFTER, 4, seed());
+    let check = caller.check(seconds_of_five() + SECONDS_AFTER, 4, seed());
     let operator = Operator::begin(&caller, seed());
     let (until, mut kills) = (Instant::now() + Duration::from_secs(seconds()), 0);
     let mut slowest = Duration::ZERO;
-    while Instant::now() < until {
+    while Instant::now() < until || kills < kills_min() {
         pause(&mut random, 500..2_000);
         let one = random.random_range(0..5);
         let other = (one + random.random_range(1..5)) % 5;
@@ -177,10 +191,58 @@ fn ranges_split_merge_and_move_while_two_of_five_are_killed_at_once() {
     drop(nodes);
 }
 
+#[test]
+fn ranges_split_merge_and_move_while_nodes_of_five_die_freeze_and_are_cut_off() {
+    let Some(mut cluster) = Isolated::new(5, "1") else {
+        return;
+    };
+    cluster.start();
+    let mut random = StdRng::seed_from_u64(seed());
+    let check = cluster.caller.check(seconds() + SECONDS_AFTER, 4, seed());
+    let operator = Operator::begin(&cluster.caller, seed());
+    let (until, mut strikes) = (Instant::now() + Duration::from_secs(seconds()), 0);
+    let mut slowest = Duration::ZERO;
+    while Instant::now() < until {
+        pause(&mut random, 500..2_500);
+        let what = strike(&mut cluster, &mut random);
+        slowest = slowest.max(all_serve(&cluster.caller, &what));
+        cluster.assert_alive();
+        strikes += 1;
+    }
+    let tally = operator.end();
+    conclude(check);
+    let alike = wait_until_alike(&cluster.homes);
+    println!("{strikes} faults, slowest {slowest:?}, all alike {alike:?} after the last");
+    assert_worked(&tally);
+}
+
 fn is_full(home: &Home) -> bool {
     let status = cluster::status(home);
     let shards = status["shards"].as_array();
     shards.is_some_and(|shards| shards.iter().any(|shard| shard["disk_full"] == true))
+}
+
+/// Merges the first two ranges of users while a node's disk is full.
+fn merge_while_full(caller: &Caller, full: &Home) {
+    let merged = || {
+        let known = caller.ranges()?;
+        let mut users = known.iter().filter(|(id, _)| **id != SYSTEM_RANGE.0);
+        let first = users
+            .find(|(_, range)| range.start.is_empty())?
+            .0
+            .to_string();
+        if known.len() < 3 {
+            let at = ["range", "split", &first, "--at", "55", "--hold", "0s"];
+            caller.cli(&at);
+        }
+        let merge = caller.cli(&["range", "merge", &first, "--timeout", "10s"]);
+        let why = String::from_utf8_lossy(&merge.stderr).into_owned();
+        println!("merge on a full disk: {} {}", merge.status, why.trim());
+        merge.status.success().then_some(())
+    };
+    assert!(is_full(full), "the disk has room");
+    wait_for("a merge on a full disk", merged);
+    assert!(is_full(full), "the disk has room");
 }
 
 #[test]
@@ -200,10 +262,11 @@ fn ranges_split_and_merge_while_the_disk_of_a_node_is_full() {
     disk.fill();
     wait_for("a full disk", || is_full(&homes[0]).then_some(()));
     std::thread::sleep(FULL_FOR);
+    let tally = operator.end();
+    merge_while_full(&caller, &homes[0]);
     disk.make_room();
     wait_for("room", || (!is_full(&homes[0])).then_some(()));
     all_serve(&caller, "a full disk");
-    let tally = operator.end();
     conclude(check);
     println!("alike after {:?}", wait_until_alike(&homes));
     assert_worked(&tally);

@@ -18,7 +18,7 @@ use rangedb_tests::sim::merge::Merge;
 use rangedb_tests::sim::put_back::{Copy, put_back};
 use rangedb_tests::sim::run::{Report, faults_of, run, run_with};
 use rangedb_tests::sim::runtime::SimRuntime;
-use rangedb_tests::sim::scans::{Between, scan};
+use rangedb_tests::sim::scans::{Between, retry_and_scan, scan};
 use rangedb_tests::sim::shrink::run_or_explain;
 use rangedb_tests::sim::split::Split;
 
@@ -302,6 +302,15 @@ fn simulator_scans_what_was_acknowledged_before_over_changes_of_bounds() {
         }
     }
     assert!(failed.is_empty(), "{failed:#?}");
+}
+
+#[test]
+fn simulator_applies_a_retry_once_and_goes_on_with_a_scan_after_every_change_of_a_range() {
+    log();
+    let first = number("RANGEDB_SEED", 1);
+    for seed in first..first + 5 {
+        assert_eq!(retry_and_scan(seed), Ok(()), "seed {seed}");
+    }
 }
 
 #[test]

@@ -148,7 +148,7 @@ fn questions_and_answers() {
         conf: 2,
         left: false,
         is_empty: true,
-        frozen: Some((b"m".to_vec(), 3)),
+        bounds: Some((b"m".to_vec(), 3)),
         parts: 1,
     };
     let report = crate::cluster::message::Report {

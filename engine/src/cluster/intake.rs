@@ -149,7 +149,7 @@ impl Manager {
             known.is_some_and(|known| known.record.descriptor.location(held.replica).is_some())
         };
         let doubtful = shard.held.values();
-        let doubtful = doubtful.filter(|held| held.frozen.is_some() || !is_member(held));
+        let doubtful = doubtful.filter(|held| held.bounds.is_some() || !is_member(held));
         let doubtful = doubtful.map(|held| held.range).collect();
         shard.membership = Some(Membership {
             records,
@@ -166,7 +166,7 @@ impl Manager {
         let doubtful = shard.membership.iter().flat_map(|found| &found.doubtful);
         let held = doubtful.filter_map(|range| shard.held.get(range));
         let held = held.filter(|held| {
-            if let Some((start, version)) = &held.frozen
+            if let Some((start, version)) = &held.bounds
                 && self.is_merged(held.range, (start, *version))
             {
                 return true;

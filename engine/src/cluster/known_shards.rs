@@ -39,7 +39,7 @@ pub(super) struct Membership {
     pub(super) records: u64,
     /// Members that the shard does not have.
     pub(super) absent: Vec<(RangeId, ReplicaId)>,
-    /// Replicas that are no members, or are frozen: they may have to go.
+    /// Replicas that are no members, are frozen, or know no majority: they may have to go.
     pub(super) doubtful: Vec<RangeId>,
 }
 

@@ -126,7 +126,7 @@ impl Case {
             conf: 1,
             left: false,
             is_empty: false,
-            frozen: None,
+            bounds: None,
             parts: 1,
         });
         let others = self.nodes.iter().filter(|other| **other != node);
@@ -467,6 +467,7 @@ fn sizes_and_loads_are_told_to_who_asks_and_make_no_new_view() {
         reads_per_second: 7,
         writes_per_second: 8,
         cpu_millis_per_second: 9,
+        ..RangeStats::default()
     };
     case.pass(2);
     case.manager.refresh(case.now);

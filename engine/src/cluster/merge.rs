@@ -2,10 +2,9 @@
 //! I/O here.
 //!
 //! A range takes over its right neighbour when the replicas of both are on the same shards: if they are
-//! not, replicas of the right one are moved first. A replica that has moved has its rows under one data id,
-//! and the one that takes it over has theirs besides. Where these would become too many
-//! ([`PARTS_MAX`]), the left replica moves to another shard of its node, which writes its rows under one,
-//! and the right one follows. On a node of one shard that cannot be, and such ranges stay.
+//! not, replicas of the right one are moved first. A replica that takes another one over has the rows of both
+//! under their data ids. Where these would become too many, the shard has the rows written anew under one
+//! (`shard/rewrites.rs`), and the merge waits for that.
 //! The manager merges ranges that are small *and* cold,
 //! and only long after a change of their bounds, so that nothing is split and merged to and fro: together
 //! they have less than a quarter of `range-size-max` and less than an eighth of the load for which a range
@@ -20,18 +19,17 @@ use super::message::ClusterRequest;
 use super::record::{self, FIRST_NEW_RANGE, Row};
 use crate::boot_time::BootTime;
 use crate::error::OrderError;
-use crate::range::data_parts::PARTS_MAX;
-use crate::types::{Location, NodeId, RangeId, ShardId};
+use crate::types::{Location, NodeId, RangeId};
 
 /// A fraction of `range-size-max`: ranges are merged if they are smaller than that together.
 const SMALL_PART: u64 = 4;
-/// Most merges of its own that the manager has under way. They share the flushes that they need.
+/// Most merges of its own that the manager has under way.
 pub const MERGES_MAX: usize = 8;
 
 /// What must be done next to merge a range with its right neighbour.
 #[derive(Debug, PartialEq, Eq)]
 pub enum MergeStep {
-    /// A replica of this range, the right one or the left one, must move.
+    /// A replica of this range, the right one, must move.
     Move {
         /// The range.
         range: RangeId,
@@ -42,16 +40,6 @@ pub enum MergeStep {
     },
     /// The leader of the left range, which is here, gets this request.
     Merge(Location, Box<ClusterRequest>),
-}
-
-/// The refusal to merge a range with its right neighbour because the rows of both on a shard lie under so many
-/// data ids.
-pub fn too_many_parts(range: RangeId, at: Location, parts: usize) -> OrderError {
-    OrderError::Conflict(format!(
-        "range {range} cannot take over its right neighbour: its replica on shard {at} would have its rows in \
-         {parts} parts, and may have {PARTS_MAX}; where a replica moves to another node, its rows become one part \
-         (`rangedb range move-replica`)"
-    ))
 }
 
 impl Manager {
@@ -87,31 +75,6 @@ impl Manager {
         }
     }
 
-    /// Checks that no shard would have the rows of two neighbours under too many data ids for good: its node has
-    /// no other shard to which the replica could move. A right replica that is not there yet will have one.
-    ///
-    /// # Errors
-    /// [`OrderError::Conflict`]: they cannot be merged until replicas have moved to other nodes.
-    pub fn check_parts(
-        &self,
-        range: RangeId,
-        right: RangeId,
-        now: BootTime,
-    ) -> Result<(), OrderError> {
-        let known = self.ranges.get(&range);
-        let mut places = known
-            .into_iter()
-            .flat_map(|known| known.record.descriptor.locations());
-        let full = places.find_map(|at| {
-            let parts = self.parts(range, at)? + self.parts(right, at).unwrap_or(1);
-            (parts > PARTS_MAX && self.other_shard(at, now).is_none()).then_some((at, parts))
-        });
-        match full {
-            Some((at, parts)) => Err(too_many_parts(range, at, parts)),
-            None => Ok(()),
-        }
-    }
-
     /// What must be done next to merge a range with its right neighbour. The range gets no other order
     /// meanwhile.
     ///
@@ -128,12 +91,6 @@ impl Manager {
         };
         let (wanted, found) = (places(left), places(neighbour));
         if wanted == found {
-            let full = wanted.iter().copied();
-            let mut full = full.filter(|at| self.would_have_too_many_parts([range, right], *at));
-            if let Some((from, to)) = full.find_map(|at| Some((at, self.other_shard(at, now)?))) {
-                let from = from.node;
-                return Ok(MergeStep::Move { range, from, to });
-            }
             let request = ClusterRequest::Merge {
                 range,
                 version: left.descriptor.epoch.version,
@@ -177,33 +134,6 @@ impl Manager {
             from: from.node,
             to,
         })
-    }
-
-    /// Whether the replicas of two ranges on a shard have their rows under too many data ids to be merged.
-    fn would_have_too_many_parts(&self, ranges: [RangeId; 2], at: Location) -> bool {
-        let parts = ranges.into_iter().filter_map(|range| self.parts(range, at));
-        parts.sum::<usize>() > PARTS_MAX
-    }
-
-    /// Under how many data ids the replica of a range on a shard has its rows, if there is one and that is known.
-    fn parts(&self, range: RangeId, at: Location) -> Option<usize> {
-        let descriptor = &self.ranges.get(&range)?.record.descriptor;
-        let mut replicas = descriptor.replicas.iter();
-        let place = replicas.find(|place| place.location == at)?;
-        let parts = self.shards.known.get(&at)?.parts(range, place.replica)?;
-        Some(usize::from(parts))
-    }
-
-    /// Another shard of the same node to which replicas may go: the next one.
-    fn other_shard(&self, at: Location, now: BootTime) -> Option<Location> {
-        let shards = self.nodes.get(&at.node)?.record.staying_shards();
-        let avoided = self.health.avoided(now);
-        let next = |step: u16| Location {
-            node: at.node,
-            shard: ShardId((at.shard.0 % shards + step) % shards),
-        };
-        let mut others = (1..shards).map(next).filter(|other| *other != at);
-        others.find(|other| !avoided.contains(other))
     }
 
     /// The ranges that are to be merged now, each with its right neighbour: beside the pairs that are `merging`
@@ -273,7 +203,6 @@ impl Manager {
         };
         left.bytes + right.bytes < size_max
             && left.cpu_millis_per_second + right.cpu_millis_per_second < COLD_CPU_MILLIS
-            && self.check_parts(pair.0, pair.1, now).is_ok()
     }
 
     /// The value of a setting that is in force.
@@ -295,7 +224,8 @@ impl Manager {
         known.record.descriptor.keys.contains(key).then_some(known)
     }
 
-    /// Whether a frozen replica belongs to a range that is a part of another one by now.
+    /// Whether a replica belongs to a range that is a part of another one by now. It may be frozen, or was no
+    /// member any more and did not hear of that.
     pub(super) fn is_merged(&self, range: RangeId, (start, version): (&[u8], u32)) -> bool {
         let holder = self.holder_of(start);
         !self.knows(range)

@@ -3,7 +3,6 @@
 use super::*;
 use crate::cluster::merge::{MERGES_MAX, MergeStep};
 use crate::cluster::record::FIRST_NEW_RANGE;
-use crate::range::data_parts::PARTS_MAX;
 
 const LONG: u32 = 11 * 60;
 
@@ -110,61 +109,6 @@ fn replicas_of_the_right_range_move_first() {
 }
 
 #[test]
-fn a_replica_whose_rows_would_lie_under_too_many_data_ids_moves_first() {
-    for shards in [1, 2] {
-        let mut case = Case::new();
-        case.shards = shards;
-        let ranges = case.split_at(&["m"]);
-        let parts = [PARTS_MAX as u16 - 3, 3];
-        case.parts.extend(ranges.iter().copied().zip(parts));
-        case.pass(1);
-        let step = case.merge(ranges[0]).expect("a step");
-        assert!(
-            matches!(step, MergeStep::Merge(..)),
-            "just as many as may be: {step:?}"
-        );
-        let (left, right) = (ranges[0], ranges[1]);
-        assert_eq!(case.manager.check_parts(left, right, case.now), Ok(()));
-        case.parts.insert(ranges[1], 4);
-        case.pass(30);
-        let checked = case.manager.check_parts(left, right, case.now);
-        let step = case.merge(ranges[0]).expect("a step");
-        let elsewhere = Location {
-            node: NodeId(1),
-            shard: ShardId(1),
-        };
-        let wanted = MergeStep::Move {
-            range: ranges[0],
-            from: NodeId(1),
-            to: elsewhere,
-        };
-        match shards {
-            1 => {
-                assert!(
-                    matches!(step, MergeStep::Merge(..)),
-                    "the shard refuses it: {step:?}"
-                );
-                assert!(
-                    matches!(&checked, Err(OrderError::Conflict(why)) if why.contains("9 parts")),
-                    "{checked:?}"
-                );
-            }
-            _ => {
-                assert_eq!(step, wanted);
-                assert_eq!(checked, Ok(()));
-            }
-        }
-        // The manager leaves out what no move could make possible.
-        case.pass(LONG);
-        let expected: &[RangeId] = if shards == 1 { &[] } else { &[left] };
-        assert_eq!(case.mergeable(), expected, "{shards} shards");
-        case.parts.insert(right, 3);
-        case.pass(30);
-        assert_eq!(case.mergeable(), [left], "{shards} shards");
-    }
-}
-
-#[test]
 fn what_cannot_be_merged_is_refused_with_a_reason() {
     let mut case = Case::new();
     let ranges = case.split_at(&["m"]);
@@ -228,7 +172,7 @@ fn the_manager_merges_what_is_small_and_cold_for_long_and_is_not_held() {
 }
 
 #[test]
-fn a_frozen_replica_of_a_range_that_is_no_more_is_to_go() {
+fn a_replica_of_a_range_that_is_no_more_is_to_go() {
     let mut case = Case::new();
     let ranges = case.split_at(&["m"]);
     let right = case.ranges[&ranges[1]].clone();
@@ -243,7 +187,7 @@ fn a_frozen_replica_of_a_range_that_is_no_more_is_to_go() {
             conf: right.epoch.conf,
             left: false,
             is_empty: false,
-            frozen: Some((right.keys.start.clone(), right.epoch.version)),
+            bounds: Some((right.keys.start.clone(), right.epoch.version)),
             parts: 1,
         });
         match case.manager.take(report, true, case.now) {

@@ -10,7 +10,8 @@
 use super::decisions::Decision;
 use super::record::{MembershipStatus, NodeRecord, Setting};
 pub use super::report::{
-    BoundsPhase, Follower, HeldReplica, HighestIds, LedRange, Peer, RangeStats, Report, ShardStats,
+    BoundsPhase, Follower, HeldReplica, HighestIds, LedRange, Peer, RangeRates, RangeStats, Report,
+    ShardStats,
 };
 use super::split_watch::{BlockReason, SplitBlocked};
 use crate::codec;
@@ -21,7 +22,7 @@ use crate::range::{Descriptor, ReplicaPlace};
 use crate::types::{Epoch, KeyRange, Location, MergeId, NodeId, RangeId, ReplicaId, ShardId};
 
 /// The version of all messages.
-const VERSION: u8 = 8;
+const VERSION: u8 = 9;
 
 /// The bytes of a request.
 pub fn encode_request(request: &ClusterRequest) -> Vec<u8> {
@@ -154,8 +155,7 @@ pub enum ClusterRequest {
         epoch: Epoch,
         merge: MergeId,
     },
-    /// To a shard: asks whether its replicas of two neighbours could be merged, and has it flush what they
-    /// have, so that little is left to be flushed once the right one is frozen.
+    /// To a shard: asks whether its replicas of two neighbours could be merged.
     PrepareMerge { left: RangeId, right: RangeId },
     /// To a shard: asks whether its replica of the range is frozen for this merge, and durably so. It
     /// waits a moment for that.

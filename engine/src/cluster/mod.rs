@@ -54,7 +54,8 @@ mod view;
 pub use decisions::{Decision, DecisionKind, NewDecision, Outcome};
 pub use message::{
     BoundsPhase, ClusterRequest, ClusterResponse, HighestIds, HotRange, Leaving, NodeHealth,
-    NodeView, RangeStats, RangeView, ShardStats, SplitPart, SplitReason, Trouble, View, ViewNews,
+    NodeView, RangeRates, RangeStats, RangeView, ShardStats, SplitPart, SplitReason, Trouble, View,
+    ViewNews,
 };
 pub use orders::voter_on;
 pub use record::{MembershipStatus, NodeRecord, Setting};

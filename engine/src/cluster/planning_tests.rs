@@ -207,7 +207,7 @@ impl Model {
                     conf: range.conf,
                     left: false,
                     is_empty: false,
-                    frozen: None,
+                    bounds: None,
                     parts: 1,
                 }),
                 None => {}

@@ -71,6 +71,31 @@ pub struct RangeStats {
     pub writes_per_second: u32,
     /// CPU time in milliseconds a second, likewise.
     pub cpu_millis_per_second: u32,
+    /// Bytes of keys and values that were read a second, likewise.
+    pub read_bytes_per_second: u64,
+    /// Bytes of keys and values that were written a second, likewise.
+    pub written_bytes_per_second: u64,
+    /// Writes that wait to be proposed.
+    pub waiting: u32,
+    /// The rates over the last 5 min.
+    pub long: RangeRates,
+}
+
+/// The load of a range at its leader over a longer time.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize,
+)]
+pub struct RangeRates {
+    /// Keys that were read and pages of scans a second.
+    pub reads_per_second: u32,
+    /// Writes a second.
+    pub writes_per_second: u32,
+    /// CPU time in milliseconds a second.
+    pub cpu_millis_per_second: u32,
+    /// Bytes of keys and values that were read a second.
+    pub read_bytes_per_second: u64,
+    /// Bytes of keys and values that were written a second.
+    pub written_bytes_per_second: u64,
 }
 
 /// Another shard, as the reporter sees it.
@@ -214,9 +239,9 @@ pub struct HeldReplica {
     pub left: bool,
     /// Whether it has no data yet.
     pub is_empty: bool,
-    /// If it is frozen, its first key and the version of its bounds: its range may be a part of another
-    /// one by now.
-    pub frozen: Option<(Vec<u8>, u32)>,
+    /// If it is frozen, or knows no majority, its first key and the version of its bounds: its range may be a
+    /// part of another one by now.
+    pub bounds: Option<(Vec<u8>, u32)>,
     /// Under how many data ids its rows lie.
     pub parts: u16,
 }

@@ -24,6 +24,8 @@ const RATE_FLOOR: u32 = 20;
 const CPU_FLOOR: u32 = 5;
 /// A size that differs by less than this is about as it was, in bytes.
 const SIZE_FLOOR: u64 = 1 << 20;
+/// The same for bytes a second.
+const BYTES_FLOOR: u64 = 16 << 10;
 
 /// What a report last had of a range.
 struct Reported {
@@ -207,6 +209,7 @@ fn outline(led: &LedRange) -> LedRange {
 /// Whether load and size are about as they were.
 fn is_about(before: &RangeStats, now: &RangeStats) -> bool {
     let rate = |before: u32, now: u32, floor: u32| before.abs_diff(now) < floor.max(before / 5);
+    let bytes = |before: u64, now: u64| before.abs_diff(now) < BYTES_FLOOR.max(before / 5);
     let size = |before: u64, now: u64| before.abs_diff(now) < SIZE_FLOOR;
     rate(before.reads_per_second, now.reads_per_second, RATE_FLOOR)
         && rate(before.writes_per_second, now.writes_per_second, RATE_FLOOR)
@@ -214,6 +217,11 @@ fn is_about(before: &RangeStats, now: &RangeStats) -> bool {
             before.cpu_millis_per_second,
             now.cpu_millis_per_second,
             CPU_FLOOR,
+        )
+        && bytes(before.read_bytes_per_second, now.read_bytes_per_second)
+        && bytes(
+            before.written_bytes_per_second,
+            now.written_bytes_per_second,
         )
         && size(before.bytes, now.bytes)
         && size(before.live_bytes, now.live_bytes)

@@ -74,7 +74,7 @@ fn replica(range: u64, node: u64) -> HeldReplica {
         conf: 1,
         left: false,
         is_empty: false,
-        frozen: None,
+        bounds: None,
         parts: 1,
     }
 }

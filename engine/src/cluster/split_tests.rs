@@ -48,8 +48,6 @@ struct Case {
     cpu_of_range: BTreeMap<RangeId, u32>,
     /// The CPU time of shards that use some, in thousandths of a core.
     cpu: BTreeMap<Location, u32>,
-    /// Under how many data ids the rows of ranges lie that have more than one.
-    parts: BTreeMap<RangeId, u16>,
     /// How many shards each node has; replicas are on the first one.
     shards: u16,
     /// Replicas that lack many entries.
@@ -93,7 +91,6 @@ impl Case {
             bytes: BTreeMap::new(),
             cpu_of_range: BTreeMap::new(),
             cpu: BTreeMap::new(),
-            parts: BTreeMap::new(),
             shards: 1,
             lagging: BTreeSet::new(),
             used: BTreeSet::new(),
@@ -150,7 +147,7 @@ impl Case {
             leader,
             term: 3,
             applied: 9,
-            parts: self.parts_of(descriptor),
+            parts: 1,
         }
     }
 
@@ -169,8 +166,8 @@ impl Case {
                     conf: descriptor.epoch.conf,
                     left: false,
                     is_empty: false,
-                    frozen: None,
-                    parts: self.parts_of(descriptor),
+                    bounds: None,
+                    parts: 1,
                 });
             }
         }
@@ -195,10 +192,6 @@ impl Case {
             slow_disk: false,
             unreadable: Vec::new(),
         }
-    }
-
-    fn parts_of(&self, descriptor: &Descriptor) -> u16 {
-        self.parts.get(&descriptor.range).copied().unwrap_or(1)
     }
 
     fn report(&mut self, node: u64) {

@@ -499,7 +499,12 @@ impl TableStore for MemoryTables {
     fn size_of(&self, (low, high): Interval<'_>) -> Size {
         let runs = self.runs.iter();
         let sizes = runs.map(|run| run.size_before(high).minus(run.size_before(low)));
-        sizes.fold(Size::default(), Size::plus)
+        let size = sizes.fold(Size::default(), Size::plus);
+        let times = self.disk.byte_counts.get().max(1);
+        Size {
+            bytes: size.bytes * times,
+            live_bytes: size.live_bytes * times,
+        }
     }
 
     fn sample(&self, samples: &mut Samples<'_>) {

@@ -10,6 +10,7 @@ use crate::raft::group::Group;
 use crate::raft::machine::Machine;
 use crate::raft::pins::Follower;
 use crate::types::ReplicaId;
+use crate::wal::LogId;
 
 /// For a replica that answers and is behind, this many times more entries are kept.
 const LAGGARD_KEPT: u64 = 16;
@@ -32,6 +33,15 @@ impl<M: Machine> Group<M> {
     /// The group has stopped.
     pub async fn note_durable(&self) -> Result<(), Fatal> {
         self.told(self.raft.trigger().snapshot().await)
+    }
+
+    /// Makes it durable that an entry which is applied here is committed, with all entries up to it: a restart
+    /// applies them without hearing from another replica.
+    ///
+    /// # Errors
+    /// The log has failed.
+    pub async fn commit_durably(&self, applied: LogId) -> Result<(), Fatal> {
+        Ok(self.log.commit_durably(applied).await?)
     }
 
     /// The size of the log, if a part of it is pinned for snapshots.

@@ -5,6 +5,9 @@ use std::cell::{Ref, RefCell};
 use std::collections::BTreeMap;
 use std::rc::{Rc, Weak};
 
+use futures_util::future::LocalBoxFuture;
+
+use crate::error::Fatal;
 use crate::types::RangeId;
 use crate::wal::LogId;
 
@@ -19,12 +22,17 @@ pub struct Absorbed<R> {
     pub at: Option<LogId>,
 }
 
+/// Has the replica of a range apply its log, if it has not begun to.
+pub type Replay = Box<dyn Fn(RangeId) -> LocalBoxFuture<'static, Result<(), Fatal>>>;
+
 /// The list by which the replicas of a shard find each other, and the replicas that were taken over.
 pub struct Absorption<R> {
     replicas: RefCell<BTreeMap<RangeId, Weak<R>>>,
     absorbed: RefCell<Vec<Absorbed<R>>>,
     /// Replicas that did not find the one that they had to take over.
     incomplete: RefCell<Vec<Rc<R>>>,
+    /// Set while the shard is opened.
+    replay: RefCell<Option<Rc<Replay>>>,
 }
 
 impl<R> Default for Absorption<R> {
@@ -33,6 +41,7 @@ impl<R> Default for Absorption<R> {
             replicas: RefCell::default(),
             absorbed: RefCell::default(),
             incomplete: RefCell::default(),
+            replay: RefCell::default(),
         }
     }
 }
@@ -50,6 +59,16 @@ impl<R> Absorption<R> {
         Ref::map(self.absorbed.borrow(), Vec::as_slice)
     }
 
+    /// The replica of a range, if it was taken over and the log still has it.
+    pub fn absorbed_of(&self, range: RangeId) -> Option<Rc<R>> {
+        let replica = self.of(range)?;
+        let absorbed = self.absorbed.borrow();
+        let mut absorbed = absorbed.iter();
+        absorbed
+            .any(|absorbed| Rc::ptr_eq(&absorbed.replica, &replica))
+            .then_some(replica)
+    }
+
     /// Forgets a replica that was taken over: the log no longer has it.
     pub fn forget(&self, replica: &Rc<R>) {
         let mut absorbed = self.absorbed.borrow_mut();
@@ -59,6 +78,24 @@ impl<R> Absorption<R> {
     /// Takes out the replicas that did not find the one that they had to take over.
     pub fn take_incomplete(&self) -> Vec<Rc<R>> {
         self.incomplete.take()
+    }
+
+    /// Sets how a replica that has to be taken over applies its log first, while the shard is opened; `None`:
+    /// all have.
+    pub fn replay_by(&self, replay: Option<Replay>) {
+        self.replay.replace(replay.map(Rc::new));
+    }
+
+    /// While the shard is opened: has the replica of a range apply its log.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub(super) async fn replay(&self, range: RangeId) -> Result<(), Fatal> {
+        let replay = self.replay.borrow().clone();
+        match replay {
+            Some(replay) => replay(range).await,
+            None => Ok(()),
+        }
     }
 
     /// Drops the replicas that it holds: the shard has stopped.

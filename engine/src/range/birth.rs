@@ -155,8 +155,8 @@ impl<E: Env> Replica<E> {
 
     /// Gives birth to the child's replica beside this one, in the turn in which this one loses its keys.
     pub(super) fn bear(&self, child: RangeState, split: LogId) {
-        let (left, right) = self.parts.borrow().split_at(&child.descriptor.keys.start);
-        self.parts.replace(left);
+        let (left, right) = self.rows.parts().split_at(&child.descriptor.keys.start);
+        self.rows.set(left);
         // A digest of the keys before the split can no longer be made.
         self.digesting.set(None);
         let prepared = self.splitting.take_prepared();

@@ -221,6 +221,26 @@ pub fn split_of(
     })
 }
 
+/// The range that is taken over, and the merge, if the payload of an entry is one merge.
+///
+/// # Errors
+/// The bytes are no entry.
+pub fn merge_of(payload: &[u8]) -> Result<Option<(RangeId, MergeId)>, Fatal> {
+    if payload.last() != Some(&FORMAT_MERGE) {
+        return Ok(None);
+    }
+    let entry = access(payload)?;
+    Ok(match entry.commands.as_slice() {
+        [command] => match &command.action {
+            ArchivedAction::Order(ArchivedRangeOrder::Merge(order)) => {
+                Some((RangeId(order.right.0.to_native()), order.merge.to_native()))
+            }
+            _ => None,
+        },
+        _ => None,
+    })
+}
+
 /// Whether the payload of an entry is one split.
 pub fn is_split(payload: &[u8]) -> bool {
     payload.last() == Some(&FORMAT_SPLIT)

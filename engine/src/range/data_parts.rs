@@ -4,7 +4,8 @@
 //! a snapshot. When two ranges are merged no row is copied: the replica that stays takes over the data ids
 //! of the other, each with its interval. So a replica has a short list of parts, cut at keys. The list is
 //! local to the replica: another one of the same range may have other parts. It is kept in the replica's
-//! state row and never sent. Pure.
+//! state row and never sent. A replica with too many parts for a merge writes its rows anew under one data id
+//! ([`super::rewrite`]). Pure.
 
 use std::rc::Rc;
 
@@ -19,10 +20,11 @@ pub type LaterPart = (Vec<u8>, DataId);
 /// The data ids of a replica's rows, by intervals of keys. Clones share the list.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DataParts {
-    /// That of the first part, which begins where the range does.
+    /// That of the first part, which begins where the range does. The log says which one it is.
     first: DataId,
     /// The first keys of the other parts in ascending order, and their data ids; `None` if there are no
-    /// others, as in nearly all replicas.
+    /// others, as in nearly all replicas. After a rewrite the first of them begins where the range does, and
+    /// no key is left for the part before it.
     others: Option<Rc<[LaterPart]>>,
 }
 
@@ -56,9 +58,17 @@ impl DataParts {
         self.others.as_deref().unwrap_or_default()
     }
 
-    /// How many parts there are.
-    pub fn count(&self) -> usize {
-        1 + self.others().len()
+    /// How many parts there are in a range with this first key.
+    pub fn count(&self, start: &[u8]) -> usize {
+        let others = self.others().iter();
+        1 + others
+            .filter(|(border, _)| border.as_slice() > start)
+            .count()
+    }
+
+    /// The parts of a replica with this first key after all its rows were written anew under `data_id`.
+    pub fn rewritten(&self, start: &[u8], data_id: DataId) -> DataParts {
+        DataParts::new(self.first, vec![(start.to_vec(), data_id)])
     }
 
     /// The data id of a key's rows.
@@ -73,7 +83,7 @@ impl DataParts {
 
     /// An interval of the replica's keys, cut into those that lie under one data id each, in order.
     pub fn within(&self, keys: &KeyRange) -> Vec<(DataId, KeyRange)> {
-        let mut pieces = Vec::with_capacity(self.count());
+        let mut pieces = Vec::with_capacity(1 + self.others().len());
         let (mut start, mut data_id) = (keys.start.clone(), self.of(&keys.start));
         let inside = self.others().iter().filter(|(border, _)| {
             *border > keys.start && keys.end.as_ref().is_none_or(|end| border < end)
@@ -91,8 +101,13 @@ impl DataParts {
     /// These parts, and those of a range that begins at `border`, where this one ends.
     pub fn joined(&self, border: &[u8], right: &DataParts) -> DataParts {
         let mut others = self.others().to_vec();
-        others.push((border.to_vec(), right.first));
-        others.extend_from_slice(right.others());
+        others.push((border.to_vec(), right.of(border)));
+        let rights = right.others().iter();
+        others.extend(
+            rights
+                .filter(|(start, _)| start.as_slice() > border)
+                .cloned(),
+        );
         DataParts::new(self.first, others)
     }
 
@@ -161,6 +176,26 @@ mod tests {
         // Parts side by side with the same data id are one.
         let one = DataParts::one(DataId(7));
         assert_eq!(one.joined(b"m", &one), one);
-        assert_eq!(one.joined(b"m", &parts(8, &[("t", 7)])).count(), 3);
+        assert_eq!(one.joined(b"m", &parts(8, &[("t", 7)])).count(b"a"), 3);
+    }
+
+    #[test]
+    fn what_was_rewritten_is_one_part_that_can_be_split_and_joined() {
+        let rewritten = parts(1, &[("m", 2), ("t", 3)]).rewritten(b"b", DataId(9));
+        assert_eq!((rewritten.first(), rewritten.count(b"b")), (DataId(1), 1));
+        let whole = keys("b", "z");
+        assert_eq!(rewritten.within(&whole), [(DataId(9), whole.clone())]);
+        let (left, right) = rewritten.split_at(b"k");
+        assert_eq!(left.within(&keys("b", "k")), [(DataId(9), keys("b", "k"))]);
+        assert_eq!(right.within(&keys("k", "z")), [(DataId(9), keys("k", "z"))]);
+        assert_eq!(
+            left.joined(b"k", &right).within(&whole),
+            [(DataId(9), whole)]
+        );
+        // It is taken over by its left neighbour.
+        let joined = parts(5, &[]).joined(b"b", &rewritten);
+        let expected = [(DataId(5), keys("a", "b")), (DataId(9), keys("b", "z"))];
+        assert_eq!(joined.within(&keys("a", "z")), expected);
+        assert_eq!(joined.count(b"a"), 2);
     }
 }

@@ -60,6 +60,7 @@ impl<E: Env> Machine for Replica<E> {
     async fn make_room(&self, entry: &LogEntry) -> Result<(), Fatal> {
         // First: no task may take the room between the last wait and the entry.
         self.prepare_split(entry).await?;
+        self.prepare_merge(entry).await?;
         let (rows, bytes) = room_needed(entry);
         self.store.make_room(rows, bytes).await
     }

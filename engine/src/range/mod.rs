@@ -26,6 +26,8 @@ pub mod propose;
 pub mod proposer;
 pub mod recover_state;
 pub mod replica;
+mod rewrite;
+mod row_places;
 pub mod saved;
 mod session_export;
 mod session_row;

@@ -18,7 +18,7 @@ use crate::mutant::{self, Mutant};
 use crate::notify::Notify;
 use crate::raft::StartMode;
 use crate::tree::Store;
-use crate::types::KeyRange;
+use crate::types::{KeyRange, RangeId};
 use crate::wal::{Created, Group, GroupLog, Wal, WalError};
 
 /// A replica, as far as the nursery must know it.
@@ -171,6 +171,19 @@ impl<E: Env, R: Child> Nursery<E, R> {
         self.news.notify();
     }
 
+    /// The newborn of a range.
+    pub fn of_range(
+        &self,
+        range: RangeId,
+        range_of: impl Fn(&R) -> RangeId,
+    ) -> Option<Newborn<E, R>> {
+        let newborns = self.newborns.borrow();
+        let found = newborns
+            .iter()
+            .find(|newborn| range_of(&newborn.replica) == range);
+        found.cloned()
+    }
+
     /// The first newborn.
     pub fn first(&self) -> Option<Newborn<E, R>> {
         self.newborns.borrow().first().cloned()
@@ -211,15 +224,17 @@ impl<E: Env, R: Child> Nursery<E, R> {
         if mutant::is(Mutant::ParentGoesFirst) {
             return Ok(());
         }
-        let has_unflushed = {
-            let mut unflushed = self.unflushed.borrow_mut();
-            unflushed.retain(is_unflushed);
-            unflushed.iter().any(|(of, _)| *of == parent)
-        };
-        match has_unflushed {
+        match self.has_unflushed(parent) {
             true => store.flush().await,
             false => Ok(()),
         }
+    }
+
+    /// Whether a replica has children that no flush covers.
+    pub fn has_unflushed(&self, parent: Group) -> bool {
+        let mut unflushed = self.unflushed.borrow_mut();
+        unflushed.retain(is_unflushed);
+        unflushed.iter().any(|(of, _)| *of == parent)
     }
 }
 

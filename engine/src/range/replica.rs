@@ -30,6 +30,7 @@ use crate::range::leadership::{Leadership, Leading};
 use crate::range::nursery::Nursery;
 use crate::range::observer::ApplyObservers;
 use crate::range::proposer::Proposer;
+use crate::range::row_places::RowPlaces;
 use crate::range::splitting::Splitting;
 use crate::range::state::RangeState;
 use crate::range::timestamps::Timestamps;
@@ -107,8 +108,8 @@ pub(super) struct Saved {
 pub struct Replica<E: Env> {
     /// The range and the replica's id.
     pub group: Group,
-    /// The data ids of its rows.
-    pub(super) parts: RefCell<DataParts>,
+    /// Where its rows lie.
+    pub(super) rows: RowPlaces,
     /// What it shares with the other replicas of its shard.
     pub(super) home: Home<E>,
     /// The queue of writes; only a leader's has any.
@@ -142,7 +143,7 @@ impl<E: Env> Replica<E> {
         let store = parts.home.store.clone();
         let replica = Replica {
             group: parts.group,
-            parts: RefCell::new(parts.parts),
+            rows: RowPlaces::new(parts.parts),
             proposer: Proposer::new(store.writes.clone(), store.departures.clone()),
             store,
             timestamps: Timestamps::new(parts.home.hlc.clone(), parts.home.clock.clone()),
@@ -171,28 +172,29 @@ impl<E: Env> Replica<E> {
     /// The data id of the first part of its rows. It changes when the replica takes over a snapshot, and
     /// at no other time.
     pub fn data_id(&self) -> DataId {
-        self.parts.borrow().first()
+        self.rows.parts().first()
     }
 
     /// The data id of a key's rows.
     pub fn data_id_of(&self, key: &[u8]) -> DataId {
-        self.parts.borrow().of(key)
+        self.rows.parts().of(key)
     }
 
     /// The data ids of its rows.
     pub fn parts(&self) -> DataParts {
-        self.parts.borrow().clone()
+        self.rows.parts().clone()
     }
 
     /// Under how many data ids its rows lie.
     pub fn parts_count(&self) -> usize {
-        self.parts.borrow().count()
+        let state = self.state.borrow();
+        self.rows.parts().count(&state.descriptor.keys.start)
     }
 
     /// Its keys, cut into the intervals that lie under one data id each, in order.
     pub fn intervals(&self) -> Vec<(DataId, KeyRange)> {
         let state = self.state.borrow();
-        self.parts.borrow().within(&state.descriptor.keys)
+        self.rows.parts().within(&state.descriptor.keys)
     }
 
     /// Becomes the snapshot with rows under `data_id`: they and the switch in the log are durable.
@@ -205,7 +207,7 @@ impl<E: Env> Replica<E> {
         );
         self.timestamps.observe(state.last_ts);
         self.usage.last_write.set(state.last_ts);
-        self.parts.replace(DataParts::one(data_id));
+        self.rows.set(DataParts::one(data_id));
         self.digesting.set(None);
         self.faults.clear();
         *self.state.borrow_mut() = state;
@@ -334,10 +336,9 @@ impl<E: Env> Replica<E> {
         let began = E::now();
         let mut state = self.state.borrow_mut();
         self.refuse_other_entry(state.applied, entry)?;
-        let parts = self.parts();
         let mut rows = RangeRows {
             store: &self.store,
-            parts: &parts,
+            places: &self.rows,
             has_written: false,
         };
         let step = apply::apply(&mut state, &mut rows, entry)?;
@@ -474,6 +475,7 @@ impl<E: Env> Replica<E> {
         let index = |durable: &AppliedState| durable.applied.map(|id| id.index);
         // A flush from before a snapshot was installed covers less.
         if index(&durable) >= index(&known) {
+            self.rows.durable(durable.applied);
             *known = durable;
         }
     }
@@ -493,12 +495,15 @@ impl<E: Env> Replica<E> {
     /// How busy it is.
     pub fn load(&self) -> RangeLoad {
         let (reads, writes) = self.usage.counts();
+        let rates = self.usage.rates().short;
         RangeLoad {
             reads,
             writes,
             waiting: self.proposer.waiting(),
             in_flight: self.proposer.in_flight(),
             size: self.size(false),
+            read_bytes_per_second: rates.read_bytes.round() as u64,
+            written_bytes_per_second: rates.written_bytes.round() as u64,
         }
     }
 }
@@ -512,7 +517,7 @@ impl<E: Env> Drop for Replica<E> {
 /// The rows of one range in the shard's tree, as apply sees them.
 struct RangeRows<'a, E: Env> {
     store: &'a Store<E>,
-    parts: &'a DataParts,
+    places: &'a RowPlaces,
     /// Whether apply has written a version.
     has_written: bool,
 }
@@ -523,11 +528,13 @@ impl<E: Env> Rows for RangeRows<'_, E> {
         key: &[u8],
         look: impl FnOnce(Option<(Timestamp, Option<&[u8]>)>) -> R,
     ) -> Result<R, LsmError> {
-        self.store.newest(self.parts.of(key), key, look)
+        self.store.newest(self.places.parts().of(key), key, look)
     }
 
     fn insert(&mut self, key: &[u8], version: Timestamp, value: Option<&[u8]>) {
         self.has_written = true;
-        self.store.insert(self.parts.of(key), key, version, value);
+        let data_id = self.places.parts().of(key);
+        self.store.insert(data_id, key, version, value);
+        self.places.written(key, version, value);
     }
 }

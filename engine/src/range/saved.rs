@@ -21,16 +21,19 @@ impl<E: Env> Participant for Replica<E> {
     }
 
     fn save(self: Rc<Self>, put: &mut PutRow<'_>) -> Result<Option<WhenDurable>, Fatal> {
-        if !self.saved.changed.replace(false) || self.is_absorbed() {
+        if !self.saved.changed.replace(false) {
             return Ok(None);
         }
         let mut state = self.state.borrow_mut();
+        // Of one that was taken over the tables must know that it is frozen, as soon as they know the replica
+        // that took it over.
+        if self.is_absorbed() && state.frozen.is_none() {
+            return Ok(None);
+        }
         let encoding = |e: rancor::Error| {
             Fatal::Inconsistent(format!("state of range {}: {e}", self.group.range))
         };
-        let row = state
-            .encode(self.parts.borrow().others())
-            .map_err(encoding)?;
+        let row = state.encode(self.rows.parts().others()).map_err(encoding)?;
         let mut key = Vec::new();
         keys::state_key(self.group.replica, &mut key);
         put(&key, state.last_ts, Some(&row));

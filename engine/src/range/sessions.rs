@@ -326,6 +326,28 @@ impl Sessions {
         }
     }
 
+    /// Has the rows of all requests saved again: they are to lie under another data id, where there is none to
+    /// delete yet.
+    pub fn rewrite_requests(&mut self) {
+        let before = self.to_delete.len();
+        self.to_delete
+            .retain(|row| matches!(row, SessionRow::Client(..)));
+        self.unsaved -= before - self.to_delete.len();
+        for (_, client) in &mut self.clients {
+            let mut saved = 0;
+            for request in client.requests.iter_mut().filter(|one| one.in_tree) {
+                request.in_tree = false;
+                saved += 1;
+            }
+            self.unsaved += saved;
+            if saved > 0 && !client.changed {
+                client.changed = true;
+                self.changed.push_back(client.id);
+                self.unsaved += 1;
+            }
+        }
+    }
+
     /// Gives about `rows_max` rows that have changed and are not saved, those that have waited
     /// longest first; none when all is saved. The caller writes them into the memtable that gets
     /// the state's next row, or into an earlier one.

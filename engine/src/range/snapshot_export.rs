@@ -29,6 +29,7 @@ use crate::lsm::keys::{self, InSnapshot, RowKind};
 use crate::lsm::{ColdStop, Direction, LsmError, ScanStop};
 use crate::mutant::{self, Mutant};
 use crate::raft::{SnapshotReader, SnapshotRow};
+use crate::range::data_parts::DataParts;
 use crate::range::replica::Replica;
 use crate::range::sessions::{SessionExport, SessionRow};
 use crate::tree::cold_scans::ScanBlocks;
@@ -44,8 +45,8 @@ const FETCH_RETRY_INTERVAL: Duration = Duration::from_millis(20);
 /// A snapshot that is being read and sent.
 pub struct Export<E: Env> {
     replica: Rc<Replica<E>>,
-    /// The data id of the first part of the rows.
-    data_id: DataId,
+    /// The data ids of its rows.
+    parts: DataParts,
     /// The version of the range's bounds.
     version: u32,
     /// The last entry that the snapshot covers.
@@ -99,7 +100,7 @@ impl<E: Env> Export<E> {
         let range = replica.group.range;
         let failed =
             |what: String| Fatal::Inconsistent(format!("snapshot of range {range}: {what}"));
-        let data_id = replica.data_id();
+        let parts = replica.parts();
         let (last, at, state, sessions) = replica.with_state(|state| {
             let last = state
                 .applied
@@ -128,7 +129,7 @@ impl<E: Env> Export<E> {
         replica.keep_versions(at);
         Ok(Export {
             replica,
-            data_id,
+            parts,
             version,
             last,
             at,
@@ -141,10 +142,20 @@ impl<E: Env> Export<E> {
         })
     }
 
+    /// The same of the users' rows alone.
+    ///
+    /// # Errors
+    /// See [`Export::begin`].
+    pub fn of_rows(replica: Rc<Replica<E>>) -> Result<Export<E>, Fatal> {
+        let mut export = Export::begin(replica)?;
+        export.sessions = None;
+        Ok(export)
+    }
+
     /// Reads until a part is complete, the range ends, the time is up or a block is needed.
     fn read_on(&mut self) -> Result<Turn, Fatal> {
-        if self.replica.data_id() != self.data_id {
-            return Err(self.failed("the replica took over a snapshot itself"));
+        if self.replica.parts() != self.parts {
+            return Err(self.failed("the rows of the replica lie under other data ids by now"));
         }
         let version = (self.replica).with_state(|state| state.descriptor.epoch.version);
         if version != self.version {

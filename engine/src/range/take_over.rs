@@ -1,22 +1,24 @@
 //! How a replica takes over the replica of its right neighbour on the same shard, when the ranges are
 //! merged.
 //!
-//! The right replica is frozen, and all its rows and state are flushed to tables. The left one takes over
-//! its session table and its data ids in the turn in which it applies the merge; no row is copied. The
-//! right replica stays in the log until a flush covers the left one: after a crash before that, the left
-//! one applies the merge again, and needs it. If a start finds a frozen replica, and its left neighbour
+//! The right replica is frozen, and its log says durably that the freeze is committed. The left one takes over
+//! its session table and its data ids in the turn in which it applies the merge; no row is copied, and none
+//! need be in tables: a merge waits for no flush, so that it also works on a full disk. The right replica
+//! stays in the log until a flush covers the left one: after a crash before that, the left one applies the
+//! merge again, and needs it. So a start has the right replica apply its log up to the freeze before the left
+//! one applies the merge ([`Replica::prepare_merge`]). If a start finds a frozen replica, and another one
 //! already has its keys, it removes the frozen one. Lives on the shard's thread.
 
 use std::rc::Rc;
 
 use crate::env::Env;
-use crate::error::Error;
+use crate::error::{Error, Fatal};
 use crate::mutant::{self, Mutant};
 use crate::range::absorbed_replicas::Absorbed;
-use crate::range::merge;
 use crate::range::replica::Replica;
+use crate::range::{command, merge};
 use crate::types::{KeyRange, MergeId, RangeId};
-use crate::wal::LogId;
+use crate::wal::{LogEntry, LogId, Payload};
 
 impl<E: Env> Replica<E> {
     /// The merge for which the range is frozen, if it is.
@@ -34,6 +36,26 @@ impl<E: Env> Replica<E> {
     /// not find the one that it had to take over.
     pub fn is_absorbed(&self) -> bool {
         self.saved.is_absorbed.get()
+    }
+
+    /// While the shard is opened: if an entry is a merge, has the right replica on this shard apply its log
+    /// first.
+    ///
+    /// # Errors
+    /// The entry is damaged, or the right replica cannot be started.
+    pub(super) async fn prepare_merge(&self, entry: &LogEntry) -> Result<(), Fatal> {
+        let Payload::Commands(bytes) = &entry.payload else {
+            return Ok(());
+        };
+        let Some((right, merge)) = command::merge_of(bytes)? else {
+            return Ok(());
+        };
+        let found = self.home.absorption.of(right);
+        let is_ready = found.is_none_or(|right| right.is_frozen_for(merge));
+        if is_ready || mutant::is(Mutant::MergeReplayedFirst) {
+            return Ok(());
+        }
+        self.home.absorption.replay(right).await
     }
 
     /// Takes over the replica of the frozen right neighbour on this shard, in the turn in which the merge
@@ -72,8 +94,8 @@ impl<E: Env> Replica<E> {
             self.count_unsaved(&state);
         }
         let border = right.with_state(|state| state.descriptor.keys.start.clone());
-        let joined = self.parts.borrow().joined(&border, &right.parts());
-        self.parts.replace(joined);
+        let joined = self.rows.parts().joined(&border, &right.parts());
+        self.rows.set(joined);
         // What the right leader served must stay true, whether or not this replica leads.
         if !mutant::is(Mutant::FloorForgottenAtMerge) {
             self.timestamps.raise_floor(served);
@@ -107,6 +129,7 @@ impl<E: Env> Replica<E> {
 
     fn take_over(&self, right: &Rc<Replica<E>>, at: Option<LogId>) {
         right.saved.is_absorbed.set(true);
+        right.rows.give_up();
         right.leadership.stop();
         right.proposer.refuse_all(&Error::Moved(vec![self.route()]));
         right.count_unsaved(&right.state.borrow());

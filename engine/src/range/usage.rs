@@ -120,6 +120,10 @@ pub struct RangeLoad {
     pub in_flight: usize,
     /// About how many bytes its rows have, as last measured.
     pub size: Size,
+    /// Bytes of keys and values that were read a second, over about 10 s.
+    pub read_bytes_per_second: u64,
+    /// Bytes of keys and values that were written a second, likewise.
+    pub written_bytes_per_second: u64,
 }
 
 fn raise(counter: &Cell<u64>, by: u64) {

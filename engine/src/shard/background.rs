@@ -147,8 +147,12 @@ pub(super) fn gc_rules<E: Env>(inner: &Inner<E>) -> GcRules {
         let has_leader = |replica: &Replica<E>| replica.leadership.leader().is_some();
         replicas.retain(|replica| replica.is_flushed() || has_leader(replica));
     }
-    // Those that were taken over have no keys any more, but their own rows, until the log forgets them.
     let absorbed = inner.home.absorption.absorbed();
+    let taken_over = absorbed.iter().map(|absorbed| &absorbed.replica);
+    // Where rows lay before a rewrite, and where they are written anew.
+    let rewrites = replicas.iter().chain(taken_over).flat_map(rewritten);
+    let rewrites: Vec<LiveData> = rewrites.collect();
+    // Those that were taken over have no keys any more, but their own rows, until the log forgets them.
     let absorbed = absorbed.iter().map(|absorbed| LiveData {
         replica: absorbed.replica.group.replica,
         data_id: absorbed.replica.data_id(),
@@ -169,8 +173,26 @@ pub(super) fn gc_rules<E: Env>(inner: &Inner<E>) -> GcRules {
         })
     });
     GcRules {
-        live: live.chain(absorbed).chain(inner.staged()).collect(),
+        live: live
+            .chain(absorbed)
+            .chain(inner.staged())
+            .chain(rewrites)
+            .collect(),
     }
+}
+
+/// The rows that a replica needs because of a rewrite, beside those that it reads.
+fn rewritten<E: Env>(replica: &Rc<Replica<E>>) -> Vec<LiveData> {
+    let mut rows = replica.replaced_rows();
+    let copies = replica.rewrites_to();
+    rows.extend(copies.map(|data_id| (data_id, KeyRange::all())));
+    let live = rows.into_iter().map(|(data_id, keys)| LiveData {
+        replica: replica.group.replica,
+        data_id,
+        keys,
+        threshold: Timestamp::ZERO,
+    });
+    live.collect()
 }
 
 /// Collects old versions, even where nobody writes.

@@ -47,7 +47,7 @@ impl<E: Env> Inner<E> {
                 epoch,
                 merge,
             } => self.freeze_range(range, epoch, merge).await,
-            ClusterRequest::PrepareMerge { left, right } => self.prepare_merge(left, right).await?,
+            ClusterRequest::PrepareMerge { left, right } => self.prepare_merge(left, right),
             ClusterRequest::Frozen { range, merge } => self.frozen(range, merge).await?,
             ClusterRequest::CancelMerge { merge, border } => {
                 self.cancel_merge(merge, &border).await

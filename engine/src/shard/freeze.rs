@@ -8,10 +8,9 @@ use std::time::Duration;
 use openraft::async_runtime::{Oneshot, OneshotSender};
 
 use super::bounds_changes::is_changing;
-use super::merge::{END_TIMEOUT, FROZEN_TIMEOUT, POLL_INTERVAL, PREPARE_TIMEOUT, check_members};
+use super::merge::{END_TIMEOUT, POLL_INTERVAL, check_members};
 use super::{Inner, Running};
 use crate::boot_time::BootTime;
-use crate::cluster::merge::too_many_parts;
 use crate::cluster::{BoundsPhase, ClusterRequest, ClusterResponse};
 use crate::env::{AsyncRuntime, Env};
 use crate::error::{Fatal, OrderError};
@@ -19,24 +18,18 @@ use crate::range::Keyspace;
 use crate::range::command::{FreezeOrder, RangeOrder};
 use crate::range::data_parts::PARTS_MAX;
 use crate::range::replica::Replica;
-use crate::tree::Unflushed;
 use crate::types::{Epoch, Location, MergeId, RangeId};
 
 /// How long a shard waits for its replica to be frozen before it says no: the keys are not served
 /// meanwhile.
 const FROZEN_WAIT: Duration = Duration::from_secs(1);
-/// How long a shard may take to flush before it says that it does not: a little less than it is waited for, so
-/// that the reason arrives.
-const PREPARE_WAIT: Duration = PREPARE_TIMEOUT.saturating_sub(ANSWER_TIME);
-/// The same for the flush after the freeze, with the wait for the frozen replica.
-const FLUSHED_WAIT: Duration = FROZEN_TIMEOUT.saturating_sub(ANSWER_TIME);
-/// How long an answer may be on its way.
-const ANSWER_TIME: Duration = Duration::from_millis(250);
 /// The right range is not frozen while a replica lacks more entries than this.
 const LAG_MAX: u64 = 100;
 /// How long a range stays frozen before its leader asks what has become of the merge. The question cancels no
 /// merge that goes on: its leader refuses it. So this is no longer than a merge usually takes.
 const FROZEN_PATIENCE: Duration = Duration::from_secs(1);
+/// When a merge that waits for a rewrite should be tried again.
+const REWRITE_POLL_INTERVAL: Duration = Duration::from_millis(200);
 /// How often leaders of frozen ranges are looked for.
 /// By time: a frozen range whose leader is silent gives no event.
 const WATCH_INTERVAL: Duration = Duration::from_millis(250);
@@ -137,15 +130,10 @@ impl<E: Env> Inner<E> {
         frozen
     }
 
-    /// Checks that the replicas here of two neighbours could be merged, and flushes what they have.
-    pub(super) async fn prepare_merge(
-        &self,
-        left: RangeId,
-        right: RangeId,
-    ) -> Result<ClusterResponse, Fatal> {
-        let refused = |why: String| Ok(ClusterResponse::Refused(OrderError::busy(why)));
+    /// Checks that the replicas here of two neighbours could be merged.
+    pub(super) fn prepare_merge(self: &Rc<Self>, left: RangeId, right: RangeId) -> ClusterResponse {
         let at = self.location;
-        let (mut parts, mut is_durable) = (0, true);
+        let mut both = Vec::new();
         for range in [left, right] {
             let found = self.of_range(range);
             let found = found.filter(|found| {
@@ -153,67 +141,63 @@ impl<E: Env> Inner<E> {
                 applied.is_some() && !found.replica.is_halted()
             });
             let Some(Running { replica, .. }) = found else {
-                return refused(format!("shard {at} has no replica of range {range} now"));
+                let why = format!("shard {at} has no replica of range {range} now");
+                return ClusterResponse::Refused(OrderError::busy(why));
             };
-            parts += replica.parts().count();
-            is_durable &= replica.durable_up_to() >= replica.with_state(|state| state.applied);
+            both.push(replica);
         }
-        if parts > PARTS_MAX {
-            let why = too_many_parts(left, at, parts);
-            return Ok(ClusterResponse::Refused(why));
+        let parts: usize = both.iter().map(|replica| replica.parts_count()).sum();
+        let most = both.into_iter().max_by_key(|replica| replica.parts_count());
+        match most.filter(|_| parts > PARTS_MAX) {
+            Some(most) => ClusterResponse::Refused(self.rewrite_for_merge(most, parts)),
+            None => ClusterResponse::Done,
         }
-        // There must be room after the freeze, too.
-        let limit = match is_durable {
-            true if !self.store.disk_full() => return Ok(ClusterResponse::Done),
-            _ => PREPARE_WAIT,
-        };
-        self.flush_for_merge(limit).await
     }
 
-    /// Flushes what the replicas here have; refuses if the disk is full, or is too slow for `limit`.
-    async fn flush_for_merge(&self, limit: Duration) -> Result<ClusterResponse, Fatal> {
-        let at = self.location;
-        Ok(match self.store.flush_within(limit).await? {
-            Ok(()) => ClusterResponse::Done,
-            Err(Unflushed::DiskFull) => ClusterResponse::Refused(OrderError::Conflict(format!(
-                "the disk of shard {at} is full, and a merge begins with a flush there: make room on the \
-                 disk, and give the order again"
-            ))),
-            Err(Unflushed::TimedOut) => ClusterResponse::Refused(OrderError::busy(format!(
-                "shard {at} has not flushed its memtable within {} ms: its disk is slow, or has much to do",
-                limit.as_millis()
-            ))),
-        })
+    /// Has the rows of a replica written anew as one part: with its neighbour's there are too many to be merged.
+    fn rewrite_for_merge(self: &Rc<Self>, replica: Rc<Replica<E>>, parts: usize) -> OrderError {
+        let (range, at) = (replica.group.range, self.location);
+        let what = format!(
+            "with its neighbour's the rows of range {range} on shard {at} would lie in {parts} parts, and may lie \
+             in {PARTS_MAX}"
+        );
+        if self.store.disk_full() {
+            return OrderError::Conflict(format!(
+                "{what}; they cannot be written anew as one part while the disk is full: make room on it, and \
+                 give the order again"
+            ));
+        }
+        self.rewrite(replica);
+        let why = format!(
+            "{what}: they are being written anew as one part; if that takes long, give the order again later"
+        );
+        OrderError::busy_for(why, REWRITE_POLL_INTERVAL)
     }
 
-    /// Waits a moment until the replica of a range here is frozen for a merge and flushed.
+    /// Waits a moment until the replica of a range here is frozen for a merge, and its log says so durably.
     pub(super) async fn frozen(
         &self,
         range: RangeId,
         merge: MergeId,
     ) -> Result<ClusterResponse, Fatal> {
-        let refused = |why: String| Ok(ClusterResponse::Refused(OrderError::busy(why)));
         let begun = E::now();
-        let frozen = loop {
+        let Running { replica, raft } = loop {
             let frozen = self.of_range(range);
             let frozen = frozen.filter(|found| found.replica.is_frozen_for(merge));
             if let Some(frozen) = frozen {
-                break frozen.replica;
+                break frozen;
             }
             if E::now() > begun + FROZEN_WAIT {
                 let at = self.location;
-                return refused(format!("the replica of range {range} on shard {at} lags"));
+                let why = format!("the replica of range {range} on shard {at} lags");
+                return Ok(ClusterResponse::Refused(OrderError::busy(why)));
             }
             E::Runtime::sleep(POLL_INTERVAL).await;
         };
-        let applied = frozen.with_state(|state| state.applied);
-        match frozen.durable_up_to() < applied {
-            true => {
-                let left = FLUSHED_WAIT.saturating_sub(E::now() - begun);
-                self.flush_for_merge(left).await
-            }
-            false => Ok(ClusterResponse::Done),
+        if let Some(applied) = replica.with_state(|state| state.applied) {
+            raft.commit_durably(applied).await?;
         }
+        Ok(ClusterResponse::Done)
     }
 
     /// Lets a range that is led here, and whose merge is cancelled, serve again.

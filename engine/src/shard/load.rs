@@ -17,9 +17,10 @@ use std::time::Duration;
 
 use super::{Inner, Running};
 use crate::boot_time::BootTime;
-use crate::cluster::message::{RangeStats, ShardStats};
+use crate::cluster::message::{RangeRates, RangeStats, ShardStats};
 use crate::env::Env;
 use crate::range::replica::Replica;
+use crate::range::usage::Work;
 
 /// The time over which the rate of CPU time forgets.
 const CPU_OVER: Duration = Duration::from_secs(10);
@@ -105,14 +106,30 @@ pub(super) fn measure<E: Env>(inner: &Inner<E>, now: BootTime) -> ShardStats {
 /// The load and the size of a range at its leader, as they were last measured.
 pub(super) fn of_range<E: Env>(inner: &Inner<E>, replica: &Replica<E>) -> RangeStats {
     let size = replica.size(false);
-    let work = replica.usage.rates().short;
+    let rates = replica.usage.rates();
     let share = inner.management.load.cpu_share.get();
+    let (short, long) = (shown(rates.short, share), shown(rates.long, share));
     RangeStats {
         bytes: size.bytes,
         live_bytes: size.live_bytes,
+        reads_per_second: short.reads_per_second,
+        writes_per_second: short.writes_per_second,
+        cpu_millis_per_second: short.cpu_millis_per_second,
+        read_bytes_per_second: short.read_bytes_per_second,
+        written_bytes_per_second: short.written_bytes_per_second,
+        waiting: u32::try_from(replica.proposer.waiting()).unwrap_or(u32::MAX),
+        long,
+    }
+}
+
+/// Rates as reports have them, with this much CPU time for each unit of timed work.
+fn shown(work: Work, share: f64) -> RangeRates {
+    RangeRates {
         reads_per_second: work.reads.round() as u32,
         writes_per_second: work.writes.round() as u32,
         cpu_millis_per_second: (work.cpu_nanos * share / 1e6).round() as u32,
+        read_bytes_per_second: work.read_bytes.round() as u64,
+        written_bytes_per_second: work.written_bytes.round() as u64,
     }
 }
 

@@ -3,12 +3,14 @@
 //! The protocol, step by step. The replicas of both ranges are on the same shards.
 //!
 //! 1. The manager asks the leader of the left range. It takes the flag of changes, and asks every shard
-//!    whether it has both replicas; each flushes what both have. Then it asks the leader of the right range
-//!    to freeze the range.
+//!    whether it has both replicas, and can merge them. Then it asks the leader of the right range to freeze
+//!    the range.
 //! 2. The right leader takes its own flag, serves no key any more, and proposes the freeze. Once that is
 //!    applied, no replica of the range applies a write, also under a later leader.
-//! 3. The left leader asks every shard whether its replica of the right range is frozen for this merge,
-//!    and flushed. All must answer: a replica that is not there could not be taken over.
+//! 3. The left leader asks every shard whether its replica of the right range is frozen for this merge. A shard
+//!    says so when its log has the freeze, and that it is committed, durably. All must answer: a replica that
+//!    is not there could not be taken over. Nothing is flushed, so tables that are slow, or whose disk is full,
+//!    hold up no merge.
 //! 4. It proposes the merge. Each replica of the left range, when it applies that, takes over the right one
 //!    on its shard (`range/take_over.rs`), and the left leader serves the keys.
 //!
@@ -39,11 +41,10 @@ use crate::types::{Epoch, Location, MergeId, RangeId};
 
 /// How long the right leader may take to freeze its range, whose keys are not served from then on.
 const FREEZE_TIMEOUT: Duration = Duration::from_secs(2);
-/// How long the shards may take to flush before the freeze.
-pub(super) const PREPARE_TIMEOUT: Duration = Duration::from_secs(5);
-/// Time limit of the question whether a replica is frozen; a shard may have to flush before it answers, but
-/// little: it has flushed right before the freeze.
-pub(super) const FROZEN_TIMEOUT: Duration = Duration::from_secs(2);
+/// Time limit of the question whether the replicas of a shard can be merged.
+const PREPARE_TIMEOUT: Duration = Duration::from_secs(2);
+/// Time limit of the question whether a replica is frozen, durably.
+const FROZEN_TIMEOUT: Duration = Duration::from_secs(2);
 /// How often a replica is looked at.
 /// By time: the states that are waited for have many causes (an entry is applied, the lead is lost,
 /// the replica is removed), and merges are rare.
@@ -432,7 +433,7 @@ impl<E: Env> Inner<E> {
     }
 
     /// Takes replicas that were taken over out of the list of ranges, in the turn in which that happened.
-    pub(super) fn take_out_absorbed(self: &Rc<Self>) {
+    pub(super) fn take_out_absorbed(&self) {
         let absorbed = self.home.absorption.absorbed();
         let absorbed = absorbed.iter().map(|absorbed| absorbed.replica.group);
         let running: Vec<Running<E>> = absorbed.filter_map(|group| self.running(group)).collect();
@@ -466,6 +467,7 @@ impl<E: Env> Inner<E> {
         self.remove_incomplete().await?;
         let due: Vec<Rc<Replica<E>>> = {
             let absorbed = self.home.absorption.absorbed();
+            // In the order in which they were taken over: a start would not find out by whom.
             let due = absorbed.iter().filter(|absorbed| self.is_covered(absorbed));
             due.map(|absorbed| absorbed.replica.clone()).collect()
         };
@@ -478,10 +480,16 @@ impl<E: Env> Inner<E> {
     }
 
     fn is_covered(&self, absorbed: &Absorbed<Replica<E>>) -> bool {
+        // A start makes its newborn children from its log.
+        if self.home.nursery.has_unflushed(absorbed.replica.group) {
+            return false;
+        }
         let Some(at) = absorbed.at else { return true };
-        // Without the replica that took it over nothing needs it.
-        self.of_range(absorbed.by)
-            .is_none_or(|left| left.replica.durable_up_to() >= Some(at))
+        // The one that took it over may have been taken over since, and is needed until a flush, too.
+        let left = self.of_range(absorbed.by).map(|left| left.replica);
+        let left = left.or_else(|| self.home.absorption.absorbed_of(absorbed.by));
+        // Without that nothing needs it.
+        left.is_none_or(|left| left.durable_up_to() >= Some(at))
     }
 }
 

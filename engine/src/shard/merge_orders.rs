@@ -77,13 +77,7 @@ impl<E: Env> Inner<E> {
         range: RangeId,
         reason: MergeReason,
     ) -> ClusterResponse {
-        let now = E::now();
-        let neighbours = self.of_manager(|manager| {
-            let right = manager.right_neighbour(range)?;
-            manager.check_parts(range, right, now)?;
-            Ok(right)
-        });
-        let right = match neighbours {
+        let right = match self.of_manager(|manager| manager.right_neighbour(range)) {
             None => return self.not_here(),
             Some(Err(why)) => return ClusterResponse::Refused(why),
             Some(Ok(right)) => right,
@@ -164,7 +158,7 @@ impl<E: Env> Inner<E> {
                 to,
             } => {
                 let to = (to.node, Some(to.shard));
-                let why = why_moved(moved, range, right);
+                let why = why_moved(range, right);
                 match self.move_replica(moved, from, to, why).await {
                     ClusterResponse::Done => Tried::Moves,
                     ClusterResponse::Refused(why) => Tried::Refused(why),
@@ -266,14 +260,9 @@ fn note_refusal(noted: &mut Option<OrderError>, why: &OrderError, ranges: [Range
     }
 }
 
-/// Why a replica of a range moves before two are merged.
-fn why_moved(moved: RangeId, range: RangeId, right: RangeId) -> Why {
-    let reason = match moved == right {
-        true => format!("range {range} is to take it over, and has a replica there"),
-        false => format!(
-            "it is to take over range {right}, and its rows would lie under too many data ids"
-        ),
-    };
+/// Why a replica of the right range moves before two are merged.
+fn why_moved(range: RangeId, right: RangeId) -> Why {
+    let reason = format!("range {range} is to take it over, and has a replica there");
     let expected = format!("the replicas of ranges {range} and {right} are on the same shards");
     Why::necessary(reason, expected)
 }

@@ -38,6 +38,7 @@ mod pinned;
 mod range_map;
 mod read;
 mod report;
+mod rewrites;
 mod scan;
 mod slow_disk;
 mod snapshot_receiver;

@@ -2,10 +2,15 @@
 //!
 //! The log says which replicas exist, the tree says how far each is applied, and nothing else
 //! decides. openraft applies the rest of the log again, from the entry after the one in the
-//! replica's state row.
+//! replica's state row. Replicas start one after the other; one that finds a merge in its log has the replica
+//! that it takes over start first ([`Recovery`]).
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::rc::Rc;
+
+use futures_util::FutureExt;
+use openraft::async_runtime::{Oneshot, OneshotSender};
 
 use crate::env::{AsyncRuntime, Env, World};
 use crate::error::Fatal;
@@ -31,8 +36,8 @@ use crate::shard::snapshot_receiver::{DATA_ID_BLOCK, ReceivedSnapshots};
 use crate::shard::split;
 use crate::shard::{InitialRange, Inner, Shard, ShardOptions};
 use crate::tree::Store;
-use crate::types::{DataId, Epoch};
-use crate::wal::{Created, Group, GroupLog, Recovered, Wal, WalOptions};
+use crate::types::{DataId, Epoch, RangeId};
+use crate::wal::{Created, Group, GroupLog, Recovered, Wal, WalError, WalOptions};
 
 impl<E: Env> Shard<E> {
     /// Opens a shard. Returns when every range is recovered, and this replica leads where it is the
@@ -110,11 +115,17 @@ impl<E: Env> Shard<E> {
     }
 }
 
+/// A replica that is to be started, its log, and whether it was made just now.
+type ToStart<E> = (Rc<Replica<E>>, GroupLog<E>, StartMode);
+
+/// The replicas that are to be started while a shard is opened.
+struct Recovery<E: Env>(RefCell<BTreeMap<RangeId, ToStart<E>>>);
+
 impl<E: Env> Inner<E> {
     /// Starts all replicas that the log names. `initial` are the ranges of a new folder, of which `made`
     /// were made just now.
     async fn recover_all(
-        &self,
+        self: &Rc<Self>,
         recovered: Recovered<E>,
         (initial, made): (&[InitialRange], &[Group]),
     ) -> Result<(), Fatal> {
@@ -126,8 +137,8 @@ impl<E: Env> Inner<E> {
                 false => replicas.push((created, log)),
             }
         }
-        let mut frozen = Vec::new();
-        let mut others = Vec::new();
+        let recovery = Rc::new(Recovery(RefCell::default()));
+        let (mut frozen, mut others) = (Vec::new(), Vec::new());
         for (created, log) in replicas {
             let mut initial = initial.iter();
             let initial = initial.find(|initial| initial.range == created.group.range);
@@ -136,20 +147,24 @@ impl<E: Env> Inner<E> {
                 leads: initial.leads,
             });
             let replica = self.recover(&created, &log).await?;
+            let range = created.group.range;
             match replica.frozen() {
-                Some(_) => frozen.push((replica, log, made)),
-                None => others.push((replica, log, made)),
+                Some(_) => frozen.push(range),
+                None => others.push(range),
             }
+            recovery.0.borrow_mut().insert(range, (replica, log, made));
         }
-        // Those that are frozen come last: their left neighbours may take them over when they apply their
-        // logs again.
-        for (replica, log, made) in others {
-            self.start_replica(replica, log, made).await?;
+        self.replay_for_merges(&recovery);
+        for range in others {
+            self.start_recovered(&recovery, range).await?;
         }
         self.raise_newborns().await?;
-        for (replica, log, made) in frozen {
-            self.start_frozen(replica, log, made).await?;
+        // Those that are frozen come last: their left neighbours may take them over when they apply their
+        // logs again.
+        for range in frozen {
+            self.start_recovered(&recovery, range).await?;
         }
+        self.home.absorption.replay_by(None);
         match self.home.nursery.unborn() {
             None => Ok(()),
             Some(group) => Err(Fatal::Inconsistent(format!(
@@ -169,26 +184,54 @@ impl<E: Env> Inner<E> {
         Ok(self.add_replica(created.group, (parts, state), log))
     }
 
-    /// Starts a replica that is frozen, unless its left neighbour has taken it over by now. A flush covers
-    /// that if the neighbour had its keys before it applied its log again; then the log forgets it.
-    async fn start_frozen(
-        &self,
-        replica: Rc<Replica<E>>,
-        log: GroupLog<E>,
-        made: StartMode,
+    /// Has a replica that finds a merge in its log start the one that it takes over. That is a task of its own:
+    /// it may find merges, too.
+    fn replay_for_merges(self: &Rc<Self>, recovery: &Rc<Recovery<E>>) {
+        let (shard, recovery) = (Rc::downgrade(self), recovery.clone());
+        let replay = move |range| {
+            let (shard, recovery) = (shard.clone(), recovery.clone());
+            let (sender, receiver) = <E::Runtime as AsyncRuntime>::Oneshot::channel();
+            drop(E::Runtime::spawn(async move {
+                let Some(inner) = shard.upgrade() else { return };
+                let mut started = inner.start_recovered(&recovery, range).await;
+                if started.is_ok() {
+                    started = inner.raise_newborn_of(range).await;
+                }
+                drop(sender.send(started));
+            }));
+            // The task ends without an answer if the shard is being closed.
+            async { receiver.await.unwrap_or(Err(WalError::Closed.into())) }.boxed_local()
+        };
+        self.home.absorption.replay_by(Some(Box::new(replay)));
+    }
+
+    /// Starts a replica of a range, if it is still to be started and no other one has taken it over. A flush
+    /// covers that if the other one had its keys before it applied its log again; then the log forgets it.
+    async fn start_recovered(
+        self: &Rc<Self>,
+        recovery: &Recovery<E>,
+        range: RangeId,
     ) -> Result<(), Fatal> {
-        let left = replica.frozen().and_then(|merge| self.of_range(merge.left));
-        let is_covered = left.is_some_and(|left| {
-            let (range, keys) = (left.replica.group.range, &left.replica);
-            keys.with_state(|state| replica.is_covered(range, &state.descriptor.keys))
+        let found = recovery.0.borrow_mut().remove(&range);
+        let Some((replica, log, made)) = found else {
+            return Ok(());
+        };
+        if replica.is_absorbed() {
+            return Ok(());
+        }
+        let (start, version) = replica.with_state(|state| {
+            let descriptor = &state.descriptor;
+            (descriptor.keys.start.clone(), descriptor.epoch.version)
         });
-        if is_covered {
+        let is_newer = |holder: &Running<E>| {
+            let holder = &holder.replica;
+            holder.with_state(|state| state.descriptor.epoch.version > version)
+        };
+        let is_frozen = replica.frozen().is_some();
+        if is_frozen && self.ranges.with(&start, is_newer) == Some(true) {
             return Ok(self.wal.remove_replica(replica.group).await?);
         }
-        match replica.is_absorbed() {
-            true => Ok(()),
-            false => self.start_replica(replica, log, made).await,
-        }
+        self.start_replica(replica, log, made).await
     }
 
     /// Whether a replica was born when its range was split off, and neither a flush nor a snapshot has
@@ -237,6 +280,8 @@ impl<E: Env> Inner<E> {
             running.raft.stop().await;
             return Ok(());
         }
+        // While the shard is opened nobody else does that.
+        self.take_out_absorbed();
         self.ranges.insert(running)
     }
 

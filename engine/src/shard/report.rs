@@ -187,12 +187,13 @@ fn held<E: Env>(replica: &Replica<E>, raft: &RaftGroup<E>, now: BootTime) -> Hel
     let group = replica.group;
     // A replica right after a snapshot may not have applied its own addition yet.
     let is_led = raft.has_heard(now);
+    let lacks_quorum = replica.leadership.lacks_quorum();
     replica.with_state(|state| HeldReplica {
         range: group.range,
         replica: group.replica,
         conf: state.descriptor.epoch.conf,
         is_empty: state.applied.is_none(),
-        frozen: state.frozen.map(|_| {
+        bounds: (state.frozen.is_some() || lacks_quorum).then(|| {
             let descriptor = &state.descriptor;
             (descriptor.keys.start.clone(), descriptor.epoch.version)
         }),

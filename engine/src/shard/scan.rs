@@ -227,7 +227,7 @@ fn part_of<E: Env>(
 ) -> Option<Blob> {
     let parts = replica.parts();
     let (start, end) = (&*interval.start, interval.end.as_deref());
-    if parts.count() == 1 {
+    if parts.others().is_empty() {
         keys::users_of(parts.first(), (start, end), low, high);
         return None;
     }

@@ -251,18 +251,34 @@ impl<E: Env> Inner<E> {
                 // The next start makes them from the log.
                 return Ok(());
             }
-            let range = newborn.replica.group.range;
-            let is_first = self.ranges.begin_creating(range);
-            let raised = self.raise(newborn).await;
-            if is_first {
-                self.ranges.end_creating(range);
-            }
-            raised?;
+            self.raise(newborn).await?;
         }
         Ok(())
     }
 
+    /// Starts the group of the newborn replica of a range, if there is one.
+    ///
+    /// # Errors
+    /// See [`Inner::raise_newborns`].
+    pub(super) async fn raise_newborn_of(&self, range: RangeId) -> Result<(), Fatal> {
+        let nursery = &self.home.nursery;
+        match nursery.of_range(range, |replica| replica.group.range) {
+            Some(newborn) => self.raise(newborn).await,
+            None => Ok(()),
+        }
+    }
+
     async fn raise(&self, newborn: Newborn<E, Replica<E>>) -> Result<(), Fatal> {
+        let range = newborn.replica.group.range;
+        let is_first = self.ranges.begin_creating(range);
+        let raised = self.start_newborn(newborn).await;
+        if is_first {
+            self.ranges.end_creating(range);
+        }
+        raised
+    }
+
+    async fn start_newborn(&self, newborn: Newborn<E, Replica<E>>) -> Result<(), Fatal> {
         let Newborn {
             replica, log, made, ..
         } = newborn;
@@ -270,6 +286,8 @@ impl<E: Env> Inner<E> {
         let leads = made == StartMode::Now { leads: true };
         let running = self.start_group(replica.clone(), log, made).await?;
         let raft = running.raft.clone();
+        // While the shard is opened nobody else does that.
+        self.take_out_absorbed();
         // In one turn: the list of ranges takes over from the list of newborns.
         self.ranges.insert(running)?;
         self.home.nursery.remove(&replica);

@@ -170,7 +170,7 @@ pub(super) fn ranges<E: Env>(inner: &Inner<E>) -> Vec<RangeStatus> {
             leased: (leading.is_some() && raft.has_lease() && state.frozen.is_none())
                 .then(|| replica.open_keys()),
             frozen: state.frozen,
-            parts: (replica.data_id(), replica.parts().count()),
+            parts: (replica.data_id(), replica.parts_count()),
             term: leading.map_or(0, |leading| leading.term),
             applied: index(state.applied),
             durable: index(replica.durable().applied),

@@ -16,12 +16,9 @@ mod sizes;
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Bound;
-use std::pin::pin;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
-
-use futures_util::future::{Either, select};
 
 use crate::disk_fault::Lack;
 use crate::env::{AsyncRuntime, Env, yield_now};
@@ -49,15 +46,6 @@ const ROOM_POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// The pressure from which on a full disk takes no deletes either.
 const RESERVE_PRESSURE: f32 = 0.5;
-
-/// Why a flush was not waited for any longer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Unflushed {
-    /// The disk is full.
-    DiskFull,
-    /// It took longer than it was given.
-    TimedOut,
-}
 
 /// About how many bytes a session row takes.
 const SESSION_ROW_LEN: usize = 160;
@@ -421,35 +409,6 @@ impl<E: Env> Store<E> {
         }
         turn.done();
         Ok(())
-    }
-
-    /// The same, but waits at most `limit`, and not at all for room on a full disk: gives why the memtable is
-    /// not in tables. It may get there later all the same.
-    ///
-    /// # Errors
-    /// See [`Store::flush`].
-    pub async fn flush_within(&self, limit: Duration) -> Result<Result<(), Unflushed>, Fatal> {
-        if self.disk_full() {
-            return Ok(Err(Unflushed::DiskFull));
-        }
-        let changed = || E::Runtime::timeout(ROOM_POLL_INTERVAL, self.changed.next());
-        let flush = pin!(async {
-            // Whoever asks again and again must not make ever more memtables.
-            while self.lsm.borrow().pressure().stopped {
-                drop(changed().await);
-            }
-            self.flush().await
-        });
-        let fills_up = pin!(async {
-            while !self.disk_full() {
-                drop(changed().await);
-            }
-        });
-        match E::Runtime::timeout(limit, select(flush, fills_up)).await {
-            Ok(Either::Left((flushed, _))) => flushed.map(Ok),
-            Ok(Either::Right(_)) => Ok(Err(Unflushed::DiskFull)),
-            Err(_) => Ok(Err(Unflushed::TimedOut)),
-        }
     }
 
     /// Takes in finished flushes. Gives whether there were any.

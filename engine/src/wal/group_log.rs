@@ -107,6 +107,17 @@ impl<E: Env> GroupLog<E> {
         self.core.append_lazily(&Record::Commit(self.group, id));
     }
 
+    /// Notes that an entry which the log has is committed; that, the entry and those before it are durable when
+    /// this returns.
+    ///
+    /// # Errors
+    /// The log has failed.
+    pub async fn commit_durably(&self, id: LogId) -> Result<(), WalError> {
+        self.log.borrow_mut().set_committed(id);
+        let committed = Record::Commit(self.group, id);
+        self.core.append_durably(&committed).await
+    }
+
     /// Drops the entries after `after`, or all of them. Becomes durable in order with what follows.
     pub fn truncate_after(&self, after: Option<LogId>) {
         let after = after.map(|id| id.index);

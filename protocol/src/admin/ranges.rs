@@ -200,6 +200,31 @@ pub struct RangeStats {
     pub writes_per_second: u32,
     /// CPU time, in milliseconds a second, likewise.
     pub cpu_millis_per_second: u32,
+    /// Bytes of keys and values that were read a second, likewise.
+    pub read_bytes_per_second: u64,
+    /// Bytes of keys and values that were written a second, likewise.
+    pub written_bytes_per_second: u64,
+    /// Writes that wait at the leader to be proposed.
+    pub waiting: u32,
+    /// The rates over the last 5 min.
+    pub over_5m: RangeRates,
+}
+
+/// The load of a range at its leader over a longer time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+#[non_exhaustive]
+pub struct RangeRates {
+    /// Keys that were read and pages of scans a second.
+    pub reads_per_second: u32,
+    /// Writes a second.
+    pub writes_per_second: u32,
+    /// CPU time, in milliseconds a second.
+    pub cpu_millis_per_second: u32,
+    /// Bytes of keys and values that were read a second.
+    pub read_bytes_per_second: u64,
+    /// Bytes of keys and values that were written a second.
+    pub written_bytes_per_second: u64,
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rangedb_client::Client;
 use rangedb_client::admin::{
-    Admin, BoundsState, HealthReason, HotRange, Node, Range, Replica, ReplicaState,
+    Admin, BoundsState, HealthReason, HotRange, Node, Range, RangeRates, Replica, ReplicaState,
 };
 use rangedb_protocol::admin::{
     Done, History, HotRanges, Merged, Nodes, Ranges, Scattered, Started,
@@ -268,6 +268,18 @@ fn hot_table(ranges: &[HotRange]) -> String {
     columns(&rows)
 }
 
+/// The rates of a range over 5 min, in a line.
+fn over_5m(rates: &RangeRates) -> String {
+    format!(
+        "{} reads/s of {}/s, {} writes/s of {}/s, cpu {}",
+        rates.reads_per_second,
+        size(rates.read_bytes_per_second),
+        rates.writes_per_second,
+        size(rates.written_bytes_per_second),
+        cpu(rates.cpu_millis_per_second)
+    )
+}
+
 /// Everything that is known of a range, in lines.
 fn whole_range(range: &Range, now_ms: u64) -> String {
     let (start, end) = borders(range);
@@ -290,8 +302,18 @@ fn whole_range(range: &Range, now_ms: u64) -> String {
         row("size", size(range.stats.bytes)),
         row("live", size(range.stats.live_bytes)),
         row("reads", format!("{}/s", range.stats.reads_per_second)),
+        row(
+            "read",
+            format!("{}/s", size(range.stats.read_bytes_per_second)),
+        ),
         row("writes", format!("{}/s", range.stats.writes_per_second)),
+        row(
+            "written",
+            format!("{}/s", size(range.stats.written_bytes_per_second)),
+        ),
+        row("waiting", range.stats.waiting.to_string()),
         row("cpu", cpu(range.stats.cpu_millis_per_second)),
+        row("over_5m", over_5m(&range.stats.over_5m)),
         row("born", born(range.borders.born_ms)),
         row("held", held(range.borders.held_until_ms, now_ms)),
     ];

@@ -415,6 +415,30 @@ impl SimClient {
         result
     }
 
+    /// Sends a write to some node, once, under a request id of the caller's choice; `None` if it has no outcome.
+    pub(super) async fn write_as(&self, batch: Batch, session: RequestId) -> Option<Outcome> {
+        let any = 1 + self.random.below(self.cluster.machines().into()) as u16;
+        let reached = self.reach(&address(any), None, TRY_TIMEOUT).await?;
+        let asked = ClientRequest {
+            body: Body::Write { batch, session },
+            caller: Caller {
+                follows_routes: false,
+            },
+            token: Timestamp::ZERO,
+            target: None,
+            timeout: None,
+        };
+        let receiver = self.client_network.send_read(&reached, asked);
+        let told = SimRuntime::timeout(TRY_TIMEOUT, receiver)
+            .await
+            .ok()?
+            .ok()?;
+        match told.reply.result {
+            Ok(Found::Written(outcome)) => Some(outcome),
+            _ => None,
+        }
+    }
+
     /// Reads something within the time of one try.
     async fn ask(&self, key: &[u8], body: Body) -> Option<(Found, Source)> {
         let body = |_| body.clone();

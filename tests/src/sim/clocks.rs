@@ -5,9 +5,11 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use rangedb_engine::env::{AsyncRuntime, Clock};
+use rangedb_engine::request::Batch;
 use rangedb_engine::shard::Shard;
-use rangedb_engine::types::Timestamp;
+use rangedb_engine::types::{Blob, Timestamp};
 
+use super::client::{Effort, SimClient};
 use super::cluster::Cluster;
 use super::executor::{self, Executor, OnHost};
 use super::faults::Order;
@@ -62,7 +64,9 @@ pub fn furthest_ahead(seed: u64, chain: Chain) -> Result<u64, String> {
             node.start().await;
         }
         SimRuntime::sleep(SETTLED).await;
-        let (mut furthest, mut splits) = (0, 0);
+        let (mut furthest, mut splits, mut refused) = (0, 0, 0);
+        // It tells each node what time it has seen at another one.
+        let client = SimClient::new(1, cluster.clone(), Rc::default(), seed, Rc::default());
         for link in 0..LINKS {
             let nodes = cluster.nodes();
             let node = &nodes[link as usize % nodes.len()];
@@ -72,7 +76,9 @@ pub fn furthest_ahead(seed: u64, chain: Chain) -> Result<u64, String> {
                     let at = [b'k', b'a' + (link / 26) as u8, b'a' + (link % 26) as u8];
                     let is_split = operator::order(&cluster, Order::Split { at }, node.machine);
                     splits += u32::from(is_split.await);
+                    refused += u32::from(!write(&client, &at).await);
                     transfer_to(node).await;
+                    refused += u32::from(!write(&client, b"ka").await);
                 }
                 Chain::Restarts => {
                     node.crash();
@@ -83,11 +89,23 @@ pub fn furthest_ahead(seed: u64, chain: Chain) -> Result<u64, String> {
             SimRuntime::sleep(WITHIN / LINKS).await;
             furthest = nodes.iter().map(ahead).max().unwrap_or(0).max(furthest);
         }
-        let is_done = chain != Chain::Splits || splits > LINKS / 2;
-        is_done.then_some(furthest).ok_or(splits)
+        let is_done = chain != Chain::Splits || splits > LINKS / 2 && refused == 0;
+        is_done.then_some(furthest).ok_or((splits, refused))
     });
     executor.end();
-    ended?.map_err(|splits| format!("only {splits} of {LINKS} splits were made"))
+    ended?.map_err(|(splits, refused)| {
+        format!(
+            "{splits} of {LINKS} splits were made, and {refused} writes of a client that tells what time it has \
+             seen were refused"
+        )
+    })
+}
+
+/// Writes a key as a client that carries the newest timestamp that it has seen.
+async fn write(client: &SimClient, key: &[u8]) -> bool {
+    let batch = Batch::put(Blob::copy_from_slice(key), "value".into());
+    let effort = Effort { deadline: None };
+    client.write(key, batch, effort).await.is_ok()
 }
 
 fn shard(node: &Rc<SimNode>) -> Option<Shard<super::world::SimEnv>> {

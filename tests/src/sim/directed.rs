@@ -4,6 +4,7 @@
 //! What brings it about is an adversary that knows the state of all replicas: a disk of one node that hangs, a
 //! replica of one range that gets no message, power that fails right after a change of bounds.
 
+mod rewrites;
 mod tables;
 
 use std::cell::Cell;
@@ -31,8 +32,6 @@ use super::workload::number;
 const LEFT: [u8; 3] = *b"cr1";
 /// The first key of a range with rows of its own, which make memtables full.
 const BESIDE: [u8; 3] = *b"d00";
-/// Where what lies beside is split once more.
-const FURTHER: [u8; 3] = *b"x00";
 /// How long anything that is waited for may take.
 const PATIENCE: Duration = Duration::from_secs(8);
 /// How often the state is looked at when the moment counts.
@@ -48,8 +47,8 @@ pub enum Scenario {
     /// The leader of a range that is split applies that late, since its log's disk hangs. Meanwhile the
     /// others have given birth to the child, and elect a leader of it.
     LeaderAppliesLate,
-    /// The power of a single node fails right after a birth. Before that the shard is flushed, since two other
-    /// ranges are to be merged, and the log's disk is slow.
+    /// The power of a single node fails right after a birth. Meanwhile another range's rows fill memtables, and
+    /// the log's disk is slow.
     PowerAtBirth,
     /// The power of a single node fails, and its log's disk takes several times as long for a write as a lone
     /// voter waits between two campaigns.
@@ -80,11 +79,17 @@ pub enum Scenario {
     FailingCompactionsAlone,
     /// The tables' disk of the left leader's machine takes no write, from before a merge or from its freeze on.
     HangingFlush,
+    /// The tables' disks of all machines are full. Three ranges become one: the right one is taken over first.
+    /// Then the power fails everywhere.
+    MergesOnFullDisks,
+    /// Twelve merges in a row on nodes of one shard. On one machine each range has rows under a data id of its
+    /// own, so that its replica must write them anew. The power fails there again and again.
+    TwelveMerges,
 }
 
 impl Scenario {
     /// All of them.
-    pub const ALL: [Scenario; 14] = [
+    pub const ALL: [Scenario; 16] = [
         Scenario::LeaderAppliesLate,
         Scenario::PowerAtBirth,
         Scenario::PowerOverSlowDisk,
@@ -99,11 +104,18 @@ impl Scenario {
         Scenario::FailingCompactions,
         Scenario::FailingCompactionsAlone,
         Scenario::HangingFlush,
+        Scenario::MergesOnFullDisks,
+        Scenario::TwelveMerges,
     ];
 
     fn sizes(self) -> Sizes {
         match self {
-            Scenario::PowerAtBirth | Scenario::PowerOverSlowDisk => Sizes { nodes: 1, ..SIZES },
+            Scenario::PowerOverSlowDisk => Sizes { nodes: 1, ..SIZES },
+            Scenario::PowerAtBirth => Sizes {
+                nodes: 1,
+                memtable_bytes: 1 << 10,
+                ..SIZES
+            },
             Scenario::SplitsWhileFlushing | Scenario::FailingCompactions => Sizes {
                 memtable_bytes: 1 << 10,
                 ..SIZES
@@ -113,7 +125,7 @@ impl Scenario {
                 memtable_bytes: 1 << 10,
                 ..SIZES
             },
-            Scenario::RemovedWhileApplying => Sizes {
+            Scenario::RemovedWhileApplying | Scenario::TwelveMerges => Sizes {
                 nodes: 4,
                 memtable_bytes: 1 << 12,
                 ..SIZES
@@ -192,6 +204,8 @@ impl Story {
             Scenario::FailingCompactions => self.failing_compactions().await,
             Scenario::FailingCompactionsAlone => self.failing_compactions_alone().await,
             Scenario::HangingFlush => self.hanging_flush().await,
+            Scenario::MergesOnFullDisks => self.merges_on_full_disks().await,
+            Scenario::TwelveMerges => self.twelve_merges().await,
         }
     }
 
@@ -295,14 +309,14 @@ impl Story {
 
     async fn power_at_birth(self: &Rc<Story>) {
         const SLOW_US: u64 = 20_000;
-        for at in [BESIDE, FURTHER] {
-            operator::order(&self.cluster, Order::Split { at }, 1).await;
-        }
+        let stop = Rc::new(Cell::new(false));
+        operator::order(&self.cluster, Order::Split { at: BESIDE }, 1).await;
         let Some(node) = self.cluster.on(1) else {
             return;
         };
         node.platters()
             .for_each(|platter| platter.latency_max_us.set(SLOW_US));
+        self.fill(&stop);
         SimRuntime::sleep(Duration::from_millis(self.random.between(50, 150))).await;
         self.give(Order::Split { at: KEY });
         let is_split = |looks: &[Look]| {
@@ -310,10 +324,9 @@ impl Story {
             looks.iter().any(ends)
         };
         self.until(MOMENT, is_split).await;
-        // A merge of two others begins with a flush of the shard.
-        self.give(Order::Merge { at: BESIDE });
         let later = Duration::from_micros(self.random.between(1_000, 8_000));
         SimRuntime::sleep(later).await;
+        stop.set(true);
         self.lose_power(1).await;
     }
 

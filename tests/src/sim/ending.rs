@@ -9,6 +9,7 @@ use rangedb_engine::env::AsyncRuntime;
 use rangedb_engine::types::NodeId;
 
 use super::executor;
+use super::faults::Order;
 use super::node::SimNode;
 use super::operator;
 use super::run::{POLL_INTERVAL, START_TIMEOUT, Story};
@@ -104,6 +105,9 @@ impl Story {
             let what = "a message that was changed on the way was taken";
             self.seen.violation(what.to_owned());
         }
+        if self.faults.have_automatic() {
+            self.rest().await;
+        }
         self.read_back().await;
         invariants::registers::check(&self.seen);
         self.seen.rows.borrow().check_swaps(&self.seen);
@@ -119,6 +123,24 @@ impl Story {
         }
         if !self.seen.is_violated() {
             self.check_stored().await;
+        }
+    }
+
+    /// Has the manager change no more bounds by itself.
+    async fn rest(&self) {
+        for node in self.cluster.nodes() {
+            node.table_disks().for_each(|disk| disk.byte_counts.set(1));
+        }
+        let order = Order::Set {
+            name: "merge",
+            value: "off",
+        };
+        let until = executor::current().now() + CONVERGENCE_TIMEOUT;
+        while !operator::order(&self.cluster, order, 1).await {
+            if executor::current().now() > until {
+                return self.seen.violation("no manager takes a setting".to_owned());
+            }
+            SimRuntime::sleep(REPLICATION_POLL_INTERVAL).await;
         }
     }
 

@@ -45,6 +45,8 @@ pub enum Fault {
     FullDisk { node: u16, full: bool },
     /// The log's disk becomes full, or has room again.
     FullLog { node: u16, full: bool },
+    /// For the manager each byte of a row counts so many times.
+    LargeRows { times: u64 },
     /// Operations on the log's disks take up to this long.
     SlowDisk { node: u16, latency_us: u64 },
     /// Links are cut, each in one direction.
@@ -135,6 +137,20 @@ pub enum Order {
         from: u16,
         to: u16,
         shard: u16,
+    },
+    /// The same with the range that holds a key.
+    MoveAt {
+        at: [u8; 3],
+        from: u16,
+        to: u16,
+        shard: u16,
+    },
+    /// Make another node the leader of the range that holds a key.
+    LeadAt { at: [u8; 3], to: u16 },
+    /// Change a setting of the cluster.
+    Set {
+        name: &'static str,
+        value: &'static str,
     },
     /// Split the range that holds a key, at the key.
     Split { at: [u8; 3] },
@@ -334,7 +350,7 @@ impl Faults {
 }
 
 /// A key that clients use, at one of these places.
-fn key(random: &Random, places: [u8; 4]) -> [u8; 3] {
+pub(super) fn key(random: &Random, places: [u8; 4]) -> [u8; 3] {
     let place = places[random.below(4) as usize];
     let kind = [b'a', b'q', b'r', b'r'][random.below(4) as usize];
     let number = b'0' + random.below(8) as u8;

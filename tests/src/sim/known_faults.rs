@@ -202,7 +202,11 @@ impl KnownFault {
         let faults = Faults {
             steps: scenario.steps,
         };
-        run_drawn(seed, SIZES, CLIENTS, &faults)
+        let nodes = match self {
+            KnownFault::MergedReplicaIsMoved => NODES + 1,
+            _ => NODES,
+        };
+        run_drawn(seed, Sizes { nodes, ..SIZES }, CLIENTS, &faults)
     }
 
     fn split_steps(self, scenario: &mut Scenario) {
@@ -317,6 +321,15 @@ impl KnownFault {
             }
             KnownFault::MergedReplicaIsMoved => {
                 scenario.then(apart, merge);
+                // A replica that has taken another one over moves to the fourth node.
+                let order = Order::MoveAt {
+                    at: LEFT,
+                    from: one,
+                    to: NODES + 1,
+                    shard: 0,
+                };
+                let by = scenario.node();
+                scenario.within(300, Fault::Order { by, order });
                 let again = scenario.split(*b"cr3");
                 scenario.within(1_500, again);
                 let once_more = scenario.merge();

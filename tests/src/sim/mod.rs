@@ -38,6 +38,7 @@ pub mod node;
 pub mod operator;
 pub mod put_back;
 pub mod random;
+mod range_faults;
 pub mod run;
 pub mod runtime;
 pub mod scans;

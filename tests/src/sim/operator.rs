@@ -61,6 +61,25 @@ pub async fn order(cluster: &Cluster, order: Order, by: u16) -> bool {
             to: id(to),
             shard: Some(ShardId(shard)),
         },
+        Order::MoveAt {
+            at,
+            from,
+            to,
+            shard,
+        } => ClusterRequest::MoveReplica {
+            range: range_of(cluster, &at),
+            from: id(from),
+            to: id(to),
+            shard: Some(ShardId(shard)),
+        },
+        Order::LeadAt { at, to } => ClusterRequest::TransferLeader {
+            range: range_of(cluster, &at),
+            to: Some(id(to)),
+        },
+        Order::Set { name, value } => ClusterRequest::Set {
+            name: name.to_owned(),
+            value: value.to_owned(),
+        },
         Order::DeadAfter { seconds } => ClusterRequest::Set {
             name: "dead-after".to_owned(),
             value: format!("{seconds}s"),

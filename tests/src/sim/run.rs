@@ -93,6 +93,10 @@ fn draw(seed: u64) -> Drawn {
     faults.add_leaving(&Random::new(seed, 6), sizes.nodes);
     faults.add_splits(&Random::new(seed, 7), sizes.nodes);
     faults.add_merges(&Random::new(seed, 8), sizes.nodes);
+    let ranges = Random::new(seed, 9);
+    faults.add_automatic(&ranges, sizes.nodes);
+    faults.add_moves(&ranges, sizes.nodes, sizes.shards);
+    faults.add_decommission(&ranges, sizes.nodes);
     Drawn {
         sizes,
         clients,
@@ -181,7 +185,7 @@ pub(super) struct Story {
     pub(super) cluster: Rc<Cluster>,
     pub(super) seen: Rc<Seen>,
     pub(super) random: Random,
-    faults: Faults,
+    pub(super) faults: Faults,
     clients: u32,
     seed: u64,
     restarts: Cell<u64>,
@@ -330,6 +334,12 @@ impl Story {
                 links.iter().for_each(slow);
             }
             Fault::Drift { .. } => {}
+            Fault::LargeRows { times } => {
+                for node in self.cluster.nodes() {
+                    node.table_disks()
+                        .for_each(|disk| disk.byte_counts.set(*times));
+                }
+            }
             Fault::Install { crash } => self.install(*crash).await,
             Fault::Split { crash } => self.split(*crash).await,
             Fault::Merge { crash } => self.merge(*crash).await,

@@ -2,13 +2,16 @@
 //! must show what was acknowledged before it began, wherever they are read.
 //!
 //! The timestamp of a scan is that of one range. Another one may have acknowledged later writes already.
+//!
+//! In another run a scan goes on, and a write is tried again under its request id, after every kind of change that
+//! a range can go through ([`retry_and_scan`]).
 
 use std::rc::Rc;
 use std::time::Duration;
 
 use rangedb_engine::env::AsyncRuntime;
-use rangedb_engine::request::{Batch, ScanRequest};
-use rangedb_engine::types::{RangeId, SYSTEM_RANGE};
+use rangedb_engine::request::{Batch, Outcome, RequestId, ScanRequest};
+use rangedb_engine::types::{ClientId, RangeId, SYSTEM_RANGE};
 
 use super::client::{Effort, SimClient};
 use super::cluster::{Cluster, Look};
@@ -84,6 +87,43 @@ pub fn scan(seed: u64, between: Between) -> Result<(), String> {
     ended?
 }
 
+/// The key of the number to which a write adds that is tried again and again.
+const NUMBER: &str = "cr7";
+/// The write's client.
+const ADDER: ClientId = ClientId(77);
+
+/// Tries a write again, under the same request id, and reads the next page of a scan after each of: a split, a
+/// move to another shard, a merge, a move to another node, a transfer of the leadership.
+///
+/// # Errors
+/// The write was applied twice or has another outcome, the scan leaves a row out or gives one twice, something took
+/// too long, or no task could run any more.
+pub fn retry_and_scan(seed: u64) -> Result<(), String> {
+    let executor = Executor::start(seed);
+    invariants::forget();
+    let sizes = Sizes {
+        shards: 2,
+        nodes: 4,
+        gc_retention_ms: 60_000,
+        ..Sizes::THREE_SMALL
+    };
+    let cluster = Cluster::new(sizes, seed);
+    let ended = executor.block_on(async move {
+        let scans = Scans {
+            client: SimClient::new(1, cluster.clone(), Rc::default(), seed, Rc::default()),
+            cluster,
+        };
+        scans.tell_retries().await
+    });
+    executor.end();
+    ended?
+}
+
+/// Whether a replica holds a key of users.
+fn holds(look: &Look, key: &[u8]) -> bool {
+    !look.status.system && look.status.route.keys.contains(key)
+}
+
 struct Scans {
     cluster: Rc<Cluster>,
     client: Rc<SimClient>,
@@ -124,6 +164,150 @@ impl Scans {
                 "{between:?}: {later} was written as new, and the scan gave {rows:?}"
             )),
         }
+    }
+
+    async fn tell_retries(&self) -> Result<(), String> {
+        for node in self.cluster.nodes() {
+            node.start().await;
+        }
+        for key in KEYS {
+            self.write(key, "old").await?;
+        }
+        let now = self.client.cluster_time().await;
+        let id = RequestId {
+            client: ADDER,
+            sequence: 5,
+            lowest_unanswered: 5,
+            first_tried: now.ok_or("no node tells the time")?,
+        };
+        let first = self.add(id).await?;
+        let scan = ScanRequest {
+            start: Some("cr0".into()),
+            end: Some("cr9".into()),
+            rows_max: 1,
+            ..ScanRequest::default()
+        };
+        let mut rows = Vec::new();
+        let mut next = self.page(scan, &mut rows).await?;
+        for change in 0..5 {
+            self.change_to(change).await?;
+            let again = self.add(id).await?;
+            if again != first {
+                return Err(format!(
+                    "after change {change} a write that gave {first:?} gives {again:?}"
+                ));
+            }
+            // A page of another range may show it: the timestamp of a scan is that of one range.
+            for key in KEYS {
+                self.write(key, "new").await?;
+            }
+            if let Some(scan) = next.take() {
+                next = self.page(scan, &mut rows).await?;
+            }
+        }
+        let number = self.client.read_with_retries(NUMBER).await.flatten();
+        if number.as_deref() != Some("1") {
+            return Err(format!("1 was added once, and the number is {number:?}"));
+        }
+        rows.retain(|(key, _)| key != NUMBER);
+        let is_old_or_new = |(_, value): &(String, String)| value == "old" || value == "new";
+        let are_all = rows.iter().map(|(key, _)| key.as_str()).eq(KEYS);
+        match next.is_none() && are_all && rows.iter().all(is_old_or_new) {
+            true => Ok(()),
+            false => Err(format!("the scan gave {rows:?}, and goes on at {next:?}")),
+        }
+    }
+
+    /// Adds 1 to the number under this request id until there is an outcome.
+    async fn add(&self, id: RequestId) -> Result<Outcome, String> {
+        let until = executor::current().now() + PATIENCE;
+        loop {
+            let add = Batch::add(NUMBER.into(), 1);
+            if let Some(outcome) = self.client.write_as(add, id).await {
+                return Ok(outcome);
+            }
+            if executor::current().now() > until {
+                return Err("a write has no outcome".to_owned());
+            }
+            SimRuntime::sleep(POLL_INTERVAL).await;
+        }
+    }
+
+    /// Carries out one of the changes, in order.
+    async fn change_to(&self, change: u8) -> Result<(), String> {
+        let (key, left) = (NUMBER.as_bytes(), *b"cr1");
+        let looks = self.cluster.looks();
+        let mut replicas = looks.iter().filter(|look| holds(look, key));
+        let here = replicas.clone().next().ok_or("nobody holds the key")?;
+        let from = here.host.machine();
+        match change {
+            0 => self.order(Order::Split { at: BORDER }).await,
+            1 => {
+                let shard = 1 - here.at.shard.0;
+                let order = Order::MoveAt {
+                    at: *b"cr7",
+                    from,
+                    to: from,
+                    shard,
+                };
+                let is_there = |looks: &[Look]| {
+                    let mut here = looks.iter().filter(|look| look.host.machine() == from);
+                    here.all(|look| !holds(look, key) || look.at.shard.0 == shard)
+                };
+                self.order_until(order, is_there).await
+            }
+            2 => self.order(Order::Merge { at: left }).await,
+            3 => {
+                let has_none = |machine: &u16| {
+                    looks
+                        .iter()
+                        .all(|look| !holds(look, key) || look.host.machine() != *machine)
+                };
+                let mut machines = 1..=self.cluster.machines();
+                let to = machines.find(has_none).ok_or("all have a replica")?;
+                let order = Order::MoveAt {
+                    at: left,
+                    from,
+                    to,
+                    shard: 0,
+                };
+                let is_there = |looks: &[Look]| {
+                    let has = |machine| {
+                        let mut here = looks.iter().filter(|look| look.host.machine() == machine);
+                        here.any(|look| holds(look, key))
+                    };
+                    has(to) && !has(from)
+                };
+                self.order_until(order, is_there).await
+            }
+            _ => {
+                let follows = replicas.find(|look| !look.status.leads);
+                let to = follows.ok_or("nobody follows")?.host.machine();
+                let order = Order::LeadAt { at: left, to };
+                let leads = |looks: &[Look]| {
+                    let mut here = looks.iter().filter(|look| look.host.machine() == to);
+                    here.any(|look| holds(look, key) && look.status.leads)
+                };
+                self.order_until(order, leads).await
+            }
+        }
+    }
+
+    /// Gives an order again and again until the replicas are as they should be.
+    async fn order_until(
+        &self,
+        order: Order,
+        is_so: impl Fn(&[Look]) -> bool,
+    ) -> Result<(), String> {
+        let until = executor::current().now() + PATIENCE;
+        while !is_so(&self.cluster.looks()) {
+            if executor::current().now() > until {
+                return Err(format!("{order:?} was not followed"));
+            }
+            operator::order(&self.cluster, order, 1).await;
+            SimRuntime::sleep(POLL_INTERVAL).await;
+        }
+        Ok(())
     }
 
     async fn change(&self, between: Between) -> Result<(), String> {

@@ -55,6 +55,8 @@ pub struct MemoryDisk {
     pub stuck: Cell<bool>,
     /// Compactions fail, as they do if they meet a bad block that no read meets.
     pub compactions_fail: Cell<bool>,
+    /// How many times a byte counts in the sizes that the tables tell; 0 counts as once.
+    pub byte_counts: Cell<u64>,
 }
 
 impl MemoryDisk {

@@ -118,6 +118,24 @@ pub(super) const TABLES: &[Metric] = &[
             led.map(|range| range.load.size.live_bytes as f64).sum()
         }),
     ),
+    gauge(
+        "rangedb_range_read_bytes_per_second",
+        "Bytes of keys and values that are read a second in the ranges that the shard leads, over about 10 s.",
+        Source::Shard(|report| {
+            let led = report.status.ranges.iter().filter(|range| range.leads);
+            led.map(|range| range.load.read_bytes_per_second as f64)
+                .sum()
+        }),
+    ),
+    gauge(
+        "rangedb_range_written_bytes_per_second",
+        "Bytes of keys and values that are written a second in the ranges that the shard leads, over about 10 s.",
+        Source::Shard(|report| {
+            let led = report.status.ranges.iter().filter(|range| range.leads);
+            led.map(|range| range.load.written_bytes_per_second as f64)
+                .sum()
+        }),
+    ),
     gauge_by(
         "rangedb_memory_used_bytes",
         &["budget"],

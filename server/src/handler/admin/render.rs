@@ -228,6 +228,15 @@ fn range(view: &View, shown: &RangeView) -> Range {
     range.stats.reads_per_second = shown.stats.reads_per_second;
     range.stats.writes_per_second = shown.stats.writes_per_second;
     range.stats.cpu_millis_per_second = shown.stats.cpu_millis_per_second;
+    range.stats.read_bytes_per_second = shown.stats.read_bytes_per_second;
+    range.stats.written_bytes_per_second = shown.stats.written_bytes_per_second;
+    range.stats.waiting = shown.stats.waiting;
+    let (long, shown) = (&mut range.stats.over_5m, shown.stats.long);
+    long.reads_per_second = shown.reads_per_second;
+    long.writes_per_second = shown.writes_per_second;
+    long.cpu_millis_per_second = shown.cpu_millis_per_second;
+    long.read_bytes_per_second = shown.read_bytes_per_second;
+    long.written_bytes_per_second = shown.written_bytes_per_second;
     range
 }
 

@@ -2,7 +2,7 @@
 
 use rangedb_engine::cluster::{
     BlockReason, BoundsPhase, HotRange, MembershipStatus, NodeHealth, NodeRecord, NodeView,
-    RangeStats, RangeView, Setting, ShardStats, SplitBlocked, SplitPart, Trouble, View,
+    RangeRates, RangeStats, RangeView, Setting, ShardStats, SplitBlocked, SplitPart, Trouble, View,
 };
 use rangedb_engine::error::OrderError;
 use rangedb_engine::range::hot_keys::HotKey;
@@ -67,6 +67,16 @@ fn range(id: u64, keys: KeyRange, places: &[(u64, u64, u16)]) -> RangeView {
             reads_per_second: 40,
             writes_per_second: 30,
             cpu_millis_per_second: 20,
+            read_bytes_per_second: 900,
+            written_bytes_per_second: 800,
+            waiting: 3,
+            long: RangeRates {
+                reads_per_second: 4,
+                writes_per_second: 3,
+                cpu_millis_per_second: 2,
+                read_bytes_per_second: 90,
+                written_bytes_per_second: 80,
+            },
         },
     }
 }
@@ -156,6 +166,16 @@ fn ranges_are_shown_as_tools_expect_them() {
             "reads_per_second": 40,
             "writes_per_second": 30,
             "cpu_millis_per_second": 20,
+            "read_bytes_per_second": 900,
+            "written_bytes_per_second": 800,
+            "waiting": 3,
+            "over_5m": {
+                "reads_per_second": 4,
+                "writes_per_second": 3,
+                "cpu_millis_per_second": 2,
+                "read_bytes_per_second": 90,
+                "written_bytes_per_second": 80,
+            },
         })
     );
 }

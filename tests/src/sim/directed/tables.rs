@@ -11,6 +11,7 @@ use crate::sim::cluster::Look;
 use crate::sim::executor;
 use crate::sim::faults::Order;
 use crate::sim::node::SimNode;
+use crate::sim::operator;
 use crate::sim::run::{POLL_INTERVAL, Story};
 use crate::sim::runtime::SimRuntime;
 
@@ -26,13 +27,16 @@ const LEADERS_DAMAGED: usize = 2;
 /// may deliver so badly that it does not know what became of its write.
 const WRITERS: u32 = 10;
 
-/// How long an order to merge may be tried again and again, at most.
-const MERGE_ORDER: Duration = Duration::from_secs(17);
-
 fn is_stuck(node: &SimNode) -> bool {
     let shards = node.shards();
     let mut shards = shards.iter().flat_map(|shards| shards.iter());
     shards.any(|shard| executor::current().on_host(node.host(), || shard.status().lsm.stuck))
+}
+
+fn is_full(node: &SimNode) -> bool {
+    let shards = node.shards();
+    let mut shards = shards.iter().flat_map(|shards| shards.iter());
+    shards.any(|shard| executor::current().on_host(node.host(), || shard.status().disk_full))
 }
 
 impl Story {
@@ -237,18 +241,69 @@ impl Story {
             self.until(MOMENT, is_frozen).await;
             hang(true);
         }
-        SimRuntime::sleep(MERGE_ORDER).await;
-        let is_free = self.until(POLL_INTERVAL, |looks| !is_frozen(looks)).await;
+        let is_merged = |looks: &[Look]| rights(looks).next().is_none();
+        let is_merged = self.until(POLL_INTERVAL, is_merged).await;
         let mut has_moved = false;
         for _ in 0..3 {
             has_moved = has_moved || self.lead(left, other).await;
         }
         hang(false);
         SimRuntime::sleep(Duration::from_millis(500)).await;
-        if !is_free || !has_moved {
+        if !is_merged || !has_moved {
             self.seen.violation(format!(
-                "the tables' disk of machine {leader} hangs in a merge of range {left}: the right range is \
-                 served: {is_free}, the left one takes another order: {has_moved}"
+                "the tables' disk of machine {leader} hangs in a merge of range {left}: the ranges are merged: \
+                 {is_merged}, the left one takes another order: {has_moved}"
+            ));
+        }
+    }
+
+    pub(super) async fn merges_on_full_disks(self: &Rc<Story>) {
+        /// Keys of the three ranges that no other client uses.
+        const KEYS: [&str; 3] = ["cr0x", "cr2x", "cr3x"];
+        let stop = Rc::default();
+        let client = self.client(101, &stop);
+        for key in KEYS {
+            let batch = Batch::put(key.into(), key.into());
+            drop(client.write(key.as_bytes(), batch, EFFORT).await);
+        }
+        for at in [BESIDE, *b"cr3", KEY] {
+            operator::order(&self.cluster, Order::Split { at }, 1).await;
+        }
+        let machines = (1..=self.cluster.machines()).filter_map(|machine| self.cluster.on(machine));
+        let machines: Vec<Rc<SimNode>> = machines.collect();
+        let disks = || machines.iter().flat_map(|node| node.table_disks());
+        disks().for_each(|disk| disk.full.set(true));
+        self.fill(&stop);
+        let are_full = |_: &[Look]| machines.iter().all(|node| is_full(node));
+        let are_full = self.until(POLL_INTERVAL, are_full).await;
+        stop.set(true);
+        let begin = |looks: &[Look], start: &[u8]| {
+            let mut users = looks.iter().filter(|look| !look.status.system);
+            users.any(|look| look.status.route.keys.start == start)
+        };
+        let mut merged = Vec::new();
+        for (at, right) in [(KEY, b"cr3"), (LEFT, &KEY)] {
+            self.give(Order::Merge { at });
+            let is_merged = |looks: &[Look]| !begin(looks, right);
+            merged.push(self.until(POLL_INTERVAL, is_merged).await);
+        }
+        let is_still_full = machines.iter().any(|node| is_full(node));
+        machines.iter().for_each(|node| node.crash());
+        SimRuntime::sleep(Duration::from_millis(50)).await;
+        for node in &machines {
+            self.start(node, None).await;
+        }
+        disks().for_each(|disk| disk.full.set(false));
+        let (client, mut found) = (self.client(102, &Rc::default()), Vec::new());
+        for key in KEYS {
+            found.push(client.read_with_retries(key).await.flatten());
+        }
+        let is_found = |(key, found): (&str, &Option<String>)| found.as_deref() == Some(key);
+        let are_found = KEYS.into_iter().zip(&found).all(is_found);
+        if !are_full || !is_still_full || merged != [true, true] || !are_found {
+            self.seen.violation(format!(
+                "two merges on full disks: full: {are_full}, also at the end: {is_still_full}, merged: {merged:?}, \
+                 found after the power had failed: {found:?}"
             ));
         }
     }
