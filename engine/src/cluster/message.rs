@@ -21,7 +21,7 @@ use crate::range::{Descriptor, ReplicaPlace};
 use crate::types::{Epoch, KeyRange, Location, MergeId, NodeId, RangeId, ReplicaId, ShardId};
 
 /// The version of all messages.
-const VERSION: u8 = 8;
+const VERSION: u8 = 9;
 
 /// The bytes of a request.
 pub fn encode_request(request: &ClusterRequest) -> Vec<u8> {

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use rangedb_client::admin::{ClusterStatus, Health, Range};
 use rangedb_client::{Client, Error};
+use rangedb_engine::words::counted;
 use rustix::termios::{self, LocalModes, OptionalActions, Termios};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
@@ -251,8 +252,8 @@ fn headline(status: &ClusterStatus, all: &Answered, seconds: f64) -> String {
         other => other.to_string().to_uppercase(),
     };
     format!(
-        "cluster {health}: {} ranges, {} under-replicated, {} unavailable\n{} ops/s  p50 {}  p99 {}\n\n",
-        status.ranges,
+        "cluster {health}: {}, {} under-replicated, {} unavailable\n{} ops/s  p50 {}  p99 {}\n\n",
+        counted(status.ranges, "range"),
         status.under_replicated,
         status.unavailable,
         rate(all.count() / seconds),
@@ -349,7 +350,7 @@ fn rate(rate: f64) -> String {
 }
 
 /// A latency of this many seconds; `-` if there was no request.
-fn latency(seconds: Option<f64>) -> String {
+pub(super) fn latency(seconds: Option<f64>) -> String {
     match seconds {
         None => "-".to_owned(),
         Some(seconds) if seconds >= 1.0 => format!("{seconds:.2} s"),
