@@ -91,3 +91,4 @@ pub mod shard;
 pub mod tree;
 pub mod types;
 pub mod wal;
+pub mod words;
