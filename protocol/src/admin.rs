@@ -259,15 +259,12 @@ pub struct Node {
     /// About how many bytes the rows of its replicas have, before compression.
     #[serde(default)]
     pub bytes: u64,
-    /// How many of its shards it gives up, the last ones.
-    #[serde(default)]
-    pub shards_leaving: u16,
-    /// How it is, as it has measured a few seconds ago.
+    /// What it tells of itself.
     #[serde(flatten)]
     pub stats: NodeStats,
 }
 
-/// What a node tells of itself. What is not known is `None`.
+/// What a node tells of itself: how it was a few seconds ago. What is not known is `None`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 #[non_exhaustive]
@@ -285,6 +282,8 @@ pub struct NodeStats {
     pub clock_error_us: Option<u64>,
     /// Whether a time service keeps its clock.
     pub clock_kept: Option<bool>,
+    /// How many of its shards it gives up, the last ones.
+    pub shards_leaving: u16,
 }
 
 /// A range.

@@ -406,7 +406,7 @@ fn the_pages_answer_whatever_shards_and_clients_do() {
             })
             .collect();
         let idle = scope.spawn(|| be_idle(&home, &ends));
-        let asked = ["/", "/page.js", "/metrics", "/livez", "/api/v1/ranges"].map(|path| {
+        let asked = ["/", "/page.js", "/metrics", "/livez"].map(|path| {
             let (home, ends) = (&home, &ends);
             let asking = scope.spawn(move || ask_on(home, path, Duration::from_secs(1), ends));
             (path, asking)

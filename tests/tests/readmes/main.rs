@@ -329,7 +329,7 @@ fn run_on_a_cluster(block: &Block, lost: Option<u64>) {
     });
     place.shell.set("RANGEDB_ADDR", &addresses(&homes));
     place.is_patient = true;
-    let rows = "loadgen load --records 2000 --addr $RANGEDB_ADDR";
+    let rows = "loadgen load --records 20000 --depth 16 --addr $RANGEDB_ADDR";
     assert!(place.shell.run(rows).status.success(), "{}", block.place);
     for (home, node) in homes.iter().zip(started.into_iter().chain([fourth])) {
         let id = status(home)["node"].as_u64().expect("an id");

@@ -55,7 +55,6 @@ fn all_nodes(view: &View) -> Vec<Node> {
         node.shards_cpu = shown.shards.iter().map(|shard| shard.cpu).collect();
         node.cpu = node.shards_cpu.iter().sum();
         node.bytes = shown.shards.iter().map(|shard| shard.bytes).sum();
-        node.shards_leaving = record.leaving_shards;
         node.stats = node_stats(shown);
         node
     };
@@ -66,6 +65,7 @@ fn all_nodes(view: &View) -> Vec<Node> {
 /// node told that is not heard from any more is no news.
 fn node_stats(shown: &NodeView) -> NodeStats {
     let mut stats = NodeStats::default();
+    stats.shards_leaving = shown.record.leaving_shards;
     let told = shown.shards.iter().map(|shard| shard.node);
     let told = told.filter(|_| shown.state == NodeHealth::Alive);
     let Some(told) = told.max_by_key(|told| told.disk_total) else {
