@@ -370,7 +370,23 @@ fn of_alert(alert: AlertDescription) -> String {
         | AlertDescription::UnsupportedCertificate
         | AlertDescription::CertificateUnknown
         | AlertDescription::DecryptError => refused("it is not valid"),
-        alert => format!("the node ended TLS: {alert:?}"),
+        AlertDescription::ProtocolVersion => {
+            "the node speaks no version of TLS that the client speaks: TLS 1.3 or 1.2".to_owned()
+        }
+        AlertDescription::HandshakeFailure | AlertDescription::InsufficientSecurity => {
+            "the node and the client have no cipher of TLS in common".to_owned()
+        }
+        AlertDescription::UnrecognisedName => {
+            "the node has no certificate for this name: give --tls-name or TlsOptions::server_name"
+                .to_owned()
+        }
+        AlertDescription::InternalError => {
+            "the node failed to encrypt the connection: its log says why".to_owned()
+        }
+        alert => format!(
+            "the node ended TLS with alert {} of RFC 8446",
+            u8::from(alert)
+        ),
     }
 }
 

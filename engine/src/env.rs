@@ -17,7 +17,7 @@ pub use openraft_rt::{AsyncRuntime, Instant};
 use crate::boot_time::BootTime;
 use crate::limits::TIME_SLICE;
 use crate::lsm::TableStore;
-use crate::types::Location;
+use crate::types::{Location, NodeStats};
 
 /// The world, as types. The values that go with them are in [`World`].
 pub trait Env: Copy + std::fmt::Debug + Default + Eq + Ord + 'static {
@@ -68,6 +68,11 @@ pub trait Env: Copy + std::fmt::Debug + Default + Eq + Ord + 'static {
     /// simulator, where work takes no time.
     fn thread_cpu_time() -> Option<Duration> {
         None
+    }
+
+    /// How this node is as a whole; nothing is known of one in the simulator.
+    fn node_stats() -> NodeStats {
+        NodeStats::default()
     }
 
     /// Whether a leader may read alone within its lease. Always; in the simulator not always, so that

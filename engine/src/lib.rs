@@ -92,3 +92,4 @@ pub mod shard;
 pub mod tree;
 pub mod types;
 pub mod wal;
+pub mod words;

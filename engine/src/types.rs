@@ -49,6 +49,26 @@ id! {
     ClientId(u128)
 }
 
+/// How a node is as a whole, beside what its shards know of themselves. What is not known is `None`.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize,
+)]
+pub struct NodeStats {
+    /// The median of the times from requests of clients to their replies over the last seconds, in
+    /// microseconds; `None` if there were none.
+    pub p50_micros: Option<u64>,
+    /// The 99th percentile of them.
+    pub p99_micros: Option<u64>,
+    /// Free bytes on the disk of the data folder.
+    pub disk_free: Option<u64>,
+    /// All bytes of that disk.
+    pub disk_total: Option<u64>,
+    /// The largest error that the wall clock may have, in microseconds.
+    pub clock_error_micros: Option<u64>,
+    /// Whether a time service keeps the clock.
+    pub is_clock_kept: Option<bool>,
+}
+
 /// The range that holds the cluster's own records; it exists from the first start.
 pub const SYSTEM_RANGE: RangeId = RangeId(1);
 

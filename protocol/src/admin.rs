@@ -262,8 +262,30 @@ pub struct Node {
     /// About how many bytes the rows of its replicas have, before compression.
     #[serde(default)]
     pub bytes: u64,
+    /// What it tells of itself.
+    #[serde(flatten)]
+    pub stats: NodeStats,
+}
+
+/// What a node tells of itself: how it was a few seconds ago. What is not known is `None`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+#[non_exhaustive]
+pub struct NodeStats {
+    /// The median of the times from requests of clients to their replies over the last five seconds, in
+    /// microseconds; `None` if there were none.
+    pub p50_us: Option<u64>,
+    /// The 99th percentile of them.
+    pub p99_us: Option<u64>,
+    /// Free bytes on the disk of its data folder.
+    pub disk_free: Option<u64>,
+    /// All bytes of that disk.
+    pub disk_total: Option<u64>,
+    /// The largest error that its wall clock may have, in microseconds.
+    pub clock_error_us: Option<u64>,
+    /// Whether a time service keeps its clock.
+    pub clock_kept: Option<bool>,
     /// How many of its shards it gives up, the last ones.
-    #[serde(default)]
     pub shards_leaving: u16,
 }
 

@@ -30,6 +30,7 @@ const ORDERS: [Order; 4] = [
         list: "
             mutant - deliberate bugs that the simulator must find
             limits - every bound
+            words - numbers with their nouns, for people
             notify - an event that tasks of one thread wait for
             fair_share - how ranges share what there is a limit on
             boot_time - points in time

@@ -266,6 +266,11 @@ impl Context {
             AnsweredBy::OtherShard => Some(total_ms.saturating_sub(received_ms)),
             AnsweredBy::ThisShard => None,
         };
+        // Until a majority had confirmed the leader, where that was needed, and all blocks were read.
+        let read_ms = match (by, pending.operation.writes()) {
+            (AnsweredBy::ThisShard, false) => Some(total_ms.saturating_sub(received_ms)),
+            _ => None,
+        };
         tracing::warn!(
             event = "slow_request",
             operation,
@@ -273,6 +278,7 @@ impl Context {
             received_ms,
             queue_ms,
             log_ms,
+            read_ms,
             other_ms,
             outcome,
             unlogged,

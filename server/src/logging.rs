@@ -6,6 +6,8 @@
 //! The queue of that thread is bounded; lines that do not fit are lost, too. Nothing else in the
 //! server prints: `println!` and `eprintln!` panic when they cannot write.
 //!
+//! Each line is one line, whatever the names in it are: control characters are escaped.
+//!
 //! Lines about what happens to the node or the cluster have a field `event` with a name that does not
 //! change; [`events`] lists the names.
 
@@ -182,7 +184,7 @@ pub fn last_words(words: &str) {
         let _ = writeln!(io::stderr(), "rangedb: {words}");
         return;
     };
-    log.push(format!("{}\n", last_line(words)).into_bytes());
+    log.push(one_line(format!("{}\n", last_line(words)).as_bytes()));
     flush();
 }
 
@@ -253,7 +255,7 @@ impl Write for Line {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         match LOG.get() {
             Some(log) if log.waiting.load(Ordering::Relaxed) < WAITING_LEN_MAX => {
-                log.push(line.to_owned());
+                log.push(one_line(line));
             }
             _ => {
                 LOST.fetch_add(1, Ordering::Relaxed);
@@ -265,6 +267,23 @@ impl Write for Line {
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
+}
+
+/// A line with control characters escaped, but for the one that ends it.
+fn one_line(line: &[u8]) -> Vec<u8> {
+    let text = line.strip_suffix(b"\n").unwrap_or(line);
+    if !text.iter().any(u8::is_ascii_control) {
+        return line.to_owned();
+    }
+    let mut escaped = Vec::with_capacity(line.len() + 16);
+    for byte in text {
+        match byte.is_ascii_control() {
+            true => escaped.extend(byte.escape_ascii()),
+            false => escaped.push(*byte),
+        }
+    }
+    escaped.push(b'\n');
+    escaped
 }
 
 /// Runs the writing thread.
@@ -358,6 +377,17 @@ mod tests {
         fn flush(&mut self) -> io::Result<()> {
             Ok(())
         }
+    }
+
+    #[test]
+    fn a_line_is_one_line_whatever_is_in_it() {
+        assert_eq!(one_line(b"a \\ b\n"), b"a \\ b\n");
+        assert_eq!(
+            one_line("ä\n\r\t\x1b[0mb\n".as_bytes()),
+            "ä\\n\\r\\t\\x1b[0mb\n".as_bytes()
+        );
+        assert_eq!(one_line(b"a\n\n"), b"a\\n\n");
+        assert_eq!(one_line(b"\xff\0"), b"\xff\\x00\n");
     }
 
     #[test]

@@ -31,8 +31,8 @@ const EXIT_USAGE: u8 = 2;
     version,
     about,
     max_term_width = 100,
-    after_help = "Of commands that ask a node, --addr, --cluster, --timeout, --format and --hex may also \
-                  stand before the command."
+    after_help = "Of commands that ask a node, --addr, --cluster, --timeout, --format, --hex and the flags of \
+                  TLS may also stand before the command."
 )]
 struct Arguments {
     #[command(flatten)]
@@ -114,14 +114,14 @@ struct SettingsArgs {
     tls: Option<String>,
     /// PEM file with the certificate that the node shows to clients, and those that lead from it to the
     /// one that they trust.
-    #[arg(long, value_name = "FILE")]
-    tls_cert: Option<String>,
+    #[arg(long, value_name = "FILE", value_parser = path)]
+    tls_cert: Option<PathBuf>,
     /// PEM file with the key of that certificate.
-    #[arg(long, value_name = "FILE")]
-    tls_key: Option<String>,
+    #[arg(long, value_name = "FILE", value_parser = path)]
+    tls_key: Option<PathBuf>,
     /// PEM file with certificates: clients must show one that was signed by one of these.
-    #[arg(long, value_name = "FILE")]
-    tls_ca: Option<String>,
+    #[arg(long, value_name = "FILE", value_parser = path)]
+    tls_ca: Option<PathBuf>,
     /// Address of the node's HTTP: the page, the API, health and metrics; 127.0.0.1:7480 by default.
     #[arg(long, value_name = "HOST:PORT")]
     http: Option<String>,
@@ -172,12 +172,15 @@ struct SettingsArgs {
 
 fn main() -> ExitCode {
     let Arguments { global, command } = rangedb_client::flags::parse();
-    let (is_local, has_format) = match &command {
-        Command::Start(_) | Command::Manual { .. } | Command::Demo(_) => (true, false),
-        Command::Check(_) | Command::Version(_) => (true, true),
-        Command::Client(_) => (false, true),
+    let (is_local, has_format, has_tls) = match &command {
+        Command::Start(_) => (true, false, true),
+        Command::Manual { .. } | Command::Demo(_) => (true, false, false),
+        Command::Check(_) => (true, true, true),
+        Command::Version(_) => (true, true, false),
+        Command::Client(_) => (false, true, true),
     };
-    if let Some(flag) = global.meaningless(has_format).filter(|_| is_local) {
+    let meaningless = global.meaningless(has_format, has_tls);
+    if let Some(flag) = meaningless.filter(|_| is_local) {
         return usage(&format!(
             "this command asks no node, so {flag} means nothing"
         ));
@@ -198,6 +201,18 @@ fn main() -> ExitCode {
             cli::run(*command)
         }
     }
+}
+
+/// A path in UTF-8: settings are text. The type is that of the flags of the same names which say how clients
+/// connect, since clap hands on the values of those that stand before the command.
+fn path(text: &str) -> Result<PathBuf, std::convert::Infallible> {
+    Ok(text.into())
+}
+
+/// The text of such a path.
+fn text(path: &Option<PathBuf>) -> Option<String> {
+    let text = path.as_ref().and_then(|path| path.to_str());
+    text.map(str::to_owned)
 }
 
 /// Collects the settings of the file, the environment and the flags, with warnings about variables
@@ -225,9 +240,9 @@ fn layers(arguments: &SettingsArgs) -> Result<(RawConfig, Vec<String>), BadConfi
     raw.add_flag(Key::GcRetention, arguments.gc_retention.as_ref());
     raw.add_flag(Key::DrainWait, arguments.drain_wait.as_ref());
     raw.add_flag(Key::Tls, arguments.tls.as_ref());
-    raw.add_flag(Key::TlsCert, arguments.tls_cert.as_ref());
-    raw.add_flag(Key::TlsKey, arguments.tls_key.as_ref());
-    raw.add_flag(Key::TlsCa, arguments.tls_ca.as_ref());
+    raw.add_flag(Key::TlsCert, text(&arguments.tls_cert).as_ref());
+    raw.add_flag(Key::TlsKey, text(&arguments.tls_key).as_ref());
+    raw.add_flag(Key::TlsCa, text(&arguments.tls_ca).as_ref());
     raw.add_flag(Key::Log, arguments.log.as_ref());
     raw.add_flag(Key::LogLevel, arguments.log_level.as_ref());
     raw.add_flag(Key::SlowRequest, arguments.slow_request.as_ref());

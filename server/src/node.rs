@@ -27,7 +27,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::admin::api::Api;
-use crate::admin::collect::collect;
+use crate::admin::collect;
 use crate::admin::{self, Pages, Phase, Serving};
 use crate::check;
 use crate::config::Config;
@@ -289,7 +289,8 @@ async fn control(
     let config = &config;
     settings.know_folder(folder.identity.node, config);
     history.start(folder.path(), folder.identity.node);
-    tokio::spawn(collect(node.clone(), history.clone()));
+    tokio::spawn(collect::collect(node.clone(), history.clone()));
+    tokio::spawn(collect::measure(node.clone()));
     banner::log(config, &folder, settings);
     let listen = port.address;
     let shares = divide_descriptors(config, config.shards, folder.count_tables())?;

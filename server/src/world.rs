@@ -6,8 +6,9 @@ use std::time::Duration;
 use rangedb_engine::env::Env;
 use rangedb_engine::limits::TIME_SLICE;
 use rangedb_engine::lsm::LsmTables;
+use rangedb_engine::types::NodeStats;
 
-use crate::env::{GlommioRuntime, RingDisk, SystemClock, process, reactor};
+use crate::env::{GlommioRuntime, RingDisk, SystemClock, node_stats, process, reactor};
 use crate::peers::link::Links;
 
 /// The environment of a real node.
@@ -31,6 +32,10 @@ impl Env for GlommioEnv {
 
     fn thread_cpu_time() -> Option<Duration> {
         Some(process::thread_cpu_time())
+    }
+
+    fn node_stats() -> NodeStats {
+        node_stats::last()
     }
 
     async fn beside<R: Send + 'static>(

@@ -4,9 +4,9 @@
 use std::io::{Read, Write};
 use std::net::TcpStream;
 
-use rangedb_tests::cluster::{homes, start_all, status, wait_for, wait_until_replicated};
+use rangedb_tests::cluster::{SECRET, homes, start_all, status, wait_for, wait_until_replicated};
 use rangedb_tests::http::exchange;
-use rangedb_tests::process::{Home, command};
+use rangedb_tests::process::{Home, Node, command};
 use serde_json::Value;
 
 #[test]
@@ -117,6 +117,30 @@ fn exit_codes_and_pages_tell_how_a_cluster_is() {
     wait_for("a node that is ready again", || {
         (ready(&homes[0]).0 == 200).then_some(())
     });
+}
+
+#[test]
+fn a_node_that_others_refuse_says_so_and_why() {
+    let temp = tempfile::tempdir().expect("a folder");
+    let mut homes = homes(temp.path());
+    let mut nodes = start_all(&homes);
+    wait_until_replicated(&homes);
+    nodes[2].take().expect("it runs").kill();
+    let secret = homes[2].flags.iter_mut().find(|flag| *flag == SECRET);
+    *secret.expect("a secret") = "another secret".to_owned();
+    nodes[2] = Some(Node::spawn(
+        &mut homes[2].start_command(),
+        homes[2].log_file(),
+    ));
+    wait_for("refusals", || {
+        let listens = TcpStream::connect(&homes[2].http).is_ok();
+        (listens && homes[2].page("/readyz").1.contains("refused by node")).then_some(())
+    });
+    let output = homes[2].cli(&["status", "--timeout", "2s"]);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(!output.status.success(), "{text}");
+    assert!(text.contains("which was asked: refused by node"), "{text}");
+    assert!(text.contains("secret"), "{text}");
 }
 
 #[test]

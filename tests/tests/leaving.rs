@@ -2,8 +2,10 @@
 //! removed, and refused when they come back.
 
 use std::fs::File;
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
-use std::process::Output;
+use std::process::{Child, Output, Stdio};
+use std::time::Duration;
 
 use rangedb_tests::cluster::{
     self, Caller, homes_at, joining, nodes, ranges, start_all, wait_for, wait_until_alike,
@@ -448,4 +450,125 @@ fn a_node_that_is_told_to_stop_serves_for_a_while_and_says_that_it_stops() {
     succeeds(&home.cli(&["put", "k", "w"]));
     assert!(node.is_running());
     assert_eq!(node.wait().code(), Some(0), "{}", home.log());
+}
+
+/// Begins to drain a node, by a command that waits for the end.
+fn draining(by: &Home, node: u64) -> Child {
+    let mut rangedb = command("rangedb");
+    rangedb.args([
+        "node",
+        "drain",
+        &node.to_string(),
+        "--wait",
+        "--addr",
+        &by.listen,
+    ]);
+    let piped = rangedb.stdout(Stdio::piped()).stderr(Stdio::piped());
+    piped.spawn().expect("it starts")
+}
+
+#[test]
+fn a_drain_may_be_ordered_twice_at_once_and_outlives_its_command() {
+    let temp = tempfile::tempdir().expect("a folder");
+    let homes = cluster::homes(temp.path());
+    let _running = start_all(&homes);
+    wait_until_replicated(&homes);
+    run(async {
+        let load = Load::begin(&homes, 100).await;
+        load.goes_on();
+        // The node that manages, by the two others and by itself.
+        let manager = cluster::status(&homes[0])["system_leader"]["node"].as_u64();
+        let manager = manager.expect("an id");
+        let orders: Vec<Child> = homes.iter().map(|by| draining(by, manager)).collect();
+        for order in orders {
+            let printed = succeeds(&order.wait_with_output().expect("it ends"));
+            let lines = progress(&printed);
+            let last = lines.last().expect("a line");
+            assert_eq!(
+                (&last["draining"], &last["leaders_left"]),
+                (&json!(manager), &json!(0))
+            );
+        }
+        load.goes_on();
+        succeeds(&order(&homes[0], "undrain", manager, &[]));
+        // A command that is killed leaves the order in force. Another node manages now, and leads.
+        let manager = cluster::status(&homes[0])["system_leader"]["node"].as_u64();
+        let manager = manager.expect("an id");
+        let mut killed = draining(&homes[0], manager);
+        wait_for("an order", || {
+            (listed(&homes[0], manager)?["membership"] == "draining").then_some(())
+        });
+        // It may have ended already.
+        let _ = killed.kill();
+        killed.wait().expect("it ends");
+        wait_for("a node that leads nothing", || {
+            (listed(&homes[0], manager)?["leaders"] == 0).then_some(())
+        });
+        load.goes_on();
+        load.end()
+            .await
+            .assert_unharmed("drains ordered twice at once");
+    });
+}
+
+#[test]
+fn a_node_that_is_told_to_stop_while_it_drains_ends_in_order() {
+    let temp = tempfile::tempdir().expect("a folder");
+    let homes = cluster::homes(temp.path());
+    let mut running = start_all(&homes);
+    wait_until_replicated(&homes);
+    run(async {
+        let load = Load::begin(&homes, 100).await;
+        load.goes_on();
+        let node = id(&homes[2]);
+        let waits = draining(&homes[0], node);
+        let process = running[2].take().expect("it runs");
+        process.signal("TERM");
+        assert_eq!(process.wait().code(), Some(0), "{}", homes[2].log());
+        load.goes_on();
+        let ended = waits.wait_with_output().expect("it ends");
+        // The node may have been gone before the order came: two of three voters are left then.
+        let refused = String::from_utf8_lossy(&ended.stderr).into_owned();
+        assert!(
+            [Some(0), Some(REFUSED)].contains(&ended.status.code()),
+            "{refused}"
+        );
+        running[2] = Some(homes[2].start());
+        succeeds(&order(&homes[0], "undrain", node, &[]));
+        wait_until_replicated(&homes);
+        load.goes_on();
+        load.end().await.assert_unharmed("a stop during a drain");
+    });
+}
+
+#[test]
+fn a_node_that_is_told_to_stop_while_it_starts_ends_in_order() {
+    /// The end by SIGTERM, before the process has taken its signals.
+    const SIGTERM: i32 = 15;
+    let temp = tempfile::tempdir().expect("a folder");
+    let home = Home::new(temp.path(), &["--shards", "2", "--split-at", "m"]);
+    let node = home.start();
+    for key in ["a", "z"] {
+        succeeds(&home.cli(&["put", key, "v"]));
+    }
+    node.kill();
+    let mut in_order = 0;
+    for pause in (0..600).step_by(25) {
+        let node = Node::spawn(&mut home.start_command(), home.log_file());
+        std::thread::sleep(Duration::from_millis(pause));
+        node.signal("TERM");
+        let ended = node.wait();
+        assert!(
+            ended.code() == Some(0) || ended.signal() == Some(SIGTERM),
+            "after {pause} ms: {ended}\n{}",
+            home.log()
+        );
+        in_order += u32::from(ended.code() == Some(0));
+    }
+    println!("{in_order} of 24 starts were stopped in order");
+    assert!(in_order > 12, "{in_order}");
+    let _node = home.start();
+    for key in ["a", "z"] {
+        assert_eq!(home.cli(&["get", key]).stdout, b"v\n");
+    }
 }

@@ -1,19 +1,38 @@
 //! The page at `/`: its files and their headers, its stream of events, and how it looks and behaves in
-//! headless Chromium, with a real node and with a made-up cluster of 10,000 ranges.
+//! headless Chromium, with a real node and with a made-up cluster of 10,000 ranges. And the page and the texts
+//! beside it answer whatever the shards and the other clients of HTTP do.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
 
-use rangedb_tests::cluster::{homes, start_all, wait_until_replicated};
-use rangedb_tests::http::{Response, exchange};
-use rangedb_tests::process::Home;
+use futures_util::future::join_all;
+use rangedb_tests::cluster::{
+    addresses, homes, ranges, start_all, variable, wait_for, wait_until_replicated,
+};
+use rangedb_tests::http::{Response, exchange, request};
+use rangedb_tests::load::{client, run};
+use rangedb_tests::process::{Background, Home, command};
 use serde_json::Value;
 
 /// A viewer that hears nothing for this long has failed.
 const TIMEOUT: Duration = Duration::from_secs(20);
+/// The pages of a node under all kinds of load answer within this time, also in a debug build on a busy machine.
+const ANSWERED_WITHIN: Duration = Duration::from_secs(5);
+/// Ranges of that node without `RANGEDB_SPLITS`.
+const RANGES: u64 = 1000;
+/// Clients of HTTP that open a connection and say nothing, and pages that are open.
+const IDLE: usize = 64;
+const VIEWERS: usize = 16;
+/// Writes under way at the busy shard.
+const WRITERS: usize = 32;
+/// How long a shard stands still, and how long that is looked at.
+const STUCK: &str = "stuck=40s";
+const LOOKED_AT: Duration = Duration::from_secs(12);
 
 /// A page's end of the stream.
 struct Viewer(BufReader<TcpStream>);
@@ -184,6 +203,252 @@ fn many_may_look_and_one_too_many_is_refused() {
     assert_eq!(file(&home, "GET", "/metrics").status, 200);
 }
 
+/// Splits the ranges of the node at keys that begin with `a` and with `z`.
+fn split(home: &Home, folder: &Path) -> u64 {
+    wait_for("a manager that knows all ranges", || {
+        (ranges(home)?.len() == 3).then_some(())
+    });
+    let count = variable("RANGEDB_SPLITS").unwrap_or(RANGES);
+    let keys = (0..count).map(|key| format!("{}{key:05}\n", if key % 2 == 0 { "a" } else { "z" }));
+    let file = folder.join("keys");
+    std::fs::write(&file, keys.collect::<String>()).expect("it is written");
+    let file = file.to_str().expect("a name");
+    let words = [
+        "range",
+        "split",
+        "--at-file",
+        file,
+        "--hold",
+        "forever",
+        "--timeout",
+        "200s",
+    ];
+    let output = home.cli(&words);
+    assert!(output.status.success(), "{output:?}");
+    count
+}
+
+/// A key of a range that is led by the shard where the system range is not.
+fn key_elsewhere(home: &Home) -> (String, String) {
+    let shown = request(home, "GET", "ranges", b"").json();
+    let ranges = shown["ranges"].as_array().expect("ranges");
+    let system = ranges
+        .iter()
+        .find(|range| range["system"] == true)
+        .expect("it is there");
+    let mut keys = [None, None];
+    for range in ranges.iter().filter(|range| range["system"] == false) {
+        let start = range["start"].as_str().expect("hexadecimal digits");
+        let bytes = start.as_bytes().chunks(2);
+        let text = bytes.map(|digits| {
+            let digits = std::str::from_utf8(digits).expect("digits");
+            char::from(u8::from_str_radix(digits, 16).expect("digits"))
+        });
+        let at = usize::from(range["leader_shard"] != system["leader_shard"]);
+        keys[at] = Some(text.collect::<String>() + "x");
+    }
+    let [here, elsewhere] = keys;
+    (
+        here.expect("a range there"),
+        elsewhere.expect("a range elsewhere"),
+    )
+}
+
+/// What a page answered at worst.
+#[derive(Default)]
+struct Asked {
+    times: u32,
+    slowest: Duration,
+}
+
+impl Asked {
+    fn ask(&mut self, home: &Home, path: &str) -> Response {
+        let begun = Instant::now();
+        let found = file(home, "GET", path);
+        assert_eq!(
+            found.status,
+            200,
+            "{path}: {}",
+            String::from_utf8_lossy(&found.body)
+        );
+        self.times += 1;
+        self.slowest = self.slowest.max(begun.elapsed());
+        found
+    }
+}
+
+/// Asks for a path again and again.
+fn ask_on(home: &Home, path: &str, pause: Duration, ends: &AtomicBool) -> Asked {
+    let mut asked = Asked::default();
+    while !ends.load(Ordering::Relaxed) {
+        asked.ask(home, path);
+        std::thread::sleep(pause);
+    }
+    asked
+}
+
+/// Opens silent connections, and new ones for those that the node has closed.
+fn be_idle(home: &Home, ends: &AtomicBool) -> u64 {
+    let connect = || {
+        let stream = TcpStream::connect(&home.http).expect("it listens");
+        stream.set_nonblocking(true).expect("it is valid");
+        stream
+    };
+    let mut idle: Vec<TcpStream> = (0..IDLE).map(|_| connect()).collect();
+    let mut opened = IDLE as u64;
+    while !ends.load(Ordering::Relaxed) {
+        for stream in &mut idle {
+            let is_open = |error: &std::io::Error| error.kind() == std::io::ErrorKind::WouldBlock;
+            if !stream.peek(&mut [0]).is_err_and(|error| is_open(&error)) {
+                (*stream, opened) = (connect(), opened + 1);
+            }
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    opened
+}
+
+/// Writes a key once, and when the shard stands still all the time.
+fn write_to(
+    home: &Home,
+    key: &str,
+    is_stuck: mpsc::Receiver<()>,
+    (ends, puts): (&AtomicBool, &AtomicU64),
+) {
+    run(async {
+        let client = client(std::slice::from_ref(home)).await;
+        let put = async || {
+            client
+                .put(key, vec![b'v'; 100])
+                .await
+                .expect("it is written");
+            puts.fetch_add(1, Ordering::Relaxed);
+        };
+        put().await;
+        is_stuck.recv().expect("a shard stands still");
+        while !ends.load(Ordering::Relaxed) {
+            join_all((0..WRITERS).map(|_| put())).await;
+        }
+    });
+}
+
+#[test]
+fn silent_connections_keep_no_scraper_out() {
+    let temp = tempfile::tempdir().expect("a folder");
+    let home = Home::new(temp.path(), &["--shards", "1"]);
+    let _node = home.start();
+    let connect = |_| TcpStream::connect(&home.http).expect("it listens");
+    // A request that is under way is not cut off for the others.
+    let mut busy = connect(0);
+    let head = "PUT /api/v1/kv/k HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\
+                Content-Length: 2\r\n\r\nv";
+    busy.write_all(head.as_bytes()).expect("it is sent");
+    for _ in 0..5 {
+        let silent: Vec<TcpStream> = (0..2 * IDLE).map(connect).collect();
+        for path in ["/metrics", "/", "/livez", "/readyz", "/api/v1/nodes"] {
+            assert_eq!(file(&home, "GET", path).status, 200, "{path}");
+        }
+        drop(silent);
+    }
+    busy.write_all(b"w").expect("it is sent");
+    let mut answer = String::new();
+    BufReader::new(busy)
+        .read_line(&mut answer)
+        .expect("an answer");
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+}
+
+#[test]
+fn the_pages_answer_whatever_shards_and_clients_do() {
+    let temp = tempfile::tempdir().expect("a folder");
+    let home = Home::new(temp.path(), &["--shards", "2", "--split-at", "m"]);
+    let mut node = home.start();
+    let count = split(&home, temp.path());
+    let (here, elsewhere) = key_elsewhere(&home);
+    let (ends, puts) = (AtomicBool::new(false), AtomicU64::new(0));
+    let (stuck, is_stuck) = mpsc::channel();
+    let asked = std::thread::scope(|scope| {
+        scope.spawn(|| write_to(&home, &here, is_stuck, (&ends, &puts)));
+        // The shard that writes next stands still.
+        wait_for("a client", || {
+            (puts.load(Ordering::Relaxed) > 0).then_some(())
+        });
+        home.set_disk_fault(STUCK);
+        let put = [
+            "put",
+            &elsewhere,
+            "x",
+            "--timeout",
+            "60s",
+            "--addr",
+            &home.listen,
+        ];
+        let _put = Background::start(command("rangedb").args(put));
+        wait_for("a shard that does not answer", || {
+            home.page("/readyz")
+                .1
+                .contains("does not answer")
+                .then_some(())
+        });
+        stuck.send(()).expect("it waits");
+        let viewers: Vec<_> = (0..VIEWERS)
+            .map(|_| {
+                scope.spawn(|| {
+                    let (status, mut viewer) = Viewer::open(&home);
+                    assert_eq!(status, 200);
+                    let mut seconds = 0;
+                    while !ends.load(Ordering::Relaxed) {
+                        viewer.event("second");
+                        seconds += 1;
+                    }
+                    seconds
+                })
+            })
+            .collect();
+        let idle = scope.spawn(|| be_idle(&home, &ends));
+        let asked = ["/", "/page.js", "/metrics", "/livez"].map(|path| {
+            let (home, ends) = (&home, &ends);
+            let asking = scope.spawn(move || ask_on(home, path, Duration::from_secs(1), ends));
+            (path, asking)
+        });
+        std::thread::sleep(LOOKED_AT);
+        ends.store(true, Ordering::Relaxed);
+        let asked = asked.map(|(path, asking)| (path, asking.join().expect("it is answered")));
+        let opened = idle.join().expect("it ends");
+        let seconds = viewers
+            .into_iter()
+            .map(|viewer| viewer.join().expect("it sees"));
+        println!(
+            "{count} splits; {opened} silent connections; viewers saw {:?} seconds of {LOOKED_AT:?}",
+            seconds.min()
+        );
+        assert!(opened > IDLE as u64, "some had to make room");
+        asked
+    });
+    let puts = puts.into_inner();
+    assert!(puts > 1000, "the other shard was busy: {puts}");
+    let (_, text) = home.page("/readyz");
+    assert!(
+        text.contains("does not answer"),
+        "for all that time: {text}"
+    );
+    for (path, asked) in asked {
+        println!("{path}: {} times, at most {:?}", asked.times, asked.slowest);
+        assert!(
+            asked.times >= 3 && asked.slowest < ANSWERED_WITHIN,
+            "{path}"
+        );
+    }
+    let metrics = file(&home, "GET", "/metrics");
+    let lines = String::from_utf8_lossy(&metrics.body).into_owned();
+    let lines = lines.lines().filter(|line| !line.starts_with('#')).count();
+    assert!(
+        lines < 2000,
+        "{lines} series, whatever the number of ranges"
+    );
+    assert!(node.is_running(), "{}", home.log());
+}
+
 /// Looks at a page in Chromium, or prints why there is none. Screenshots are in the folder.
 fn look(how: &str, what: &str, folder: &Path) -> Option<Value> {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("python/page.py");
@@ -233,6 +498,42 @@ fn a_browser_shows_a_cluster_of_three_nodes_without_an_error() {
     let _nodes = start_all(&homes);
     wait_until_replicated(&homes);
     assert!(homes[0].cli(&["put", "k", "v"]).status.success());
+    let odd = "<script>window.hacked=1</script>\"'&\n<img src=x onerror=hacked=1>";
+    let at = serde_json::json!({ "at": [odd], "hold_ms": 3_600_000 }).to_string();
+    let split = request(&homes[0], "POST", "ranges/2/split", at.as_bytes());
+    assert_eq!(split.status, 200, "{}", split.json());
+    wait_until_replicated(&homes);
+    // Every node tells the others how it is.
+    let all = addresses(&homes);
+    let load = [
+        "run",
+        "--addr",
+        &all,
+        "--workload",
+        "write",
+        "--rate",
+        "50",
+        "--duration",
+        "120",
+    ];
+    let _load = Background::start(command("loadgen").args(load));
+    wait_for("what all nodes have measured", || {
+        let shown = request(&homes[0], "GET", "nodes", b"").json();
+        let nodes = shown["nodes"].as_array().cloned()?;
+        let is_told = |node: &Value| {
+            let room = node["disk_free"].as_u64()?..node["disk_total"].as_u64()?;
+            Some(node["clock_kept"].is_boolean() && 0 < room.start && !room.is_empty())
+        };
+        let are_told = nodes.iter().all(|node| is_told(node) == Some(true));
+        let mut times = nodes
+            .iter()
+            .filter_map(|node| Some((node["p50_us"].as_u64()?, node["p99_us"].as_u64()?)));
+        (nodes.len() == homes.len() && are_told && times.any(|(p50, p99)| 0 < p50 && p50 <= p99))
+            .then_some(())
+    });
+    let table = homes[0].cli(&["node", "ls"]);
+    let table = String::from_utf8_lossy(&table.stdout).into_owned();
+    assert!(table.contains(" us ") || table.contains(" ms "), "{table}");
     let url = format!("http://{}/", homes[0].http);
     let Some(found) = look("look", &url, temp.path()) else {
         return;
@@ -250,6 +551,19 @@ fn a_browser_shows_a_cluster_of_three_nodes_without_an_error() {
     for home in &homes {
         assert!(text.contains(&home.listen), "{} in {text}", home.listen);
     }
+    let clocks = text.matches("no time service").count() + text.matches("● within ").count();
+    assert!(
+        clocks >= homes.len(),
+        "the clock of each node is shown: {text}"
+    );
+    assert_eq!(
+        (&found["hacked"], &found["foreign_elements"]),
+        (&Value::Null, &serde_json::json!(0))
+    );
+    assert!(
+        text.contains("<script>window.hacked=1</script>"),
+        "the key is text: {text}"
+    );
 }
 
 #[test]

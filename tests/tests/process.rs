@@ -390,6 +390,23 @@ fn a_demo_runs_until_a_signal_and_leaves_nothing() {
     );
     let kept = std::fs::read_dir(temp.path()).expect("a folder").count();
     assert_eq!(kept, 1, "the folder of the demo");
+    // The demo goes on without a node that is killed.
+    let id = child.id();
+    let nodes = std::fs::read_to_string(format!("/proc/{id}/task/{id}/children"));
+    let nodes = nodes.expect("it runs");
+    let first = nodes.split_whitespace().next().expect("a node");
+    let killed = std::process::Command::new("kill")
+        .args(["-KILL", first])
+        .status();
+    assert!(killed.is_ok_and(|status| status.success()));
+    let told = lines.find(|line| line.contains("ended: signal: 9"));
+    let told = told.expect("the demo tells of the end");
+    assert!(told.contains("2 nodes still at work"), "{told}");
+    let written = cli(
+        &addresses,
+        &["put", "greeting", "hello again", "--timeout", "20s"],
+    );
+    assert!(written.status.success(), "{written:?}");
     let sent = std::process::Command::new("kill")
         .args(["-INT", &child.id().to_string()])
         .status();

@@ -134,6 +134,26 @@ fn the_manager_hears_of_the_start_of_beats_of_a_reload_and_of_the_end() {
 }
 
 #[test]
+fn a_node_that_serves_on_for_a_while_asks_for_time_to_stop() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let home = Home::new(folder.path(), &["--shards", "1", "--drain-wait", "3s"]);
+    let manager = Manager::new(folder.path());
+    let node = manager.start(&home);
+    manager.until("READY=1");
+    node.signal("TERM");
+    let until_told = manager.until("STOPPING=1");
+    let told = until_told.last().expect("a message");
+    assert!(told.contains("EXTEND_TIMEOUT_USEC="), "{told}");
+    // It asks again while it serves on.
+    for _ in 0..5 {
+        let message = manager.next();
+        assert!(message.contains("EXTEND_TIMEOUT_USEC="), "{message}");
+        assert!(message.contains("WATCHDOG=1"), "{message}");
+    }
+    assert_eq!(node.wait().code(), Some(0));
+}
+
+#[test]
 fn a_node_that_waits_for_its_cluster_asks_for_time() {
     let folder = tempfile::tempdir().expect("a folder");
     let nobody = format!("127.0.0.1:{}", free_port());

@@ -173,6 +173,17 @@ fn a_node_with_a_ca_wants_certificates_of_its_clients() {
     ];
     let got = home.cli(&[&["get", "row"], &flags[..]].concat());
     assert!(got.status.success(), "{got:?}");
+    let got = home.cli(&[&flags[..], &["get", "row"]].concat());
+    assert!(got.status.success(), "before the command: {got:?}");
+    let version = command("rangedb")
+        .args(["--tls-name", "x", "version"])
+        .output();
+    let version = version.expect("it runs");
+    let complaint = String::from_utf8_lossy(&version.stderr);
+    assert!(
+        complaint.contains("--tls-name means nothing"),
+        "{version:?}"
+    );
     let got = home.cli(&["get", "row", "--tls-cert", &client.certificate]);
     assert_eq!(got.status.code(), Some(2), "{got:?}");
     let ran = command("loadgen")

@@ -16,7 +16,7 @@ use crate::cluster::{
 use crate::error::OrderError;
 use crate::range::hot_keys::HotKey;
 use crate::range::{Descriptor, Keyspace, ReplicaPlace};
-use crate::types::{Epoch, KeyRange, Location, NodeId, RangeId, ReplicaId, ShardId};
+use crate::types::{Epoch, KeyRange, Location, NodeId, NodeStats, RangeId, ReplicaId, ShardId};
 
 const AT: Location = Location {
     node: NodeId(3),
@@ -106,7 +106,16 @@ fn view() -> View {
         state: NodeHealth::Alive,
         membership: MembershipStatus::Draining,
         slow_disk: true,
-        shards: vec![ShardStats { cpu: 7, bytes: 9 }],
+        shards: vec![ShardStats {
+            cpu: 7,
+            bytes: 9,
+            node: NodeStats {
+                p50_micros: Some(90),
+                disk_free: Some(1),
+                is_clock_kept: Some(true),
+                ..NodeStats::default()
+            },
+        }],
     };
     View {
         version: 8,

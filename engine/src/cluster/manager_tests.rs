@@ -162,6 +162,7 @@ impl Case {
             stats: ShardStats {
                 cpu: 100,
                 bytes: self.stats.bytes,
+                ..ShardStats::default()
             },
         };
         let is_there = !self.unmet.contains(&node);
@@ -484,6 +485,7 @@ fn sizes_and_loads_are_told_to_who_asks_and_make_no_new_view() {
     let shards = [ShardStats {
         cpu: 100,
         bytes: 4 << 20,
+        ..ShardStats::default()
     }];
     assert!(
         asked.nodes.iter().all(|node| node.shards == shards),

@@ -85,7 +85,14 @@ impl Manager {
         match self.membership(node) {
             MembershipStatus::Active => {}
             status => {
-                let why = format!("node {node} is {}", status.name());
+                let name = status.name();
+                let why = match status {
+                    MembershipStatus::Removed => format!("node {node} is {name}: name another one"),
+                    _ => format!(
+                        "node {node} is {name}: name another one, or take that back with `rangedb node \
+                         undrain {node}`"
+                    ),
+                };
                 return Err(OrderError::Conflict(why));
             }
         }
@@ -181,7 +188,8 @@ impl Manager {
             (Decommissioning | Decommissioned, Decommissioning) => Ok(()),
             (before @ (Decommissioning | Decommissioned), Draining) => {
                 let name = before.name();
-                let why = format!("node {node} is {name}; `node undrain {node}` takes that back");
+                let why =
+                    format!("node {node} is {name}; `rangedb node undrain {node}` takes that back");
                 Err(OrderError::Conflict(why))
             }
             (Active, Draining) => refuse_if(node, "drain", &self.drain_objections(node, now)),

@@ -234,7 +234,7 @@ impl Model {
             unreadable: Vec::new(),
             stats: ShardStats {
                 cpu: self.measured[&from].round() as u32,
-                bytes: 0,
+                ..ShardStats::default()
             },
         };
         let (manager, now) = (&mut self.manager, self.now);

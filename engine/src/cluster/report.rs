@@ -10,7 +10,7 @@
 use super::placement::CAUGHT_UP;
 use super::record::NodeRecord;
 use crate::range::Descriptor;
-use crate::types::{Location, NodeId, RangeId, ReplicaId};
+use crate::types::{Location, NodeId, NodeStats, RangeId, ReplicaId};
 
 /// The state of a shard, sent to the manager.
 #[derive(Clone, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
@@ -54,6 +54,8 @@ pub struct ShardStats {
     pub cpu: u32,
     /// About how many bytes the rows of its replicas have, before compression.
     pub bytes: u64,
+    /// How its node is; all shards of a node tell the same.
+    pub node: NodeStats,
 }
 
 /// The load and the size of a range at its leader.

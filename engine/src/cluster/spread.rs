@@ -14,6 +14,7 @@ use super::loads::{Expected, Loads, Span};
 use super::moves;
 use super::placement::{Plan, Range, Step};
 use crate::types::{Location, NodeId, RangeId, SYSTEM_RANGE, ShardId};
+use crate::words::counted;
 
 /// The moves because of numbers. `expected` are the loads of the shards.
 pub(super) fn by_count(
@@ -166,8 +167,10 @@ fn leaders(
         expected.shift((from, to), load.cpu);
         let words = |(full, empty): (usize, usize), verb| {
             format!(
-                "node {} {verb} {full} ranges and node {} {empty}",
-                from.node, to.node
+                "node {} {verb} {} and node {} {empty}",
+                from.node,
+                counted(full as u64, "range"),
+                to.node
             )
         };
         proposals.push(Proposal {

@@ -8,6 +8,7 @@ use super::message::{BoundsPhase, LedRange};
 use super::record::MembershipStatus;
 use crate::boot_time::BootTime;
 use crate::types::{NodeId, RangeId};
+use crate::words::counted;
 
 /// At most so many ranges are named in a log line.
 const NAMED_MAX: usize = 10;
@@ -60,9 +61,10 @@ impl Manager {
             .collect();
         tracing::warn!(
             event = "leaving_stuck",
-            "node {node} is {}, and nothing has left it for {} s; {left} ranges are left: {}",
+            "node {node} is {}, and nothing has left it for {} s; {} left: {}",
             leaving.membership.name(),
             leaving.stuck_ms / 1000,
+            counted(left as u64, "range"),
             named.join("; ")
         );
     }

@@ -11,6 +11,7 @@ use crate::raft::machine::Machine;
 use crate::raft::pins::Follower;
 use crate::types::ReplicaId;
 use crate::wal::LogId;
+use crate::words::listed;
 
 /// For a replica that answers and is behind, this many times more entries are kept.
 const LAGGARD_KEPT: u64 = 16;
@@ -119,7 +120,7 @@ impl<M: Machine> Group<M> {
         if after < up_to && self.pins.matters() {
             tracing::info!(
                 range = %self.range,
-                replicas = ?self.pins.replicas(),
+                replicas = listed(self.pins.replicas()),
                 after,
                 "the log is kept for replicas that take over a snapshot, until they have caught up"
             );

@@ -34,6 +34,7 @@ use crate::range::replica::Replica;
 use crate::range::sink::Once;
 use crate::types::{Location, RangeId, ReplicaId, Timestamp};
 use crate::wal::Group;
+use crate::words::listed;
 
 /// How many bytes of rows are read in one go.
 const PIECE_LEN: usize = 256 << 10;
@@ -332,7 +333,7 @@ impl<E: Env> Inner<E> {
                 let count = differ.len() as u64;
                 self.digests.count(|stats| stats.different += count);
                 tracing::error!(
-                    %range, ?differ, replicas,
+                    %range, differ = placed(running, &differ), replicas,
                     "replicas hold other rows than the majority: they are removed, and replaced"
                 );
                 self.remove_differing(running, &differ).await?;
@@ -485,6 +486,17 @@ impl<E: Env> Inner<E> {
         }
         ClusterResponse::Done
     }
+}
+
+/// Replicas and where they are, for the log.
+fn placed<E: Env>(running: &Running<E>, replicas: &[ReplicaId]) -> String {
+    running.replica.with_state(|state| {
+        let place = |id: &ReplicaId| match state.descriptor.location(*id) {
+            Some(at) => format!("{id} at {at}"),
+            None => id.to_string(),
+        };
+        listed(replicas.iter().map(place))
+    })
 }
 
 /// The digests of replicas, shortened for the log.

@@ -100,6 +100,7 @@ pub(super) fn measure<E: Env>(inner: &Inner<E>, now: BootTime) -> ShardStats {
     ShardStats {
         cpu: (meter.cpu() * 1000.0) as u32,
         bytes,
+        node: E::node_stats(),
     }
 }
 

@@ -13,6 +13,7 @@ use crate::limits::{
 };
 use crate::raft::Pinned;
 use crate::range::RaftGroup;
+use crate::words::listed;
 
 /// How many bytes one shard may pin, with this many bytes free on a disk that `shards` shards
 /// share.
@@ -73,7 +74,7 @@ impl<E: Env> Inner<E> {
             ) = pinned.swap_remove(longest);
             tracing::warn!(
                 range = %raft.range(),
-                ?replicas,
+                replicas = listed(replicas),
                 entries,
                 bytes,
                 allowed,

@@ -169,13 +169,13 @@ impl SlowDisk {
         due
     }
 
-    /// How many of `led` leaderships may be handed over now.
+    /// How many of `led` leaderships may be handed over now: at most a third, but a single one may.
     fn step(&self, led: usize, now: BootTime) -> usize {
         if !self.begin_step(now) {
             return 0;
         }
         if !self.stays_away(now) {
-            self.step.set(led.div_ceil(3));
+            self.step.set(led / 3);
         }
         self.step.get().max(1)
     }
@@ -372,10 +372,14 @@ mod tests {
     #[test]
     fn a_third_of_the_leaderships_goes_each_second() {
         let (disk, now) = (SlowDisk::default(), test_clock::now());
-        assert_eq!(disk.step(10, now), 4);
+        assert_eq!(disk.step(10, now), 3);
         disk.away_until.set(Some(now + KEEPS_AWAY));
-        assert_eq!(disk.step(6, now + STEP_INTERVAL / 2), 0);
-        assert_eq!(disk.step(6, now + STEP_INTERVAL), 4, "a third of all ten");
+        assert_eq!(disk.step(7, now + STEP_INTERVAL / 2), 0);
+        assert_eq!(disk.step(7, now + STEP_INTERVAL), 3, "a third of all ten");
+        for few in 1..3 {
+            let disk = SlowDisk::default();
+            assert_eq!(disk.step(few, now), 1, "one of {few}");
+        }
     }
 
     #[test]

@@ -445,10 +445,14 @@ fn choose_move(
             leaving => format!("; it gives up {leaving} more"),
         };
         let on = shard.map_or_else(String::new, |shard| format!(" on shard {shard}"));
-        let last = shards.saturating_sub(1);
-        let why = format!(
-            "node {node} takes no replica{on}: it has {shards} shards, counted from 0 to {last}{others}"
-        );
+        let has = match shards {
+            1 => "1 shard, which is shard 0".to_owned(),
+            _ => format!(
+                "{shards} shards, counted from 0 to {}",
+                shards.saturating_sub(1)
+            ),
+        };
+        let why = format!("node {node} takes no replica{on}: it has {has}{others}");
         OrderError::Invalid(why)
     })?;
     let replica = check_move(&found, from, to)?;

@@ -1,17 +1,21 @@
-//! Collects the work of each minute for the history, from the reports of the shards, as the page of
-//! metrics does. Runs on the control thread.
+//! Collects what the node does from the reports of its shards, as the page of metrics does: the work of each
+//! minute for the history, and how the node is for the cluster's manager. Runs on the control thread.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use rangedb_engine::env::Clock;
+use rangedb_engine::types::NodeStats;
 
 use super::Node;
-use crate::env::SystemClock;
+use crate::env::{self, SystemClock, discipline, node_stats};
 use crate::history::History;
 use crate::history::record::{MINUTE_MS, Work, raise};
 use crate::operation::Operation;
 use crate::probe::{ShardProbe, ShardReport};
+
+/// The time from one look at how the node is to the next. The latencies are those of that time.
+const MEASURED_EVERY: Duration = Duration::from_secs(5);
 
 /// Gives the history the work of every minute, until the runtime ends.
 pub async fn collect(node: Arc<Node>, history: History) {
@@ -24,6 +28,29 @@ pub async fn collect(node: Arc<Node>, history: History) {
         };
         let work = counted.work_since(&serving.reports().await);
         history.minute(minute_before(SystemClock.wall_ms()), work);
+    }
+}
+
+/// Measures again and again how this node is, for the reports of its shards, until the runtime ends.
+pub async fn measure(node: Arc<Node>) {
+    let mut counted = Counted::default();
+    loop {
+        tokio::time::sleep(MEASURED_EVERY).await;
+        let Some(serving) = node.serving.get() else {
+            continue;
+        };
+        let period = counted.work_since(&serving.reports().await).period(0);
+        let answered = |micros: u64| (period.ops > 0).then_some(micros);
+        let room = env::room(&serving.data_dir).ok();
+        let clock = discipline::of_clock().ok();
+        node_stats::keep(NodeStats {
+            p50_micros: answered(period.p50_us),
+            p99_micros: answered(period.p99_us),
+            disk_free: room.map(|room| room.free),
+            disk_total: room.map(|room| room.total),
+            clock_error_micros: clock.map(|clock| clock.error_max.as_micros() as u64),
+            is_clock_kept: clock.map(|clock| clock.is_synchronized),
+        });
     }
 }
 

@@ -1,14 +1,15 @@
 //! The limits on connections to the admin pages: how many there are, and how long each may be silent.
 //!
-//! When all slots are taken, a new connection replaces the oldest idle one. If none is idle, it
-//! gets one of a few slots for probes: there it may ask only whether the node lives and is ready.
-//! So neither idle clients nor slow users of the API can keep an orchestrator from its answer.
+//! When all slots are taken, a new connection replaces the one that has been idle for the longest time. If
+//! none is idle, it gets one of a few slots for probes: there it may ask only whether the node lives and is
+//! ready. So idle clients keep nobody out, and slow users of the API keep no orchestrator from its answer.
 //!
 //! A connection without a request is closed after [`IDLE_TIMEOUT`]. One with a request under way, up
 //! to the last byte of the response, never is, unless its client has stopped taking part: a head must
 //! arrive within [`HEAD_TIMEOUT`], and a response must move within [`STALL_TIMEOUT`]. How long a body
 //! may take, `body` says.
 
+use std::cmp::Reverse;
 use std::collections::VecDeque;
 use std::io;
 use std::pin::Pin;
@@ -23,7 +24,8 @@ use tokio::task::AbortHandle;
 
 /// Slots that only probes use.
 const PROBES_MAX: usize = 4;
-/// A connection may be replaced if it came, and was last busy, longer ago than this.
+/// A connection on which the rest of a head is awaited may be replaced if its last bytes came longer ago
+/// than this. One without a request may be replaced at any time.
 const REPLACED_AFTER: Duration = Duration::from_secs(1);
 /// A connection without a request is closed after this time.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -59,8 +61,12 @@ struct Progress {
     moved: AtomicU64,
     /// When the first byte of a head came, or [`NO_HEAD`].
     head_since: AtomicU64,
+    /// Whether all bytes that came were read, and more are awaited.
+    is_read: AtomicBool,
     /// Whether a request is being answered.
     is_busy: AtomicBool,
+    /// Whether the answer is a stream that goes on.
+    is_streaming: AtomicBool,
     /// Whether the network has not taken all of a response.
     is_unsent: AtomicBool,
 }
@@ -72,7 +78,9 @@ impl Activity {
             begun: Instant::now(),
             moved: AtomicU64::new(0),
             head_since: AtomicU64::new(NO_HEAD),
+            is_read: AtomicBool::new(false),
             is_busy: AtomicBool::new(false),
+            is_streaming: AtomicBool::new(false),
             is_unsent: AtomicBool::new(false),
         }))
     }
@@ -104,6 +112,12 @@ impl Activity {
         done
     }
 
+    /// Marks the connection as one with a request under way until the stream is dropped.
+    pub fn streaming(&self) -> Streaming {
+        self.0.is_streaming.store(true, Ordering::Relaxed);
+        Streaming(self.clone())
+    }
+
     /// When the connection is to be closed if nothing moves until then, as a time after its begin, and
     /// why; `None` while a request is being answered.
     fn due(&self) -> Option<(Duration, End)> {
@@ -113,6 +127,9 @@ impl Activity {
         let moved = Duration::from_millis(self.0.moved.load(Ordering::Relaxed));
         if self.0.is_unsent.load(Ordering::Relaxed) {
             return Some((moved + STALL_TIMEOUT, End::Stalled));
+        }
+        if self.0.is_streaming.load(Ordering::Relaxed) {
+            return None;
         }
         Some(match self.0.head_since.load(Ordering::Relaxed) {
             NO_HEAD => (moved + IDLE_TIMEOUT, End::Idle),
@@ -134,11 +151,27 @@ impl Activity {
         }
     }
 
-    fn may_be_replaced(&self) -> bool {
-        let is_at_work =
-            self.0.is_busy.load(Ordering::Relaxed) || self.0.is_unsent.load(Ordering::Relaxed);
+    /// How long nothing has moved, if the connection may be replaced. A connection of which it is not known
+    /// whether a request has come already may not.
+    fn idle_for(&self) -> Option<Duration> {
+        let is = |flag: &AtomicBool| flag.load(Ordering::Relaxed);
+        let is_at_work = is(&self.0.is_busy) || is(&self.0.is_unsent) || is(&self.0.is_streaming);
         let moved = Duration::from_millis(self.0.moved.load(Ordering::Relaxed));
-        !is_at_work && self.0.begun.elapsed() >= moved + REPLACED_AFTER
+        let idle_for = self.0.begun.elapsed().saturating_sub(moved);
+        let is_in_a_head = self.0.head_since.load(Ordering::Relaxed) != NO_HEAD;
+        let is_idle = is(&self.0.is_read) && !is_at_work;
+        (is_idle && (!is_in_a_head || idle_for >= REPLACED_AFTER)).then_some(idle_for)
+    }
+}
+
+/// The answer of a connection goes on for as long as this lives.
+#[derive(Debug)]
+pub struct Streaming(Activity);
+
+impl Drop for Streaming {
+    fn drop(&mut self) {
+        self.0.moved();
+        self.0.0.is_streaming.store(false, Ordering::Relaxed);
     }
 }
 
@@ -173,6 +206,8 @@ impl AsyncRead for Watched {
         if buffer.filled().len() > before {
             watched.activity.received();
         }
+        let is_read = &watched.activity.0.is_read;
+        is_read.store(polled.is_pending(), Ordering::Relaxed);
         polled
     }
 }
@@ -254,14 +289,17 @@ impl Connections {
 
     /// Makes room for one more connection and returns the kind of its slot. May close another
     /// connection.
-    pub fn make_room(&mut self) -> Access {
+    pub async fn make_room(&mut self) -> Access {
         self.present.retain(|(_, task)| !task.is_finished());
         if self.present.len() < self.max {
             return Access::Any;
         }
-        let mut present = self.present.iter();
-        let idle = present.position(|(activity, _)| activity.may_be_replaced());
-        if let Some((_, task)) = idle.and_then(|idle| self.present.remove(idle)) {
+        // Requests that have come by now are read first: their connections are not idle.
+        tokio::task::yield_now().await;
+        let present = self.present.iter().enumerate();
+        let idle = present.filter_map(|(at, (activity, _))| Some((activity.idle_for()?, at)));
+        let longest = idle.max_by_key(|(idle_for, at)| (*idle_for, Reverse(*at)));
+        if let Some((_, task)) = longest.and_then(|(_, at)| self.present.remove(at)) {
             task.abort();
             return Access::Any;
         }
@@ -285,29 +323,77 @@ impl Connections {
 
 #[cfg(test)]
 mod tests {
+    use tokio::task::JoinHandle;
+
     use super::*;
 
+    async fn come(connections: &mut Connections, activity: &Activity) -> (Access, JoinHandle<()>) {
+        let task = tokio::spawn(std::future::pending::<()>());
+        let access = connections.make_room().await;
+        connections.add(access, activity.clone(), task.abort_handle());
+        (access, task)
+    }
+
+    /// A connection that has been read, and on which nothing came.
+    fn silent() -> Activity {
+        let activity = Activity::new();
+        activity.0.is_read.store(true, Ordering::Relaxed);
+        activity
+    }
+
     #[tokio::test]
-    async fn the_oldest_idle_one_goes_and_probes_have_slots() {
-        let mut connections = Connections::new(PROBES_MAX + 2);
-        let mut come = |activity: &Activity| {
-            let task = tokio::spawn(std::future::pending::<()>());
-            let access = connections.make_room();
-            connections.add(access, activity.clone(), task.abort_handle());
-            (access, task)
-        };
-        let (first, second) = (Activity::new(), Activity::new());
-        let (_, busy) = come(&first);
-        let (_, idle) = come(&second);
-        first.0.is_busy.store(true, Ordering::Relaxed);
-        // Neither of the two is idle yet.
-        let probes: Vec<_> = (0..=PROBES_MAX).map(|_| come(&Activity::new())).collect();
-        assert!(probes.iter().all(|(access, _)| *access == Access::Probe));
-        tokio::time::sleep(REPLACED_AFTER).await;
-        assert!(probes[0].1.is_finished() && !probes[1].1.is_finished());
-        assert_eq!(come(&Activity::new()).0, Access::Any);
+    async fn the_longest_idle_one_goes_and_no_other() {
+        let mut connections = Connections::new(PROBES_MAX + 4);
+        let new = Activity::new();
+        let (busy, stream) = (silent(), silent());
+        busy.0.is_busy.store(true, Ordering::Relaxed);
+        let streaming = stream.streaming();
+        let (moved, idle) = (silent(), silent());
+        let mut tasks = Vec::new();
+        for activity in [&busy, &stream, &moved, &idle] {
+            tasks.push(come(&mut connections, activity).await.1);
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        moved.moved();
+        assert_eq!(come(&mut connections, &new).await.0, Access::Any);
         tokio::task::yield_now().await;
-        assert!(idle.is_finished() && !busy.is_finished());
+        let gone: Vec<bool> = tasks.iter().map(JoinHandle::is_finished).collect();
+        assert_eq!(gone, [false, false, false, true]);
+        assert_eq!(come(&mut connections, &new).await.0, Access::Any);
+        tokio::task::yield_now().await;
+        assert!(tasks[2].is_finished());
+        // Nothing is known of the two new ones, and the others have requests under way.
+        assert_eq!(come(&mut connections, &new).await.0, Access::Probe);
+        drop(streaming);
+        assert_eq!(come(&mut connections, &new).await.0, Access::Any);
+        tokio::task::yield_now().await;
+        assert!(tasks[1].is_finished() && !tasks[0].is_finished());
+    }
+
+    #[tokio::test]
+    async fn probes_have_slots_of_their_own() {
+        let mut connections = Connections::new(PROBES_MAX + 1);
+        let activity = Activity::new();
+        let (first, task) = come(&mut connections, &activity).await;
+        assert_eq!(first, Access::Any);
+        let mut probes = Vec::new();
+        for _ in 0..=PROBES_MAX {
+            let (access, task) = come(&mut connections, &activity).await;
+            assert_eq!(access, Access::Probe);
+            probes.push(task);
+        }
+        tokio::task::yield_now().await;
+        assert!(probes[0].is_finished() && !probes[1].is_finished() && !task.is_finished());
+    }
+
+    #[tokio::test]
+    async fn the_rest_of_a_head_has_a_moment_to_come() {
+        let activity = silent();
+        assert!(activity.idle_for().is_some());
+        activity.received();
+        assert_eq!(activity.idle_for(), None);
+        tokio::time::sleep(REPLACED_AFTER).await;
+        assert!(activity.idle_for().is_some());
     }
 
     #[tokio::test]
@@ -326,8 +412,11 @@ mod tests {
         // The network has not taken the whole response.
         let _ = Watched::wrote(&watched(&activity).await, Poll::Pending);
         assert!(matches!(activity.due(), Some((at, End::Stalled)) if at >= STALL_TIMEOUT));
-        assert!(!activity.may_be_replaced());
+        let streaming = activity.streaming();
+        assert!(matches!(activity.due(), Some((_, End::Stalled))));
         let _ = Watched::wrote(&watched(&activity).await, Poll::Ready(Ok(1)));
+        assert_eq!(activity.due(), None, "a stream may be silent");
+        drop(streaming);
         assert!(matches!(activity.due(), Some((_, End::Idle))));
     }
 

@@ -229,7 +229,7 @@ impl Pages {
                 }
             };
             refused = false;
-            let (access, activity) = (connections.make_room(), Activity::new());
+            let (access, activity) = (connections.make_room().await, Activity::new());
             let serving = serve_one(stream, node.clone(), access, activity.clone());
             connections.add(access, activity, tokio::spawn(serving).abort_handle());
         }
@@ -239,7 +239,10 @@ impl Pages {
 async fn serve_one(stream: TcpStream, node: Arc<Node>, access: Access, activity: Activity) {
     let service = service_fn(|request| {
         let (node, activity) = (node.clone(), activity.clone());
-        async move { activity.busy_with(answer(node, access, request)).await }
+        async move {
+            let answer = answer(node, access, &activity, request);
+            activity.busy_with(answer).await
+        }
     });
     let mut builder = hyper::server::conn::http1::Builder::new();
     builder.max_buf_size(HEAD_LEN_MAX);
@@ -260,13 +263,14 @@ async fn serve_one(stream: TcpStream, node: Arc<Node>, access: Access, activity:
 async fn answer(
     node: Arc<Node>,
     access: Access,
+    activity: &Activity,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, Infallible> {
     if let Some(refused) = refusal(&node, access, &request) {
         return Ok(refused.map(Either::Left));
     }
     Ok(match request.uri().path() {
-        page::stream::PATH => page::stream::answer(&node, request.method()),
+        page::stream::PATH => page::stream::answer(&node, request.method(), activity),
         _ => answer_at_once(&node, request).await.map(Either::Left),
     })
 }

@@ -7,6 +7,7 @@ use hyper::StatusCode;
 use rangedb_engine::shard::Availability;
 
 use super::{Node, Phase, Serving};
+use crate::handler::status::refusals;
 use crate::probe::ShardReport;
 
 /// At most so many ranges are named.
@@ -88,13 +89,9 @@ struct Refused {
 impl Serving {
     fn refused(&self) -> Option<Refused> {
         let refused = self.peers.refused_by();
-        let reasons = refused
-            .iter()
-            .map(|(node, why)| format!("node {node}: {why}"));
-        let reasons: Vec<String> = reasons.collect();
-        (!reasons.is_empty()).then(|| Refused {
-            by_most: reasons.len() * 2 >= self.peers.addresses().len(),
-            reason: format!("refused by {}", reasons.join("; ")),
+        refusals(&refused).map(|reason| Refused {
+            by_most: refused.len() * 2 >= self.peers.addresses().len(),
+            reason,
         })
     }
 

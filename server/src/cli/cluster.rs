@@ -14,7 +14,7 @@ use rangedb_protocol::admin::{
 };
 use rangedb_server::admin::json::of_state;
 
-use super::output::{Printer, border, columns, size};
+use super::output::{Printer, border, columns, latency, size};
 use super::request::{Order, Show};
 use super::{Exit, Trouble, history};
 
@@ -191,6 +191,10 @@ pub(super) fn nodes_table(nodes: &[Node]) -> String {
         "replicas",
         "size",
         "cpu",
+        "p50",
+        "p99",
+        "disk free",
+        "clock",
         "version",
     ];
     let mut rows = vec![heading.map(str::to_owned)];
@@ -208,10 +212,23 @@ pub(super) fn nodes_table(nodes: &[Node]) -> String {
             node.replicas.to_string(),
             size(node.bytes),
             format!("{:.1}%", f64::from(node.cpu) / 10.0),
+            latency(node.stats.p50_us.map(|micros| micros as f64 * 1e-6)),
+            latency(node.stats.p99_us.map(|micros| micros as f64 * 1e-6)),
+            node.stats.disk_free.map_or_else(|| "-".to_owned(), size),
+            clock(node),
             word(Some(&node.version)).to_owned(),
         ]
     }));
     columns(&rows)
+}
+
+/// How well a node's clock is kept.
+fn clock(node: &Node) -> String {
+    match (node.stats.clock_kept, node.stats.clock_error_us) {
+        (Some(true), Some(micros)) => format!("within {:.1} ms", micros as f64 * 1e-3),
+        (Some(false), _) => "no time service".to_owned(),
+        _ => "-".to_owned(),
+    }
 }
 
 /// Formats what keeps the cluster from being whole as lines.
@@ -543,7 +560,19 @@ mod tests {
             "range 2 is degraded: its replicas on node 4: missing\nnode 4: the node is dead\n";
         assert_eq!(reasons(&all), wanted);
         let text = nodes_table(&[Node::default()]);
-        let wanted = "0   -        unknown  unknown     0       0        0         0B    0.0%  -";
+        let wanted = "0   -        unknown  unknown     0       0        0         0B    0.0%  -    -    -          -      -";
         assert_eq!(text.lines().nth(1), Some(wanted));
+        let mut node = Node::default();
+        (node.stats.p50_us, node.stats.p99_us) = (Some(90), Some(1_500));
+        node.stats.disk_free = Some(3 << 29);
+        assert_eq!(clock(&node), "-");
+        (node.stats.clock_kept, node.stats.clock_error_us) = (Some(true), Some(1_800));
+        let text = nodes_table(std::slice::from_ref(&node));
+        assert!(
+            text.contains("90 us  1.5 ms  1.5GiB     within 1.8 ms  -"),
+            "{text}"
+        );
+        node.stats.clock_kept = Some(false);
+        assert_eq!(clock(&node), "no time service");
     }
 }

@@ -1,5 +1,6 @@
 //! Flags that every client command has: which nodes are asked, for how long, and how results look.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
@@ -74,13 +75,25 @@ pub struct GlobalArgs {
     format: Option<Format>,
     #[arg(long, global = true, hide = true)]
     hex: bool,
+    #[arg(long, global = true, hide = true)]
+    tls_ca: Option<PathBuf>,
+    #[arg(long, global = true, hide = true)]
+    tls_cert: Option<PathBuf>,
+    #[arg(long, global = true, hide = true)]
+    tls_key: Option<PathBuf>,
+    #[arg(long, global = true, hide = true)]
+    tls_name: Option<String>,
 }
 
 impl GlobalArgs {
     /// A flag that was given and means nothing to a command that asks no node. Such a command may
-    /// have a format.
-    pub fn meaningless(&self, has_format: bool) -> Option<&'static str> {
+    /// have a format, and files of TLS that are settings of the node.
+    pub fn meaningless(&self, has_format: bool, has_tls: bool) -> Option<&'static str> {
         let flags = [
+            ("--tls-ca", self.tls_ca.is_some() && !has_tls),
+            ("--tls-cert", self.tls_cert.is_some() && !has_tls),
+            ("--tls-key", self.tls_key.is_some() && !has_tls),
+            ("--tls-name", self.tls_name.is_some()),
             ("--addr", self.addresses.is_some()),
             ("--cluster", self.cluster.is_some()),
             ("--timeout", self.timeout.is_some()),

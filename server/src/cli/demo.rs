@@ -2,18 +2,20 @@
 //! their own, so that Ctrl-C reaches this process alone. It then stops the nodes and removes their folder.
 //! After SIGKILL of this process they go on running.
 
+use std::collections::BTreeSet;
 use std::fs::{DirBuilder, File};
 use std::io::{self, Write};
 use std::net::TcpListener;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use clap::Args;
 use rangedb_client::admin::{Health, Node};
 use rangedb_client::{Client, ClientOptions};
+use rangedb_engine::words::counted;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::signal::unix::{self, SignalKind};
 
@@ -37,7 +39,7 @@ pub struct DemoArgs {
     nodes: u16,
 }
 
-/// Runs the cluster until a signal comes.
+/// Runs the cluster until a signal comes, or no node is left.
 pub(super) fn run(args: &DemoArgs, out: &mut impl Write) -> Result<Exit, Trouble> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -84,6 +86,8 @@ impl Told {
 /// The nodes and their folder. Dropping it kills what still runs and removes the folder.
 struct Demo {
     nodes: Vec<Child>,
+    /// The places of those that have ended.
+    ended: BTreeSet<usize>,
     addresses: Vec<String>,
     folder: PathBuf,
 }
@@ -95,6 +99,7 @@ impl Demo {
         DirBuilder::new().mode(0o700).create(&folder)?;
         let mut demo = Demo {
             nodes: Vec::new(),
+            ended: BTreeSet::new(),
             addresses: Vec::new(),
             folder,
         };
@@ -115,12 +120,19 @@ impl Demo {
         Ok(demo)
     }
 
-    /// Waits until the cluster is whole, tells where it is, and returns when a node ends by itself.
+    /// Waits until the cluster is whole, tells where it is and which nodes end, and returns when none is left:
+    /// people kill nodes of a demo to see what the others do.
     async fn serve(&mut self, out: &mut impl Write) -> Result<Exit, Trouble> {
         let begun = Instant::now();
         let mut nodes = self.whole().await;
         while nodes.is_none() {
-            self.look_for_ended()?;
+            if let Some((place, status)) = self.look_for_ended()? {
+                let message = format!(
+                    "node {} ended before the cluster was whole: {status}",
+                    place + 1
+                );
+                return Err(self.trouble(message));
+            }
             if begun.elapsed() > READY_WITHIN {
                 return Err(self.trouble("the nodes do not form a cluster".to_owned()));
             }
@@ -130,7 +142,23 @@ impl Demo {
         out.write_all(self.summary(&nodes.unwrap_or_default()).as_bytes())?;
         out.flush()?;
         loop {
-            self.look_for_ended()?;
+            if let Some((place, status)) = self.look_for_ended()? {
+                let number = place + 1;
+                let left = self.nodes.len() - self.ended.len();
+                if left == 0 {
+                    let message = format!("node {number} ended: {status}; no node is left");
+                    return Err(self.trouble(message));
+                }
+                let log = log_path(&self.folder, number);
+                writeln!(
+                    out,
+                    "the node at {} ended: {status}; {} still at work; what it logged is in {}",
+                    self.addresses[place],
+                    counted(left as u64, "node"),
+                    log.display()
+                )?;
+                out.flush()?;
+            }
             tokio::time::sleep(POLL_INTERVAL).await;
         }
     }
@@ -159,21 +187,24 @@ impl Demo {
              rangedb put greeting hello\n\
              rangedb get greeting\n\
              rangedb top\n\n\
-             Ctrl-C stops the nodes and removes their data.\n",
+             A node that is killed leaves the others at work. Ctrl-C stops the nodes and removes their data.\n",
             self.folder.display(),
             output::columns(&rows),
             self.addresses.join(","),
         )
     }
 
-    fn look_for_ended(&mut self) -> Result<(), Trouble> {
-        for place in 0..self.nodes.len() {
-            if let Some(status) = self.nodes[place].try_wait()? {
-                let message = format!("node {} ended by itself: {status}", place + 1);
-                return Err(self.trouble(message));
+    /// A node that has ended since the last look.
+    fn look_for_ended(&mut self) -> io::Result<Option<(usize, ExitStatus)>> {
+        for (place, node) in self.nodes.iter_mut().enumerate() {
+            if !self.ended.contains(&place)
+                && let Some(status) = node.try_wait()?
+            {
+                self.ended.insert(place);
+                return Ok(Some((place, status)));
             }
         }
-        Ok(())
+        Ok(None)
     }
 
     /// The trouble, with what the nodes logged, since the folder goes away.
@@ -190,7 +221,8 @@ impl Demo {
 
     /// Stops all nodes at the same time.
     async fn stop(&mut self) {
-        for node in &self.nodes {
+        let alive = self.nodes.iter().enumerate();
+        for (_, node) in alive.filter(|(place, _)| !self.ended.contains(place)) {
             let pid = i32::try_from(node.id()).ok().and_then(Pid::from_raw);
             // One that has ended by itself needs no signal.
             let _ = pid.map(|pid| kill_process(pid, Signal::TERM));

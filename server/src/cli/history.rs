@@ -56,14 +56,18 @@ pub(super) async fn history(
             own.admin().history(Some(id), times, step).await?
         }
     };
-    let words = table(&told, step);
+    let words = table(&told, step, node.is_some());
     printer.print(out, of_state(told)?, words.trim_end())
 }
 
-/// The history as lines for people.
-fn table(told: &NodeHistory, step: Step) -> String {
+/// The history as lines for people. A node that was not named is the one that happened to be asked.
+fn table(told: &NodeHistory, step: Step, is_named: bool) -> String {
+    let asked = match is_named {
+        true => "",
+        false => ", which was asked (--node N shows another node)",
+    };
     let mut words = format!(
-        "node {}; times are UTC, latencies in microseconds\n",
+        "node {}{asked}; times are UTC, latencies in microseconds\n",
         told.node
     );
     let line = |cells: [&str; 6]| {
@@ -150,10 +154,15 @@ mod tests {
         let json = r#"{"node":2,"minutes":[{"t":0,"ops":3,"errors":0,"p50_us":1,"p99_us":2,"p999_us":3}],
             "hours":[],"events":[{"t":0,"node":2,"kind":"crash","text":"a\nb"}],"dropped":0}"#;
         let told: NodeHistory = serde_json::from_str(json).expect("it is read");
-        let words = table(&told, Step::Minute);
+        let words = table(&told, Step::Minute, true);
         assert!(words.contains("1970-01-01 00:00            3"), "{words}");
         assert!(words.contains("crash  a\\x0ab"), "{words}");
-        let words = table(&NodeHistory::default(), Step::Minute);
+        assert!(words.starts_with("node 2; "), "{words}");
+        let words = table(&NodeHistory::default(), Step::Minute, false);
+        assert!(
+            words.starts_with("node 0, which was asked (--node N"),
+            "{words}"
+        );
         assert!(words.contains("no minute ended in that time"), "{words}");
     }
 }

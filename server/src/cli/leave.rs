@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use rangedb_client::Client;
 use rangedb_client::admin::{Admin, Leaving, Membership};
+use rangedb_engine::words::listed;
 use rangedb_protocol::admin::{Done, Started};
 use rangedb_server::admin::json::of_state;
 use tokio::time::{Instant, sleep, timeout_at};
@@ -97,11 +98,6 @@ async fn decommission(admin: &Admin, nodes: &[u64], until: Instant) -> Result<()
         }
     }
     Ok(())
-}
-
-fn listed(nodes: &[u64]) -> String {
-    let nodes: Vec<String> = nodes.iter().map(u64::to_string).collect();
-    nodes.join(", ")
 }
 
 /// Prints what the decommissioning of a node would do.

@@ -72,7 +72,7 @@ impl Exit {
     const DEGRADED: Exit = Exit::NotFound;
     /// The cluster does not serve all ranges.
     const UNAVAILABLE: Exit = Exit::Refused;
-    /// A node of the demo ended by itself.
+    /// A node of the demo ended before the cluster was whole, or all have ended.
     const NODE_ENDED: Exit = Exit::NotFound;
 }
 

@@ -67,6 +67,16 @@ pub(super) fn size(bytes: u64) -> String {
     }
 }
 
+/// A latency of this many seconds; `-` if there was no request.
+pub(super) fn latency(seconds: Option<f64>) -> String {
+    match seconds {
+        None => "-".to_owned(),
+        Some(seconds) if seconds >= 1.0 => format!("{seconds:.2} s"),
+        Some(seconds) if seconds >= 1e-3 => format!("{:.1} ms", seconds * 1e3),
+        Some(seconds) => format!("{:.0} us", seconds * 1e6),
+    }
+}
+
 /// Lays out rows in columns that are two spaces apart.
 pub(super) fn columns<const N: usize>(rows: &[[String; N]]) -> String {
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max();

@@ -5,6 +5,7 @@ use std::io::Write;
 
 use rangedb_client::admin::{ClusterStatus, MemoryUse, NodeState};
 use rangedb_client::{Client, Error};
+use rangedb_engine::words::counted;
 use rangedb_server::admin::json::of_state;
 use serde_json::{Value, json};
 
@@ -25,9 +26,9 @@ pub(super) async fn status(
     let of_cluster = admin.status().await;
     let mut words = match &of_cluster {
         Ok(known) => format!(
-            "cluster {}: {} ranges, {} under-replicated, {} unavailable\n{}{}",
+            "cluster {}: {}, {} under-replicated, {} unavailable\n{}{}",
             known.health,
-            known.ranges,
+            counted(known.ranges, "range"),
             known.under_replicated,
             known.unavailable,
             cluster::reasons(&known.reasons),
@@ -48,14 +49,13 @@ pub(super) async fn status(
         // Writing to a string cannot fail.
         let _ = writeln!(
             words,
-            "shard {}: {} ranges, {} connections, {} tables of {} bytes, {} log bytes to replay, \
-             pressure {:.2}{}{}",
+            "shard {}: {}, {}, {} of {}, {} to replay, pressure {:.2}{}{}",
             shard.shard,
-            shard.ranges.len(),
-            shard.connections,
-            shard.tables,
-            shard.table_bytes,
-            shard.replay_bytes,
+            counted(shard.ranges.len() as u64, "range"),
+            counted(shard.connections.into(), "connection"),
+            counted(shard.tables.into(), "table"),
+            counted(shard.table_bytes, "byte"),
+            counted(shard.replay_bytes, "log byte"),
             shard.pressure,
             if shard.disk_full { ", DISK FULL" } else { "" },
             if shard.stuck {

@@ -414,7 +414,7 @@ fn flags_of_all_commands_stand_before_or_after_the_command() {
     let given = |words: &[&str]| {
         let line = std::iter::once("rangedb").chain(words.iter().copied());
         let cli = Cli::try_parse_from(line).expect("a command line");
-        [cli.global.meaningless(false), cli.global.meaningless(true)]
+        [false, true].map(|has_format| cli.global.meaningless(has_format, false))
     };
     let addr = Some("--addr");
     assert_eq!(given(&["--addr", "a:1", "local"]), [addr, addr]);

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use rangedb_client::admin::{ClusterStatus, Health, Range};
 use rangedb_client::{Client, Error};
+use rangedb_engine::words::counted;
 use rustix::termios::{self, LocalModes, OptionalActions, Termios};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
@@ -251,13 +252,13 @@ fn headline(status: &ClusterStatus, all: &Answered, seconds: f64) -> String {
         other => other.to_string().to_uppercase(),
     };
     format!(
-        "cluster {health}: {} ranges, {} under-replicated, {} unavailable\n{} ops/s  p50 {}  p99 {}\n\n",
-        status.ranges,
+        "cluster {health}: {}, {} under-replicated, {} unavailable\n{} ops/s  p50 {}  p99 {}\n\n",
+        counted(status.ranges, "range"),
         status.under_replicated,
         status.unavailable,
         rate(all.count() / seconds),
-        latency(all.quantile(0.5)),
-        latency(all.quantile(0.99)),
+        output::latency(all.quantile(0.5)),
+        output::latency(all.quantile(0.99)),
     )
 }
 
@@ -305,8 +306,8 @@ impl Load {
         let busy = 100.0 * self.busy_seconds / seconds / self.shards.max(1.0);
         let cells = [
             rate(self.answered.count() / seconds),
-            latency(self.answered.quantile(0.5)),
-            latency(self.answered.quantile(0.99)),
+            output::latency(self.answered.quantile(0.5)),
+            output::latency(self.answered.quantile(0.99)),
             format!("{busy:.0} %"),
             format!("{:.0} MiB", self.end.memory_bytes / f64::from(1 << 20)),
             format!("{:.0}", self.end.ranges),
@@ -345,16 +346,6 @@ fn rate(rate: f64) -> String {
         rate if rate >= 1e6 => format!("{:.2} M", rate / 1e6),
         rate if rate >= 1e4 => format!("{:.1} k", rate / 1e3),
         rate => format!("{rate:.0}"),
-    }
-}
-
-/// A latency of this many seconds; `-` if there was no request.
-fn latency(seconds: Option<f64>) -> String {
-    match seconds {
-        None => "-".to_owned(),
-        Some(seconds) if seconds >= 1.0 => format!("{seconds:.2} s"),
-        Some(seconds) if seconds >= 1e-3 => format!("{:.1} ms", seconds * 1e3),
-        Some(seconds) => format!("{:.0} us", seconds * 1e6),
     }
 }
 
@@ -428,7 +419,7 @@ mod tests {
             assert_eq!(rate(number), text);
         }
         for (seconds, text) in [(2.0, "2.00 s"), (0.0015, "1.5 ms"), (0.000_25, "250 us")] {
-            assert_eq!(latency(Some(seconds)), text);
+            assert_eq!(output::latency(Some(seconds)), text);
         }
     }
 }

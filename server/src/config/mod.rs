@@ -170,7 +170,7 @@ impl Config {
             "" => Ok(units::machine_memory() / 2),
             text => parse_size(text),
         })?;
-        let listen = raw.parse(Key::Listen, |text| match has_port(text) {
+        let listen = raw.parse(Key::Listen, |text| match is_address(text) {
             true => Ok(text.to_owned()),
             false => Err(format!(
                 "an address is HOST:PORT, such as {EXAMPLE_ADDRESS}"
@@ -357,25 +357,26 @@ fn advertise(raw: &RawConfig, listen: &str) -> Result<String, BadSetting> {
         && raw.parse(Key::Join, |text| Ok(text.is_empty()))?;
     raw.parse(Key::Advertise, |text| {
         let me = if text.is_empty() { listen } else { text };
-        let (host, port) = me.rsplit_once(':').unwrap_or((me, ""));
+        let (host, _) = me.rsplit_once(':').unwrap_or((me, ""));
         if !alone && is_wildcard(host) {
             return Err(format!(
                 "other nodes cannot reach {me}: give --advertise HOST:PORT"
             ));
         }
-        match port.parse::<u16>() {
-            Ok(_) => Ok(me.to_owned()),
-            Err(_) => Err(format!(
+        match is_address(me) {
+            true => Ok(me.to_owned()),
+            false => Err(format!(
                 "an address is HOST:PORT, such as {EXAMPLE_ADDRESS}"
             )),
         }
     })
 }
 
-/// Whether an address ends with a port.
-fn has_port(address: &str) -> bool {
-    let port = address.rsplit_once(':').map(|(_, port)| port);
-    port.is_some_and(|port| port.parse::<u16>().is_ok())
+/// Whether a text is a host, as names and addresses are spelt, and a port.
+fn is_address(text: &str) -> bool {
+    let of_host = |letter: char| letter.is_alphanumeric() || "-._:[]%*".contains(letter);
+    let parts = text.rsplit_once(':');
+    parts.is_some_and(|(host, port)| host.chars().all(of_host) && port.parse::<u16>().is_ok())
 }
 
 /// Whether a host stands for all addresses, in any spelling, so that no other node can use it.
@@ -399,7 +400,13 @@ fn is_wildcard(host: &str) -> bool {
 fn joining(raw: &RawConfig, me: &str) -> Result<Joining, BadSetting> {
     let mut nodes = raw.parse(Key::Join, |text| {
         let nodes = text.split(',').map(|node| node.trim().to_owned());
-        Ok(nodes.filter(|node| !node.is_empty()).collect::<Vec<_>>())
+        let nodes: Vec<String> = nodes.filter(|node| !node.is_empty()).collect();
+        match nodes.iter().find(|node| !is_address(node)) {
+            Some(node) => Err(format!(
+                "an address is HOST:PORT, such as {EXAMPLE_ADDRESS}, unlike {node:?}"
+            )),
+            None => Ok(nodes),
+        }
     })?;
     nodes.sort();
     nodes.dedup();
@@ -446,7 +453,7 @@ fn http(raw: &RawConfig, listen: &str) -> Result<Http, BadSetting> {
     let mut hosts = raw.parse(Key::HttpHosts, |text| {
         let hosts = list(text);
         match hosts.iter().find(|host| host.contains([':', '/', '*'])) {
-            Some(host) => Err(format!("a host is a name without a port, unlike {host}")),
+            Some(host) => Err(format!("a host is a name without a port, unlike {host:?}")),
             None => Ok(hosts),
         }
     })?;
@@ -454,7 +461,7 @@ fn http(raw: &RawConfig, listen: &str) -> Result<Http, BadSetting> {
         let origins = list(text);
         match origins.iter().find(|origin| !is_origin(origin)) {
             Some(origin) => Err(format!(
-                "an origin is http://HOST or https://HOST, perhaps with a port, unlike {origin}"
+                "an origin is http://HOST or https://HOST, perhaps with a port, unlike {origin:?}"
             )),
             None => Ok(origins),
         }

@@ -9,6 +9,7 @@ pub mod discipline;
 mod disk;
 pub mod huge_pages;
 pub mod kernel;
+pub mod node_stats;
 pub mod notify;
 pub mod process;
 mod queue;

@@ -28,7 +28,7 @@ pub enum State {
     Status(String),
     /// The process is well: the watchdog counts from here.
     Watchdog,
-    /// The start may take this much longer, from now on.
+    /// The start or the stop may take this much longer, from now on.
     ExtendTimeout(Duration),
 }
 

@@ -8,6 +8,7 @@
 //! |---|---|
 //! | `200ms` | writes of the log take that much longer |
 //! | `hang` | they do not end |
+//! | `stuck=5s` | the thread of the shard that writes next stands still for so long; the file is removed before |
 //! | `fail` | they fail with EIO |
 //! | `reads=200ms` | reads of tables take that much longer |
 //! | `reads=fail` | they fail with EIO |
@@ -29,6 +30,8 @@ pub const VARIABLE: &str = "RANGEDB_TEST_DISK";
 const FOR_EVER: Duration = Duration::from_hours(24);
 /// What the words about reads begin with.
 const READS: &str = "reads=";
+/// What the word about the thread begins with.
+const STUCK: &str = "stuck=";
 /// Bytes of a page.
 const PAGE_LEN: u64 = 4096;
 
@@ -54,13 +57,26 @@ fn time(word: &str) -> Duration {
     })
 }
 
+/// Stops this thread, if it is the first that reads the word.
+fn stand_still(still: Duration) {
+    let is_first = FAULT
+        .as_ref()
+        .is_some_and(|file| std::fs::remove_file(file).is_ok());
+    if is_first {
+        std::thread::sleep(still);
+    }
+}
+
 /// Does to a write of the log what the test asks for.
 pub async fn write() -> io::Result<()> {
     for word in words().iter().filter(|word| !word.starts_with(READS)) {
         match word.as_str() {
             "fail" => return Err(failure()),
             "hang" => GlommioRuntime::sleep(FOR_EVER).await,
-            word => GlommioRuntime::sleep(time(word)).await,
+            word => match word.strip_prefix(STUCK) {
+                Some(still) => stand_still(time(still)),
+                None => GlommioRuntime::sleep(time(word)).await,
+            },
         }
     }
     Ok(())

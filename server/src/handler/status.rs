@@ -1,5 +1,6 @@
 //! Status: the state of the node, gathered from all its shards.
 
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -8,6 +9,7 @@ use rangedb_engine::env::AsyncRuntime;
 use rangedb_engine::gateway::responder::Responder;
 use rangedb_engine::memory;
 use rangedb_engine::shard::RangeStatus;
+use rangedb_engine::types::NodeId;
 use rangedb_protocol::{MemoryUse, NodeState, RangeState, Reply, ShardState};
 
 use crate::context::Context;
@@ -51,10 +53,12 @@ async fn gather(context: &Context) -> NodeState {
         "the disk is full".to_owned()
     } else if shards.iter().any(|shard| shard.stuck) {
         "compactions fail, and writes are refused: see the event compaction_failed in the node's log".to_owned()
+    } else if missing == 1 {
+        "1 shard does not answer".to_owned()
     } else if missing > 0 {
         format!("{missing} shards do not answer")
     } else {
-        "ok".to_owned()
+        refusals(&context.peers.refused_by()).unwrap_or_else(|| "ok".to_owned())
     };
     let uptime = context.node.started.elapsed();
     let mut state = NodeState::default();
@@ -65,6 +69,15 @@ async fn gather(context: &Context) -> NodeState {
     state.uptime_ms = u64::try_from(uptime.as_millis()).unwrap_or(u64::MAX);
     state.shards = shards;
     state
+}
+
+/// Which nodes refuse this one, and why; `None` if none does.
+pub fn refusals(refused_by: &BTreeMap<NodeId, String>) -> Option<String> {
+    let reasons = refused_by.iter();
+    let reasons: Vec<String> = reasons
+        .map(|(node, why)| format!("node {node}: {why}"))
+        .collect();
+    (!reasons.is_empty()).then(|| format!("refused by {}", reasons.join("; ")))
 }
 
 /// A shard's state in terms of the wire protocol.

@@ -2,9 +2,9 @@
 //!
 //! At each interval a task asks every shard for a beat, which a shard gives whenever its thread
 //! takes up the next task. When all have beaten, the manager hears `WATCHDOG=1`, and while the node
-//! starts, that the start may take longer. So a thread that stands still lets the manager's
-//! watchdog or its limit of the start end the process, while a long recovery, or a wait for a place
-//! in a cluster, does not. Lives on the control thread; without a manager it does nothing.
+//! starts or stops, that this may take longer. So a thread that stands still lets the manager's
+//! watchdog or its limit of the start or the stop end the process, while a long recovery, a wait for a
+//! place in a cluster, or a long `--drain-wait` does not. Lives on the control thread; without a manager it does nothing.
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -20,7 +20,7 @@ use crate::settings_in_force::Settings;
 const INTERVAL: Duration = Duration::from_secs(2);
 /// Messages in the time of the watchdog, if that is short.
 const BEATS_OF_WATCHDOG: u32 = 3;
-/// How much longer a start may take from each message on.
+/// How much longer a start or a stop may take from each message on.
 const EXTENSION: Duration = Duration::from_secs(60);
 
 /// The service manager, and what it is told about.
@@ -62,7 +62,7 @@ impl Service {
             }
             let (_, status) = self.node.readiness().await;
             let mut states = vec![State::Status(status), State::Watchdog];
-            if self.node.phase() == Phase::Starting {
+            if self.node.phase() != Phase::Ready {
                 states.push(State::ExtendTimeout(EXTENSION));
             }
             manager.tell(&states);
@@ -81,6 +81,7 @@ impl Service {
                 self.tell(&[
                     State::Stopping,
                     status("stopping: the node was told to stop"),
+                    State::ExtendTimeout(EXTENSION),
                 ]);
             }
         }

@@ -60,9 +60,9 @@ const _: () = {
 /// disks and of nodes that leave. Before version 9 apply refused a write when the members of its range
 /// had changed since it was proposed. Version 10 splits
 /// ranges, version 11 merges them, version 12 sends the manager's reports and
-/// views as changes, version 13 reports replicas that cannot read all their rows, and version 14 tells the time
-/// of the cluster in heartbeats.
-pub const VERSION: u16 = 14;
+/// views as changes, version 13 reports replicas that cannot read all their rows, version 14 tells the time
+/// of the cluster in heartbeats, and version 15 reports latencies, room on disks and clocks of nodes.
+pub const VERSION: u16 = 15;
 
 /// The handshake of a connection to a shard of another node.
 pub fn handshake(shard: u16) -> Handshake {

@@ -8,7 +8,8 @@
 //!
 //! | after the language | |
 //! |---|---|
-//! | `on: cluster` | four nodes, and a range 7 on nodes 1 to 3 |
+//! | `on: cluster` | four nodes, and a range 7 on nodes 1 to 3; `systemctl` stops or restarts a node there |
+//! | `on: cluster without node 3` | the same; node 3 is lost with its disk |
 //! | `on: machines` | the block is run on three machines, with each machine's own address after `--listen` |
 //! | `not run: REASON` | the block is not run; its scripts must exist |
 //!
@@ -20,7 +21,7 @@ mod programs;
 use std::path::Path;
 
 use rangedb_tests::cluster::{
-    SECRET, addresses, nodes, start_all, wait_for, wait_until_replicated,
+    SECRET, addresses, nodes, start_all, status, wait_for, wait_until_replicated,
 };
 use rangedb_tests::console::{Shell, matches, steps, transcript};
 use rangedb_tests::process::{Home, Node, binary, free_port};
@@ -31,7 +32,11 @@ const NO_COMMANDS: [&str; 3] = ["rust,no_run", "text", "toml"];
 /// Programs of the workspace that a page may name. Their words and flags are checked.
 const PROGRAMS: [&str; 2] = ["rangedb", "loadgen"];
 /// Files that commands on the pages read.
-const FILES: [&str; 2] = ["a.png", "photo.png"];
+const FILES: [(&str, &[u8]); 3] = [
+    ("a.png", b"\x89PNG\0\xff"),
+    ("photo.png", b"\x89PNG\0\xff"),
+    ("borders.txt", b"ba\nbb\nuser/7\n"),
+];
 /// Sizes and times on the pages, and those of the test.
 const SMALLER: [(&str, &str); 4] = [
     ("--records 1000000", "--records 2000"),
@@ -101,11 +106,35 @@ fn commands(block: &Block) -> Vec<(String, Option<Vec<String>>)> {
     commands.map(|line| (line.to_owned(), None)).collect()
 }
 
+/// A machine of a cluster.
+struct Machine {
+    /// The node's id.
+    id: u64,
+    home: Home,
+    node: Option<Node>,
+}
+
+impl Machine {
+    /// Does what a command of `systemctl` does to the node.
+    fn service(&mut self, verb: &str, at: &str) {
+        let node = self.node.take().expect("it runs");
+        node.signal("TERM");
+        assert_eq!(node.wait().code(), Some(0), "{at}\n{}", self.home.log());
+        match verb {
+            "disable" | "stop" => {}
+            "restart" => self.node = Some(self.home.start()),
+            verb => panic!("{at}: what is {verb}?"),
+        }
+    }
+}
+
 /// Where the commands of a block run, and what runs there.
 struct Place<'a> {
     block: &'a Block,
     // Nodes go before the folder that they live in.
     nodes: Vec<Node>,
+    /// The machines of a cluster, of which one may be restarted.
+    machines: Vec<Machine>,
     shell: Shell,
     /// What a page says, and what it is here.
     names: Vec<(String, String)>,
@@ -117,13 +146,14 @@ struct Place<'a> {
 impl<'a> Place<'a> {
     fn new(block: &'a Block) -> Place<'a> {
         let folder = tempfile::tempdir().expect("a folder");
-        for file in FILES {
-            std::fs::write(folder.path().join(file), b"\x89PNG\0\xff").expect("written");
+        for (file, bytes) in FILES {
+            std::fs::write(folder.path().join(file), bytes).expect("written");
         }
         let owned = |(from, to): (&str, &str)| (from.to_owned(), to.to_owned());
         let mut place = Place {
             block,
             nodes: Vec::new(),
+            machines: Vec::new(),
             shell: Shell::new(folder.path()),
             names: SMALLER.map(owned).to_vec(),
             is_patient: false,
@@ -188,6 +218,14 @@ impl<'a> Place<'a> {
         if line.starts_with("rangedb start ") {
             let node = self.spawn(&line);
             return self.wait_until_ready(vec![node]);
+        }
+        if let Some(order) = line.strip_prefix("systemctl ") {
+            let id = order.rsplit_once("# on the machine of node ");
+            let id = id.and_then(|(_, id)| id.trim().parse::<u64>().ok());
+            let mut machines = self.machines.iter_mut();
+            let machine = machines.find(|machine| Some(machine.id) == id);
+            let verb = order.split(' ').next().unwrap_or_default();
+            return machine.expect(&at).service(verb, &at);
         }
         let mut output = self.shell.run(&line);
         if self.is_patient && !output.status.success() {
@@ -261,8 +299,8 @@ fn run_on_machines(block: &Block) {
     });
 }
 
-/// Runs the block on a cluster of four nodes that moves nothing by itself.
-fn run_on_a_cluster(block: &Block) {
+/// Runs the block on a cluster of four nodes that moves nothing by itself, perhaps after one was lost.
+fn run_on_a_cluster(block: &Block, lost: Option<u64>) {
     let mut place = Place::new(block);
     let listen = [(); 4].map(|()| format!("127.0.0.1:{}", free_port()));
     let home = |number: usize, flags: &[&str]| {
@@ -281,8 +319,7 @@ fn run_on_a_cluster(block: &Block) {
     wait_until_replicated(&homes[..3]);
     let balance = homes[0].cli(&["config", "set", "balance", "off"]);
     assert!(balance.status.success(), "{balance:?}");
-    place.nodes.extend(started.into_iter().flatten());
-    place.nodes.push(homes[3].start());
+    let fourth = Some(homes[3].start());
     wait_for("nodes that all know where the fourth one is", || {
         let known = |home: &Home| std::fs::read_to_string(home.folder.join("node.json"));
         let mut known = homes.iter().map(known);
@@ -292,6 +329,17 @@ fn run_on_a_cluster(block: &Block) {
     });
     place.shell.set("RANGEDB_ADDR", &addresses(&homes));
     place.is_patient = true;
+    let rows = "loadgen load --records 20000 --depth 16 --addr $RANGEDB_ADDR";
+    assert!(place.shell.run(rows).status.success(), "{}", block.place);
+    for (home, node) in homes.iter().zip(started.into_iter().chain([fourth])) {
+        let id = status(home)["node"].as_u64().expect("an id");
+        let (home, node) = (home.clone(), node.filter(|_| lost != Some(id)));
+        place.machines.push(Machine { id, home, node });
+    }
+    if lost.is_some() {
+        let soon = place.shell.run("rangedb config set dead-after 4s");
+        assert!(soon.status.success(), "{soon:?}");
+    }
     for (line, shown) in &commands(block) {
         place.run(line, shown.as_ref());
     }
@@ -326,7 +374,8 @@ fn run_page(page: &str) -> usize {
         match block.needs.split_once(": ") {
             _ if block.needs.is_empty() => run_with_a_node(block),
             Some(("on", "machines")) => run_on_machines(block),
-            Some(("on", "cluster")) => run_on_a_cluster(block),
+            Some(("on", "cluster")) => run_on_a_cluster(block, None),
+            Some(("on", "cluster without node 3")) => run_on_a_cluster(block, Some(3)),
             Some(("not run", reason)) if !reason.is_empty() => {
                 look_at(block);
                 count -= 1;

@@ -125,7 +125,7 @@ function fillShare(cell, text, share) {
 const showOps = table("by-op", [["Operation"], ["per second", "n"], ["p50 ms", "n"], ["p99 ms", "n"], ["p99.9 ms", "n"]]);
 const showShards = table("by-shard", [["Shard"], ["per second", "n"], ["p50 ms", "n"], ["p99 ms", "n"], ["p99.9 ms", "n"]]);
 const showRefused = table("refused", [["Code", "text"], ["Requests", "n"]]);
-const showNodes = table("node-table", [["Node"], ["State"], ["Address", "text"], ["Page"], ["Version"], ["Shards", "n"], ["Leads", "n"], ["Replicas", "n"], ["Up for", "n"], ["Disk free", "n"], ["Clock"]]);
+const showNodes = table("node-table", [["Node"], ["State"], ["Address", "text"], ["Page"], ["Version"], ["Shards", "n"], ["Leads", "n"], ["Replicas", "n"], ["Up for", "n"], ["p50", "n"], ["p99", "n"], ["Disk free", "n"], ["Clock"]]);
 const showRanges = table("range-table", [["Range", "n"], ["From key", "key"], ["Leader, node/shard"], ["Replicas, node/shard"], ["Lag, entries", "n"], ["Size", "n"], ["Reads/s", "n"], ["Writes/s", "n"], ["CPU", "n"], ["State"]]);
 const showHot = table("hot", [["Range", "n"], ["From key", "key"], ["Leader"], ["Reads/s", "n"], ["Writes/s", "n"]]);
 const showMemory = table("memory-table", [["Purpose"], ["Used", "n"], ["Bound", "n"], ["Used of bound"], ["Lookups/s", "n"], ["Found", "n"]]);
@@ -677,15 +677,16 @@ function showNodeTable() {
   const rows = nodes.map((node) => {
     const isHere = node.id === last?.node;
     const page = isHere ? null : node.http && pageOf(node);
-    const elsewhere = { text: "on its page", style: "none" };
-    const disk = !isHere ? elsewhere : last.disk ? `${bytes(last.disk[0])} of ${bytes(last.disk[1])}` : unknown;
-    const error = last?.clock && last.clock[1] / 1000;
-    const time = !isHere ? elsewhere : !last.clock ? unknown : last.clock[0] ? { text: `● within ${millis(error)} ms`, style: "state-ok" } : { text: "▲ no time service", style: "state-warn" };
+    const [free, all] = isHere && last.disk ? last.disk : [node.disk_free, node.disk_total];
+    const disk = known(free) ? `${bytes(free)} of ${bytes(all)}` : unknown;
+    const [kept, error] = isHere && last.clock ? last.clock : [node.clock_kept, node.clock_error_us];
+    const time = typeof kept !== "boolean" ? unknown : kept ? { text: `● within ${millis(error / 1000)} ms`, style: "state-ok" } : { text: "▲ no time service", style: "state-warn" };
+    const took = (micros) => known(micros) ? `${millis(micros / 1000)} ms` : unknown;
     return [
       `${node.id}${isHere ? " (this one)" : ""}`, stateOf(node), node.address,
       isHere ? "this page" : page ? { text: "open", href: page } : { text: node.http ? "not reachable from here" : "has none", style: "none" },
       node.version, count(node.shards), count(node.leaders), count(node.replicas),
-      node.state === "dead" ? unknown : span(Math.max(0, (last.t - Number(node.started_ms)) / 1000)), disk, time,
+      node.state === "dead" ? unknown : span(Math.max(0, (last.t - Number(node.started_ms)) / 1000)), took(node.p50_us), took(node.p99_us), disk, time,
     ];
   });
   showNodes(rows, view?.error ?? "not known yet");

@@ -26,6 +26,7 @@ use super::second::Seconds;
 use super::view;
 use crate::admin::Node;
 use crate::admin::body::Text;
+use crate::admin::connections::{Activity, Streaming};
 use crate::admin::failure::Failure;
 
 /// The path of the stream.
@@ -55,7 +56,11 @@ struct Open {
 }
 
 /// The body of a stream: what one viewer receives.
-pub struct Viewer(mpsc::Receiver<Bytes>);
+pub struct Viewer {
+    events: mpsc::Receiver<Bytes>,
+    /// Keeps the connection, also while there is nothing to tell.
+    _streaming: Streaming,
+}
 
 impl Body for Viewer {
     type Data = Bytes;
@@ -65,7 +70,7 @@ impl Body for Viewer {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        let polled = self.0.poll_recv(cx);
+        let polled = self.events.poll_recv(cx);
         polled.map(|event| event.map(|event| Ok(Frame::data(event))))
     }
 }
@@ -76,7 +81,7 @@ impl Viewers {
     }
 
     /// Adds a viewer, if there is room, and says whether the task that makes the events must be started.
-    fn add(&self) -> Option<(Viewer, bool)> {
+    fn add(&self, activity: &Activity) -> Option<(Viewer, bool)> {
         let mut open = self.open();
         open.viewers.retain(|viewer| !viewer.is_closed());
         if open.viewers.len() >= VIEWERS_MAX {
@@ -90,7 +95,11 @@ impl Viewers {
         }
         open.viewers.push(viewer);
         let starts = !std::mem::replace(&mut open.is_told, true);
-        Some((Viewer(events), starts))
+        let viewer = Viewer {
+            events,
+            _streaming: activity.streaming(),
+        };
+        Some((viewer, starts))
     }
 
     /// Sends an event to all viewers; `false` if there are none any more, and the task must end.
@@ -114,11 +123,15 @@ impl Viewers {
 }
 
 /// Answers a request for the stream.
-pub fn answer(node: &Arc<Node>, method: &Method) -> Response<Either<Text, Viewer>> {
+pub fn answer(
+    node: &Arc<Node>,
+    method: &Method,
+    activity: &Activity,
+) -> Response<Either<Text, Viewer>> {
     let body = match *method {
         Method::GET => {
             let added = match node.serving.get() {
-                Some(_) => node.viewers.add(),
+                Some(_) => node.viewers.add(activity),
                 None => return Failure::not_serving().response().map(Either::Left),
             };
             let Some((viewer, starts)) = added else {
@@ -190,7 +203,8 @@ mod tests {
     #[test]
     fn the_number_of_viewers_is_bounded_and_those_that_left_make_room() {
         let viewers = Viewers::default();
-        let add = || viewers.add();
+        let activity = Activity::new();
+        let add = || viewers.add(&activity);
         let mut open: Vec<(Viewer, bool)> = std::iter::from_fn(add).take(100).collect();
         assert_eq!(open.len(), VIEWERS_MAX);
         let starts = open.iter().filter(|(_, starts)| *starts);
@@ -203,29 +217,32 @@ mod tests {
     fn the_task_ends_with_the_last_viewer_and_begins_with_the_next() {
         let viewers = Viewers::default();
         let word = Bytes::from_static(b"x");
-        let (viewer, _) = viewers.add().expect("room");
+        let (viewer, _) = viewers.add(&Activity::new()).expect("room");
         assert!(viewers.tell(&word));
         viewers.keep_view(&word);
         drop(viewer);
         assert!(!viewers.tell(&word));
-        let (mut viewer, starts) = viewers.add().expect("room");
+        let (mut viewer, starts) = viewers.add(&Activity::new()).expect("room");
         assert!(starts);
         // The view from before is too old.
-        assert_eq!(viewer.0.try_recv().ok().as_deref(), Some(GREETING));
-        assert!(viewer.0.try_recv().is_err());
+        assert_eq!(viewer.events.try_recv().ok().as_deref(), Some(GREETING));
+        assert!(viewer.events.try_recv().is_err());
     }
 
     #[test]
     fn a_viewer_that_takes_nothing_misses_events_and_takes_no_memory() {
         let viewers = Viewers::default();
-        let (mut slow, _) = viewers.add().expect("room");
+        let (mut slow, _) = viewers.add(&Activity::new()).expect("room");
         for _ in 0..100 {
             assert!(viewers.tell(&Bytes::from_static(b"x")));
         }
-        let taken = std::iter::from_fn(|| slow.0.try_recv().ok()).count();
+        let taken = std::iter::from_fn(|| slow.events.try_recv().ok()).count();
         assert_eq!(taken, EVENTS_WAITING_MAX);
         assert!(viewers.tell(&Bytes::from_static(b"y")));
-        assert_eq!(slow.0.try_recv().ok().as_deref(), Some(b"y".as_slice()));
+        assert_eq!(
+            slow.events.try_recv().ok().as_deref(),
+            Some(b"y".as_slice())
+        );
     }
 
     #[test]

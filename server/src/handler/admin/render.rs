@@ -11,9 +11,9 @@ use rangedb_engine::range::{Keyspace, ReplicaPlace};
 use rangedb_engine::types::{NodeId, ReplicaId};
 use rangedb_protocol::admin::{
     Balance, BlockReason, BlockedRange, BoundsState, ClusterStatus, Decision, Departure, Health,
-    HealthReason, History, HotKey, HotRange, HotRanges, Leaving, Liveness, Membership, Node, Nodes,
-    Range, Ranges, Replica, ReplicaInTrouble, ReplicaState, Setting, SettingChange, Settings,
-    Split, SplitBlocked, SplitFailure, SplitPart,
+    HealthReason, History, HotKey, HotRange, HotRanges, Leaving, Liveness, Membership, Node,
+    NodeStats, Nodes, Range, Ranges, Replica, ReplicaInTrouble, ReplicaState, Setting,
+    SettingChange, Settings, Split, SplitBlocked, SplitFailure, SplitPart,
 };
 
 /// The leaders and replicas on one node.
@@ -55,10 +55,26 @@ fn all_nodes(view: &View) -> Vec<Node> {
         node.shards_cpu = shown.shards.iter().map(|shard| shard.cpu).collect();
         node.cpu = node.shards_cpu.iter().sum();
         node.bytes = shown.shards.iter().map(|shard| shard.bytes).sum();
-        node.shards_leaving = record.leaving_shards;
+        node.stats = node_stats(shown);
         node
     };
     view.nodes.iter().map(node).collect()
+}
+
+/// What a node has told of itself. Its shards tell the same, one perhaps a moment later than another. What a
+/// node told that is not heard from any more is no news.
+fn node_stats(shown: &NodeView) -> NodeStats {
+    let mut stats = NodeStats::default();
+    stats.shards_leaving = shown.record.leaving_shards;
+    let told = shown.shards.iter().map(|shard| shard.node);
+    let told = told.filter(|_| shown.state == NodeHealth::Alive);
+    let Some(told) = told.max_by_key(|told| told.disk_total) else {
+        return stats;
+    };
+    (stats.p50_us, stats.p99_us) = (told.p50_micros, told.p99_micros);
+    (stats.disk_free, stats.disk_total) = (told.disk_free, told.disk_total);
+    (stats.clock_error_us, stats.clock_kept) = (told.clock_error_micros, told.is_clock_kept);
+    stats
 }
 
 fn liveness(state: NodeHealth) -> Liveness {

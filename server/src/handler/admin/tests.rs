@@ -7,7 +7,9 @@ use rangedb_engine::cluster::{
 use rangedb_engine::error::OrderError;
 use rangedb_engine::range::hot_keys::HotKey;
 use rangedb_engine::range::{Descriptor, Keyspace, ReplicaPlace};
-use rangedb_engine::types::{Epoch, KeyRange, Location, NodeId, RangeId, ReplicaId, ShardId};
+use rangedb_engine::types::{
+    Epoch, KeyRange, Location, NodeId, NodeStats, RangeId, ReplicaId, ShardId,
+};
 use rangedb_protocol::admin::Health;
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -81,6 +83,17 @@ fn range(id: u64, keys: KeyRange, places: &[(u64, u64, u16)]) -> RangeView {
     }
 }
 
+fn node_stats() -> NodeStats {
+    NodeStats {
+        p50_micros: Some(90),
+        p99_micros: Some(900),
+        disk_free: Some(1_000),
+        disk_total: Some(4_000),
+        clock_error_micros: Some(7),
+        is_clock_kept: Some(true),
+    }
+}
+
 fn view() -> View {
     let node = |id: u64| NodeView {
         record: NodeRecord {
@@ -94,7 +107,13 @@ fn view() -> View {
         state: NodeHealth::Alive,
         membership: MembershipStatus::Active,
         slow_disk: false,
-        shards: [10, 15].map(|cpu| ShardStats { cpu, bytes: 9000 }).to_vec(),
+        shards: [10, 15]
+            .map(|cpu| ShardStats {
+                cpu,
+                bytes: 9000,
+                node: node_stats(),
+            })
+            .to_vec(),
     };
     let keys = KeyRange {
         start: vec![0, 0xff],
@@ -239,6 +258,12 @@ fn nodes_are_shown_with_what_they_hold() {
             "shards_cpu": [10, 15],
             "shards_leaving": 0,
             "bytes": 18000,
+            "p50_us": 90,
+            "p99_us": 900,
+            "disk_free": 1_000,
+            "disk_total": 4_000,
+            "clock_error_us": 7,
+            "clock_kept": true,
         })
     );
 }
