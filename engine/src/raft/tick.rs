@@ -71,7 +71,11 @@ impl<M: Machine> Group<M> {
             }
             Role::Voter if !self.silent.get() => {
                 let may_lead = !self.leaves.get();
-                if may_lead && self.timers.campaign_is_due(tick.now, (tick.random)()) {
+                if may_lead
+                    && self
+                        .timers
+                        .campaign_is_due(tick.now, (tick.random)(), self.term())
+                {
                     tracing::debug!(range = %self.range, term = self.term(), "campaigns");
                     tick.counters.count(|stats| stats.elections += 1);
                     self.campaign().await?;

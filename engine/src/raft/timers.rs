@@ -8,6 +8,11 @@
 //! ([`super::message::Message::Heartbeat`]). A follower that hears of its leader has nothing to do. A
 //! follower that has heard nothing for a lease and a random time campaigns, with pre-vote.
 //!
+//! Votes are durable before they count. Where the disks of a majority are slow, an election takes longer
+//! than the usual pause between two campaigns, and a new campaign would end it. So the pause doubles with
+//! each term in which no leader was heard of. A campaign that fails in its pre-vote, as in a minority, changes
+//! no term and makes no pause longer.
+//!
 //! Time in which this process itself did not run is not counted: a stall of the machine is no
 //! reason to depose a leader. Promises to others are a different matter: openraft counts them on
 //! the boot-time clock, stalls included. Pure: the caller says what time it is.
@@ -32,6 +37,8 @@ const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 const NO_QUORUM_AFTER: Duration = Duration::from_secs(1);
 /// A failed campaign is repeated after this and a random part.
 const CAMPAIGN_RETRY_INTERVAL: Duration = Duration::from_millis(LEASE_MS / 4);
+/// How often the pause doubles at most: to between one and two seconds.
+const CAMPAIGN_BACKOFF_MAX: u32 = 3;
 /// The random part is below this.
 const SPREAD_MS: u64 = LEASE_MS / 4;
 
@@ -48,6 +55,8 @@ pub(super) struct Timers {
     spread: Cell<Duration>,
     /// This replica does not campaign before this.
     campaign_from: Cell<Option<BootTime>>,
+    /// Since a leader was heard of: the term of the last campaign, and how many terms have ended without a leader.
+    failed_terms: Cell<(Option<u64>, u32)>,
     /// When the next heartbeat is due.
     heartbeat_at: Cell<BootTime>,
     /// When something last happened, and the last applied entry then.
@@ -75,6 +84,7 @@ impl Timers {
             stalled,
             spread: Cell::default(),
             campaign_from: Cell::new(None),
+            failed_terms: Cell::default(),
             heartbeat_at: Cell::new(now),
             worked: Cell::new((now, 0)),
             asks_since: Cell::new(now),
@@ -86,6 +96,7 @@ impl Timers {
     /// Notes that this replica heard of a leader at `at`.
     pub fn hear(&self, at: BootTime) {
         self.has_promised.set(true);
+        self.failed_terms.take();
         if at > self.heard.get().0 {
             self.heard.set((at, self.stalled.get()));
         }
@@ -93,8 +104,15 @@ impl Timers {
 
     /// Notes that this replica has voted, for another or for itself: the candidate gets time to take the lead.
     pub fn grant(&self, now: BootTime) {
-        self.campaign_from
-            .set(Some(now + CAMPAIGN_RETRY_INTERVAL + self.spread.get()));
+        self.pause_campaigns(now);
+    }
+
+    /// Lets this replica not campaign for a while.
+    fn pause_campaigns(&self, now: BootTime) {
+        let (_, failed) = self.failed_terms.get();
+        let pause = CAMPAIGN_RETRY_INTERVAL + self.spread.get();
+        let pause = pause * (1 << failed.min(CAMPAIGN_BACKOFF_MAX));
+        self.campaign_from.set(Some(now + pause));
     }
 
     /// Whether this replica has heard of a leader within the last lease.
@@ -104,6 +122,7 @@ impl Timers {
 
     /// Notes that this replica begins to lead.
     pub fn lead(&self, now: BootTime) {
+        self.failed_terms.take();
         self.sleeps.set(false);
         self.look_at.set(now);
         self.asks_since.set(now);
@@ -169,17 +188,20 @@ impl Timers {
         due
     }
 
-    /// Whether it is time to campaign. If so, the next campaign becomes due later.
-    pub fn campaign_is_due(&self, now: BootTime, random: u64) -> bool {
+    /// Whether it is time to campaign in this term. If so, the next campaign becomes due later.
+    pub fn campaign_is_due(&self, now: BootTime, random: u64, term: u64) -> bool {
         let (heard, stalled_then) = self.heard.get();
         let stalled = self.stalled.get().saturating_sub(stalled_then);
         let due = heard + Duration::from_millis(LEASE_MS) + stalled + self.spread.get();
         if now < due || self.campaign_from.get().is_some_and(|from| now < from) {
             return false;
         }
+        let (of_last, failed) = self.failed_terms.get();
+        let has_failed = of_last.is_some_and(|of_last| of_last != term);
+        self.failed_terms
+            .set((Some(term), failed + u32::from(has_failed)));
         self.spread.set(Duration::from_millis(random % SPREAD_MS));
-        self.campaign_from
-            .set(Some(now + CAMPAIGN_RETRY_INTERVAL + self.spread.get()));
+        self.pause_campaigns(now);
         true
     }
 }
@@ -191,6 +213,7 @@ mod tests {
     use crate::boot_time::test_clock;
 
     const LEASE: Duration = Duration::from_millis(LEASE_MS);
+    const TERM: u64 = 7;
     const MS: Duration = Duration::from_millis(1);
 
     struct Start {
@@ -224,15 +247,15 @@ mod tests {
         timers.hear(heard);
         timers.hear(at + 100 * MS);
         assert!(timers.has_heard(heard + LEASE - MS) && !timers.has_heard(heard + LEASE));
-        assert!(!timers.campaign_is_due(heard + LEASE - MS, 0));
-        assert!(timers.campaign_is_due(heard + LEASE, 0));
+        assert!(!timers.campaign_is_due(heard + LEASE - MS, 0, TERM));
+        assert!(timers.campaign_is_due(heard + LEASE, 0, TERM));
     }
 
     #[test]
     fn one_that_was_made_just_now_has_promised_nothing() {
         let at = test_clock::now();
         let timers = Timers::new(at, Rc::default(), false);
-        assert!(!timers.has_heard(at) && !timers.campaign_is_due(at + LEASE - MS, 0));
+        assert!(!timers.has_heard(at) && !timers.campaign_is_due(at + LEASE - MS, 0, TERM));
         timers.hear(at + MS);
         assert!(timers.has_heard(at + MS));
     }
@@ -241,10 +264,10 @@ mod tests {
     fn a_campaign_is_repeated_after_a_pause_with_a_random_part() {
         let Start { at, timers, .. } = start();
         let first = at + LEASE;
-        assert!(timers.campaign_is_due(first, SPREAD_MS + 30));
+        assert!(timers.campaign_is_due(first, SPREAD_MS + 30, TERM));
         let next = first + CAMPAIGN_RETRY_INTERVAL + 30 * MS;
-        assert!(!timers.campaign_is_due(next - MS, 0));
-        assert!(timers.campaign_is_due(next, 0));
+        assert!(!timers.campaign_is_due(next - MS, 0, TERM));
+        assert!(timers.campaign_is_due(next, 0, TERM));
     }
 
     #[test]
@@ -252,8 +275,24 @@ mod tests {
         let Start { at, timers, .. } = start();
         let voted = at + LEASE;
         timers.grant(voted);
-        assert!(!timers.campaign_is_due(voted + CAMPAIGN_RETRY_INTERVAL - MS, 0));
-        assert!(timers.campaign_is_due(voted + CAMPAIGN_RETRY_INTERVAL, 0));
+        assert!(!timers.campaign_is_due(voted + CAMPAIGN_RETRY_INTERVAL - MS, 0, TERM));
+        assert!(timers.campaign_is_due(voted + CAMPAIGN_RETRY_INTERVAL, 0, TERM));
+    }
+
+    #[test]
+    fn the_pause_doubles_with_each_term_that_has_no_leader() {
+        let Start { at, timers, .. } = start();
+        let mut due = at + LEASE;
+        for (term, doubled) in [(7, 1), (8, 2), (8, 2), (9, 4), (11, 8), (12, 8)] {
+            assert!(!timers.campaign_is_due(due - MS, 0, term));
+            assert!(timers.campaign_is_due(due, 0, term), "{term}");
+            due = due + CAMPAIGN_RETRY_INTERVAL * doubled;
+        }
+        // One that hears of a leader is as quick as ever afterwards.
+        timers.hear(due);
+        let first = due + LEASE;
+        assert!(timers.campaign_is_due(first, 0, 12));
+        assert!(timers.campaign_is_due(first + CAMPAIGN_RETRY_INTERVAL, 0, 12));
     }
 
     #[test]
@@ -265,14 +304,14 @@ mod tests {
         } = start();
         let stall = Duration::from_secs(7);
         stalled.set(stall);
-        assert!(!timers.campaign_is_due(at + LEASE + stall - MS, 0));
+        assert!(!timers.campaign_is_due(at + LEASE + stall - MS, 0, TERM));
         assert!(!timers.is_without_leader(at + NO_QUORUM_AFTER + stall));
         assert!(timers.is_without_leader(at + NO_QUORUM_AFTER + stall + MS));
-        assert!(timers.campaign_is_due(at + LEASE + stall, 0));
+        assert!(timers.campaign_is_due(at + LEASE + stall, 0, TERM));
         // What is heard now is heard after the stall.
         let heard = at + 2 * stall;
         timers.hear(heard);
-        assert!(timers.campaign_is_due(heard + LEASE + SPREAD_MS as u32 * MS, 0));
+        assert!(timers.campaign_is_due(heard + LEASE + SPREAD_MS as u32 * MS, 0, TERM));
     }
 
     #[test]
