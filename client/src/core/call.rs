@@ -320,7 +320,9 @@ impl<'a> Call<'a> {
         if self.kind == Kind::Write && self.write.is_none() {
             self.write = Some(self.core.session.begin(self.deadline, now));
         }
-        let request_id = self.write.as_mut().map(|write| write.request_id(now));
+        let in_doubt = self.in_doubt;
+        let write = self.write.as_mut();
+        let request_id = write.map(|write| write.request_id(now, in_doubt));
         let silence = LOOK_ELSEWHERE_TIMEOUT.min(left / 4);
         let can_look = others && self.key.is_some() && silence >= LOOK_ELSEWHERE_MIN;
         Action::Send(Attempt {

@@ -73,8 +73,9 @@ impl Session {
     }
 
     /// Goes back to an earlier timestamp, because a node whose time it is has refused this
-    /// client's. The writes under way go back, too. An earlier `first_tried` is always safe: it
-    /// only makes a write be refused sooner.
+    /// client's. The writes under way go back, too, but for those of which a try may still be under way. An
+    /// earlier `first_tried` makes a write be refused sooner, and a range forget it sooner: then the
+    /// older try, of which the range would think that it is a new write, could be applied as well.
     pub fn step_back(&self, timestamp: u64, now: Instant) {
         let mut seen = lock(&self.seen);
         if timestamp < seen.timestamp {
@@ -137,9 +138,11 @@ pub struct Write<'a> {
 }
 
 impl Write<'_> {
-    /// The request id to send with the next try.
-    pub fn request_id(&mut self, now: Instant) -> RequestId {
-        self.first_tried = self.first_tried.min(self.session.cluster_time(now));
+    /// The request id to send with the next try. `in_doubt` says that an earlier one may have been received.
+    pub fn request_id(&mut self, now: Instant, in_doubt: bool) -> RequestId {
+        if !in_doubt {
+            self.first_tried = self.first_tried.min(self.session.cluster_time(now));
+        }
         RequestId {
             client: self.session.client,
             sequence: self.sequence,
@@ -182,14 +185,17 @@ mod tests {
         let later = now + MINUTE;
         let mut first = session.begin(later, now);
         let mut second = session.begin(later, now);
-        let request_ids = (first.request_id(now), second.request_id(now));
+        let request_ids = (first.request_id(now, false), second.request_id(now, false));
         assert_eq!((request_ids.0.sequence, request_ids.1.sequence), (1, 2));
-        assert_eq!(second.request_id(now).lowest_unanswered, 1);
+        assert_eq!(second.request_id(now, false).lowest_unanswered, 1);
         first.answered();
-        assert_eq!(second.request_id(now).lowest_unanswered, 2);
+        assert_eq!(second.request_id(now, false).lowest_unanswered, 2);
         second.answered();
         assert_eq!(
-            session.begin(later, now).request_id(now).lowest_unanswered,
+            session
+                .begin(later, now)
+                .request_id(now, false)
+                .lowest_unanswered,
             3
         );
     }
@@ -200,7 +206,7 @@ mod tests {
         let later = now + MINUTE;
         drop(session.begin(later, now));
         let mut next = session.begin(later + MINUTE, now);
-        assert_eq!(next.request_id(now).lowest_unanswered, 1);
+        assert_eq!(next.request_id(now, false).lowest_unanswered, 1);
         assert_eq!(next.request_id(later).lowest_unanswered, 2);
     }
 
@@ -210,7 +216,7 @@ mod tests {
         session.observe(5_000 << COUNTER_BITS, now);
         session.observe(4_000 << COUNTER_BITS, now);
         assert_eq!(session.token(), 5_000 << COUNTER_BITS);
-        let first_tried = |now| session.begin(now, now).request_id(now).first_tried;
+        let first_tried = |now| session.begin(now, now).request_id(now, false).first_tried;
         assert_eq!(first_tried(now + MINUTE), 5_000 << COUNTER_BITS);
         let later = now + MINUTE + Duration::from_millis(7);
         assert_eq!(first_tried(later), 5_007 << COUNTER_BITS);
@@ -221,13 +227,33 @@ mod tests {
         let (session, now) = session();
         session.observe(9_000 << COUNTER_BITS, now);
         let mut write = session.begin(now, now);
-        assert_eq!(write.request_id(now).first_tried, 9_000 << COUNTER_BITS);
+        assert_eq!(
+            write.request_id(now, false).first_tried,
+            9_000 << COUNTER_BITS
+        );
         session.step_back(4_000 << COUNTER_BITS, now);
         assert_eq!(session.token(), 4_000 << COUNTER_BITS);
-        assert_eq!(write.request_id(now).first_tried, 4_000 << COUNTER_BITS);
+        assert_eq!(
+            write.request_id(now, false).first_tried,
+            4_000 << COUNTER_BITS
+        );
         session.observe(9_500 << COUNTER_BITS, now);
         assert_eq!(session.token(), 9_500 << COUNTER_BITS);
-        assert_eq!(write.request_id(now).first_tried, 4_000 << COUNTER_BITS);
+        assert_eq!(
+            write.request_id(now, false).first_tried,
+            4_000 << COUNTER_BITS
+        );
+        // An earlier one neither, once a try may have been received.
+        session.step_back(2_000 << COUNTER_BITS, now);
+        assert_eq!(
+            write.request_id(now, true).first_tried,
+            4_000 << COUNTER_BITS
+        );
+        assert_eq!(
+            write.request_id(now, false).first_tried,
+            2_000 << COUNTER_BITS
+        );
+        session.observe(9_500 << COUNTER_BITS, now);
         // A later time is not taken.
         session.step_back(10_000 << COUNTER_BITS, now);
         assert_eq!(session.token(), 9_500 << COUNTER_BITS);
