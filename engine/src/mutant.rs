@@ -111,9 +111,9 @@ pub enum Mutant {
     FreezeOfAnotherAttempt,
     /// A frozen replica goes when it is ordered to, though its left neighbour still needs it.
     FrozenReplicaRemoved,
-    /// A start has the left replica of a merge apply its log again whether or not the right one has applied its
-    /// freeze.
-    MergeReplayedFirst,
+    /// The rows of a child that has gone are collected, though its parent would apply the split again after a
+    /// restart, and entries before it that look at those rows.
+    ChildsRowsCollected,
     /// A snapshot has all rows of its data id, also those of other ranges.
     ExportOfWholeDataId,
     /// The manager takes a change of a report although it has not taken all that comes before it.
@@ -172,7 +172,7 @@ impl Mutant {
         Mutant::ThawBeforeCancel,
         Mutant::FreezeOfAnotherAttempt,
         Mutant::FrozenReplicaRemoved,
-        Mutant::MergeReplayedFirst,
+        Mutant::ChildsRowsCollected,
         Mutant::ExportOfWholeDataId,
         Mutant::ChangeAfterLostReport,
         Mutant::UnreadableIsAbsent,

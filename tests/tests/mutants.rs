@@ -179,7 +179,7 @@ mutants! {
     finds_thaw_before_cancel: ThawBeforeCancel by directed(Scenario::DeafAtMerge),
     finds_freeze_of_another_attempt: FreezeOfAnotherAttempt by directed(Scenario::TwoAttempts),
     finds_frozen_replica_removed: FrozenReplicaRemoved by seed,
-    finds_merge_replayed_first: MergeReplayedFirst by directed(Scenario::MergesOnFullDisks),
+    finds_childs_rows_collected: ChildsRowsCollected by seed,
     finds_export_of_whole_data_id: ExportOfWholeDataId by seed,
     finds_change_after_lost_report: ChangeAfterLostReport by seed,
     finds_unreadable_is_absent: UnreadableIsAbsent by directed(Scenario::UnreadableBlocks),

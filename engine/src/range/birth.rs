@@ -157,6 +157,10 @@ impl<E: Env> Replica<E> {
     pub(super) fn bear(&self, child: RangeState, split: LogId) {
         let (left, right) = self.rows.parts().split_at(&child.descriptor.keys.start);
         self.rows.set(left);
+        if !mutant::is(Mutant::ChildsRowsCollected) {
+            let gone = right.within(&child.descriptor.keys);
+            self.rows.outlive(gone, split.index);
+        }
         // A digest of the keys before the split can no longer be made.
         self.digesting.set(None);
         let prepared = self.splitting.take_prepared();

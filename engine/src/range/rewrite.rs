@@ -8,7 +8,7 @@
 //! that of an entry applied after the switch: two state rows of one entry would have the same version, and a
 //! compaction could keep the older one. So the flush of that entry makes the new parts and all copied rows durable. A
 //! crash before that leaves the replica with the rows that it had, so nobody may collect those until then
-//! ([`Replica::replaced_rows`]), and copies without an owner, which compactions drop.
+//! ([`Replica::outlived_rows`]), and copies without an owner, which compactions drop.
 //!
 //! Whatever else changes the parts or the bounds of the replica ends a rewrite that is under way. Lives on the
 //! shard's thread; `shard/rewrites.rs` does the copying.
@@ -66,18 +66,24 @@ impl<E: Env> Replica<E> {
         let start = self.with_state(|state| state.descriptor.keys.start.clone());
         let parts = self.rows.parts().rewritten(&start, data_id);
         self.rows.set(parts);
-        self.rows.replaced.borrow_mut().extend(before);
         {
             let mut state = self.state.borrow_mut();
-            self.rows.replaced_at.set(state.applied);
+            let applied = state.applied.map_or(0, |id| id.index);
+            self.rows.outlive(before, applied + 1);
             state.sessions.rewrite_requests();
             self.count_unsaved(&state);
         }
         self.digesting.set(None);
     }
 
-    /// Where the rows lay before rewrites that no flush covers yet.
-    pub fn replaced_rows(&self) -> Vec<(DataId, KeyRange)> {
-        self.rows.replaced.borrow().clone()
+    /// The rows that a start would need, because no flush covers the rewrite or the split by which they became
+    /// another's. After a split its writes may depend on keys that are gone from here: a batch has conditions.
+    pub fn outlived_rows(&self) -> Vec<(DataId, KeyRange)> {
+        self.rows.outlived()
+    }
+
+    /// How many intervals of such rows there are.
+    pub fn outlived_count(&self) -> usize {
+        self.rows.outlived_count()
     }
 }

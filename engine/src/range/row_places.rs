@@ -15,6 +15,14 @@ const NEW_ROWS_LEN_MAX: usize = 16 << 20;
 /// A row that apply has written during a rewrite: its key, its version, and its value unless it is deleted.
 pub type NewRow = (Blob, Timestamp, Option<Blob>);
 
+/// Rows that a start may need, because it applies again what is not durable in the tree.
+pub(super) struct Outlived {
+    /// A state of the range that is durable in the tree needs them no more from this entry on.
+    until: u64,
+    data_id: DataId,
+    keys: KeyRange,
+}
+
 /// Where the rows of a replica lie, and what is known of a rewrite.
 pub(super) struct RowPlaces {
     parts: RefCell<DataParts>,
@@ -24,10 +32,8 @@ pub(super) struct RowPlaces {
     pub(super) new_rows: RefCell<VecDeque<NewRow>>,
     /// The bytes of that.
     pub(super) new_len: Cell<usize>,
-    /// Where the rows lay before rewrites, until a flush covers an entry after the last one.
-    pub(super) replaced: RefCell<Vec<(DataId, KeyRange)>>,
-    /// The last entry before that.
-    pub(super) replaced_at: Cell<Option<LogId>>,
+    /// Where rows lay before rewrites, and the rows of keys that splits have taken away.
+    outlived: RefCell<Vec<Outlived>>,
     /// Whether a task rewrites the replica.
     pub(super) is_claimed: Cell<bool>,
 }
@@ -39,8 +45,7 @@ impl RowPlaces {
             rewrites_to: Cell::new(None),
             new_rows: RefCell::default(),
             new_len: Cell::new(0),
-            replaced: RefCell::default(),
-            replaced_at: Cell::new(None),
+            outlived: RefCell::default(),
             is_claimed: Cell::new(false),
         }
     }
@@ -72,11 +77,37 @@ impl RowPlaces {
         self.new_rows.borrow_mut().push_back(row);
     }
 
+    /// Notes that these rows are this replica's no more, but needed by a start until a flush covers the entry
+    /// with this index.
+    pub(super) fn outlive(&self, rows: Vec<(DataId, KeyRange)>, until: u64) {
+        let outlived = rows.into_iter().map(|(data_id, keys)| Outlived {
+            until,
+            data_id,
+            keys,
+        });
+        self.outlived.borrow_mut().extend(outlived);
+    }
+
+    /// The rows that only a start would need.
+    pub(super) fn outlived(&self) -> Vec<(DataId, KeyRange)> {
+        let outlived = self.outlived.borrow();
+        let rows = outlived
+            .iter()
+            .map(|rows| (rows.data_id, rows.keys.clone()));
+        rows.collect()
+    }
+
+    /// How many intervals of such rows there are.
+    pub(super) fn outlived_count(&self) -> usize {
+        self.outlived.borrow().len()
+    }
+
     /// Notes that a flush covers this entry.
     pub(super) fn durable(&self, applied: Option<LogId>) {
-        if applied > self.replaced_at.get() {
-            self.replaced.take();
-        }
+        let applied = applied.map_or(0, |id| id.index);
+        self.outlived
+            .borrow_mut()
+            .retain(|rows| rows.until > applied);
     }
 
     /// Ends a rewrite that is under way.

@@ -149,7 +149,7 @@ pub(super) fn gc_rules<E: Env>(inner: &Inner<E>) -> GcRules {
     }
     let absorbed = inner.home.absorption.absorbed();
     let taken_over = absorbed.iter().map(|absorbed| &absorbed.replica);
-    // Where rows lay before a rewrite, and where they are written anew.
+    // What only a start would need after a rewrite or a split, and where rows are written anew.
     let rewrites = replicas.iter().chain(taken_over).flat_map(rewritten);
     let rewrites: Vec<LiveData> = rewrites.collect();
     // Those that were taken over have no keys any more, but their own rows, until the log forgets them.
@@ -181,9 +181,9 @@ pub(super) fn gc_rules<E: Env>(inner: &Inner<E>) -> GcRules {
     }
 }
 
-/// The rows that a replica needs because of a rewrite, beside those that it reads.
+/// The rows that a replica needs beside those that it reads.
 fn rewritten<E: Env>(replica: &Rc<Replica<E>>) -> Vec<LiveData> {
-    let mut rows = replica.replaced_rows();
+    let mut rows = replica.outlived_rows();
     let copies = replica.rewrites_to();
     rows.extend(copies.map(|data_id| (data_id, KeyRange::all())));
     let live = rows.into_iter().map(|(data_id, keys)| LiveData {
@@ -198,8 +198,8 @@ fn rewritten<E: Env>(replica: &Rc<Replica<E>>) -> Vec<LiveData> {
 /// Collects old versions, even where nobody writes.
 #[derive(Default)]
 struct Collector {
-    /// The thresholds that compactions last got.
-    told: Vec<Timestamp>,
+    /// The thresholds that compactions last got, and of how many intervals a start alone needs the rows.
+    told: (Vec<Timestamp>, usize),
     /// Everything at or below this has been through a full compaction.
     collected: Timestamp,
 }
@@ -211,9 +211,11 @@ impl Collector {
             propose_threshold(inner, replica);
         }
         let thresholds: Vec<Timestamp> = replicas.iter().map(|r| r.droppable_below()).collect();
-        if thresholds != self.told {
+        let outlived = replicas.iter().map(|r| r.outlived_count()).sum();
+        let now = (thresholds, outlived);
+        if now != self.told {
             inner.store.set_gc(gc_rules(inner));
-            self.told = thresholds;
+            self.told = now;
         }
         // Without writes no compaction starts by itself: ask for one when the last write of every
         // range is old enough to collect what it replaced.
