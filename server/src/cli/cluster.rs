@@ -485,7 +485,11 @@ mod tests {
                   { "replica": 6, "node": 4, "shard": 1, "voter": false, "state": "missing" },
               ],
               "applied": 7, "born_ms": 5_000, "bytes": 1_572_864, "live_bytes": 1_000_000, "reads_per_second": 40,
-              "writes_per_second": 2, "cpu_millis_per_second": 3, "unavailable": false, "under_replicated": true },
+              "writes_per_second": 2, "cpu_millis_per_second": 3, "read_bytes_per_second": 2_048,
+              "written_bytes_per_second": 512, "waiting": 4,
+              "over_5m": { "reads_per_second": 20, "writes_per_second": 1, "read_bytes_per_second": 1_024,
+                           "written_bytes_per_second": 256, "cpu_millis_per_second": 2 },
+              "unavailable": false, "under_replicated": true },
         ]});
         let answer: Ranges = serde_json::from_value(answer).unwrap();
         let text = ranges_table(&answer.ranges);
@@ -510,8 +514,12 @@ mod tests {
             r"size     1.5MiB",
             r"live     976.6KiB",
             r"reads    40/s",
+            r"read     2.0KiB/s",
             r"writes   2/s",
+            r"written  512B/s",
+            r"waiting  4",
             r"cpu      0.3%",
+            r"over_5m  20 reads/s of 1.0KiB/s, 1 writes/s of 256B/s, cpu 0.2%",
             r"born     1970-01-01 00:00:05 UTC",
             r"held     no",
             r"replica  5 at 3/0, voter, ok, lag not known, 2 parts",
