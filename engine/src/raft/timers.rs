@@ -286,7 +286,7 @@ mod tests {
         for (term, doubled) in [(7, 1), (8, 2), (8, 2), (9, 4), (11, 8), (12, 8)] {
             assert!(!timers.campaign_is_due(due - MS, 0, term));
             assert!(timers.campaign_is_due(due, 0, term), "{term}");
-            due = due + CAMPAIGN_RETRY_INTERVAL * doubled;
+            due += CAMPAIGN_RETRY_INTERVAL * doubled;
         }
         // One that hears of a leader is as quick as ever afterwards.
         timers.hear(due);
