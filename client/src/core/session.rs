@@ -207,7 +207,7 @@ mod tests {
         drop(session.begin(later, now));
         let mut next = session.begin(later + MINUTE, now);
         assert_eq!(next.request_id(now, false).lowest_unanswered, 1);
-        assert_eq!(next.request_id(later).lowest_unanswered, 2);
+        assert_eq!(next.request_id(later, false).lowest_unanswered, 2);
     }
 
     #[test]
