@@ -130,14 +130,16 @@ fn strike(cluster: &mut Isolated, random: &mut StdRng) -> String {
     }
 }
 
-#[test]
-fn ranges_split_merge_and_move_while_nodes_of_three_die_freeze_and_are_cut_off() {
-    let Some(mut cluster) = Isolated::new(3, "2") else {
+/// Strikes at so many nodes with so many shards each, while clients check and an operator changes ranges.
+fn strike_for_a_while((nodes, shards): (usize, &str), clients: u32) {
+    let Some(mut cluster) = Isolated::new(nodes, shards) else {
         return;
     };
     cluster.start();
     let mut random = StdRng::seed_from_u64(seed());
-    let check = cluster.caller.check(seconds() + SECONDS_AFTER, 8, seed());
+    let check = cluster
+        .caller
+        .check(seconds() + SECONDS_AFTER, clients, seed());
     let operator = Operator::begin(&cluster.caller, seed());
     let (until, mut strikes) = (Instant::now() + Duration::from_secs(seconds()), 0);
     let mut slowest = Duration::ZERO;
@@ -153,6 +155,11 @@ fn ranges_split_merge_and_move_while_nodes_of_three_die_freeze_and_are_cut_off()
     let alike = wait_until_alike(&cluster.homes);
     println!("{strikes} faults, slowest {slowest:?}, all alike {alike:?} after the last");
     assert_worked(&tally);
+}
+
+#[test]
+fn ranges_split_merge_and_move_while_nodes_of_three_die_freeze_and_are_cut_off() {
+    strike_for_a_while((3, "2"), 8);
 }
 
 #[test]
@@ -193,27 +200,7 @@ fn ranges_split_merge_and_move_while_two_of_five_are_killed_at_once() {
 
 #[test]
 fn ranges_split_merge_and_move_while_nodes_of_five_die_freeze_and_are_cut_off() {
-    let Some(mut cluster) = Isolated::new(5, "1") else {
-        return;
-    };
-    cluster.start();
-    let mut random = StdRng::seed_from_u64(seed());
-    let check = cluster.caller.check(seconds() + SECONDS_AFTER, 4, seed());
-    let operator = Operator::begin(&cluster.caller, seed());
-    let (until, mut strikes) = (Instant::now() + Duration::from_secs(seconds()), 0);
-    let mut slowest = Duration::ZERO;
-    while Instant::now() < until {
-        pause(&mut random, 500..2_500);
-        let what = strike(&mut cluster, &mut random);
-        slowest = slowest.max(all_serve(&cluster.caller, &what));
-        cluster.assert_alive();
-        strikes += 1;
-    }
-    let tally = operator.end();
-    conclude(check);
-    let alike = wait_until_alike(&cluster.homes);
-    println!("{strikes} faults, slowest {slowest:?}, all alike {alike:?} after the last");
-    assert_worked(&tally);
+    strike_for_a_while((5, "1"), 4);
 }
 
 fn is_full(home: &Home) -> bool {

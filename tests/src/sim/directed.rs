@@ -263,6 +263,18 @@ impl Story {
         Some((left_leader, right))
     }
 
+    /// Has the manager move no replica and no leader by itself.
+    async fn stop_balancing(&self) {
+        let Some(first) = self.cluster.on(1) else {
+            return;
+        };
+        let balance = ClusterRequest::Set {
+            name: "balance".to_owned(),
+            value: "off".to_owned(),
+        };
+        operator::ask(&first, balance).await;
+    }
+
     /// Has another machine lead a range.
     async fn lead(self: &Rc<Story>, range: RangeId, to: u16) -> bool {
         let order = Order::Lead {
@@ -420,15 +432,8 @@ impl Story {
     }
 
     async fn two_attempts(self: &Rc<Story>) {
-        let Some(first) = self.cluster.on(1) else {
-            return;
-        };
         // The manager moves no leader while it should try the merge again.
-        let balance = ClusterRequest::Set {
-            name: "balance".to_owned(),
-            value: "off".to_owned(),
-        };
-        operator::ask(&first, balance).await;
+        self.stop_balancing().await;
         let Some((leader, right)) = self.split_apart().await else {
             return;
         };

@@ -383,16 +383,8 @@ impl Scans {
             let mut shards = looks.iter().filter(is_it).map(|look| look.at.shard.0);
             shards.next() == Some(1) && shards.next().is_none()
         };
-        let until = executor::current().now() + PATIENCE;
-        while !has_moved(&self.cluster.looks()) {
-            if executor::current().now() > until {
-                return Err(format!("the replica of machine {machine} has not moved"));
-            }
-            // Right after another change it may be refused.
-            operator::order(&self.cluster, order, 1).await;
-            SimRuntime::sleep(POLL_INTERVAL).await;
-        }
-        Ok(())
+        // Right after another change it may be refused.
+        self.order_until(order, has_moved).await
     }
 
     async fn until(&self, what: &str, is_so: impl Fn(&[Look]) -> bool) -> Result<(), String> {

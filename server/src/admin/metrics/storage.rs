@@ -1,6 +1,7 @@
 //! Metrics of the log, of memory, and of tables and their caches.
 
 use rangedb_engine::memory::MemoryUse;
+use rangedb_engine::range::usage::RangeLoad;
 
 use super::{Buckets, Metric, Source, counter, counter_by, gauge, gauge_by, histogram};
 use crate::probe::ShardReport;
@@ -113,28 +114,17 @@ pub(super) const TABLES: &[Metric] = &[
         "rangedb_range_bytes",
         "About how many bytes the newest versions of all keys have, in the ranges that the shard leads: \
          before compression, and at most.",
-        Source::Shard(|report| {
-            let led = report.status.ranges.iter().filter(|range| range.leads);
-            led.map(|range| range.load.size.live_bytes as f64).sum()
-        }),
+        Source::Shard(|report| of_led(report, |load| load.size.live_bytes)),
     ),
     gauge(
         "rangedb_range_read_bytes_per_second",
         "Bytes of keys and values that are read a second in the ranges that the shard leads, over about 10 s.",
-        Source::Shard(|report| {
-            let led = report.status.ranges.iter().filter(|range| range.leads);
-            led.map(|range| range.load.read_bytes_per_second as f64)
-                .sum()
-        }),
+        Source::Shard(|report| of_led(report, |load| load.read_bytes_per_second)),
     ),
     gauge(
         "rangedb_range_written_bytes_per_second",
         "Bytes of keys and values that are written a second in the ranges that the shard leads, over about 10 s.",
-        Source::Shard(|report| {
-            let led = report.status.ranges.iter().filter(|range| range.leads);
-            led.map(|range| range.load.written_bytes_per_second as f64)
-                .sum()
-        }),
+        Source::Shard(|report| of_led(report, |load| load.written_bytes_per_second)),
     ),
     gauge_by(
         "rangedb_memory_used_bytes",
@@ -230,6 +220,12 @@ pub(super) const TABLES: &[Metric] = &[
 
 /// The budgets of memory that are caches.
 const CACHES: [&str; 3] = ["row_cache", "block_cache", "log_entries"];
+
+/// A figure of all ranges that a shard leads, added up.
+fn of_led(report: &ShardReport, of: impl Fn(&RangeLoad) -> u64) -> f64 {
+    let led = report.status.ranges.iter().filter(|range| range.leads);
+    led.map(|range| of(&range.load) as f64).sum()
+}
 
 fn caches(report: &ShardReport) -> impl Iterator<Item = &MemoryUse> {
     let budgets = report.status.memory.iter();

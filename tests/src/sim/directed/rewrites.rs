@@ -3,7 +3,6 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use rangedb_engine::cluster::ClusterRequest;
 use rangedb_engine::env::AsyncRuntime;
 use rangedb_engine::request::Batch;
 use rangedb_engine::types::RangeId;
@@ -62,14 +61,7 @@ impl Story {
     pub(super) async fn twelve_merges(self: &Rc<Story>) {
         /// Keys that no other client uses.
         const KEYS: [&str; 4] = ["ca3x", "cq2x", "cr2x", "cr6x"];
-        let Some(first) = self.cluster.on(1) else {
-            return;
-        };
-        let balance = ClusterRequest::Set {
-            name: "balance".to_owned(),
-            value: "off".to_owned(),
-        };
-        operator::ask(&first, balance).await;
+        self.stop_balancing().await;
         let client = self.client(101, &Rc::default());
         for key in KEYS {
             let batch = Batch::put(key.into(), key.into());
