@@ -18,7 +18,9 @@ struct Given {
     last_ts: Timestamp,
     ceiling: Timestamp,
     epoch: rangedb_engine::types::Epoch,
-    clients_and_requests: (usize, usize),
+    /// `None` if the range is frozen: it takes no requests, and a replica that was taken over has given its
+    /// session table away, but may still apply entries.
+    clients_and_requests: Option<(usize, usize)>,
 }
 
 /// The effects of all entries of all ranges.
@@ -47,7 +49,7 @@ impl Machine {
             last_ts: state.last_ts,
             ceiling: state.ceiling,
             epoch: state.descriptor.epoch,
-            clients_and_requests: state.sessions.len(),
+            clients_and_requests: state.frozen.is_none().then(|| state.sessions.len()),
         };
         let known = *self.0.entry((range, index)).or_insert(this);
         if known != this {
