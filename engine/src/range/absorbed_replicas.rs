@@ -31,8 +31,8 @@ pub struct Absorption<R> {
     absorbed: RefCell<Vec<Absorbed<R>>>,
     /// Replicas that did not find the one that they had to take over.
     incomplete: RefCell<Vec<Rc<R>>>,
-    /// Set while the shard is opened.
-    replay: RefCell<Option<Rc<Replay>>>,
+    /// There while the shard is opened; the task that opens it owns it.
+    replay: RefCell<Weak<Replay>>,
 }
 
 impl<R> Default for Absorption<R> {
@@ -80,10 +80,10 @@ impl<R> Absorption<R> {
         self.incomplete.take()
     }
 
-    /// Sets how a replica that has to be taken over applies its log first, while the shard is opened; `None`:
-    /// all have.
-    pub fn replay_by(&self, replay: Option<Replay>) {
-        self.replay.replace(replay.map(Rc::new));
+    /// Sets how a replica that has to be taken over applies its log first, for as long as the caller, which opens
+    /// the shard, keeps it.
+    pub fn replay_by(&self, replay: &Rc<Replay>) {
+        self.replay.replace(Rc::downgrade(replay));
     }
 
     /// While the shard is opened: has the replica of a range apply its log.
@@ -91,7 +91,7 @@ impl<R> Absorption<R> {
     /// # Errors
     /// It cannot be started.
     pub(super) async fn replay(&self, range: RangeId) -> Result<(), Fatal> {
-        let replay = self.replay.borrow().clone();
+        let replay = self.replay.borrow().upgrade();
         match replay {
             Some(replay) => replay(range).await,
             None => Ok(()),

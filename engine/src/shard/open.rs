@@ -17,6 +17,7 @@ use crate::error::Fatal;
 use crate::hlc::Hlc;
 use crate::lsm::{Lsm, keys};
 use crate::raft::{GroupDeps, StartMode, encode_membership, members};
+use crate::range::absorbed_replicas::Replay;
 use crate::range::data_parts::DataParts;
 use crate::range::nursery::Nursery;
 use crate::range::observer::ApplyObservers;
@@ -154,7 +155,8 @@ impl<E: Env> Inner<E> {
             }
             recovery.0.borrow_mut().insert(range, (replica, log, made));
         }
-        self.replay_for_merges(&recovery);
+        let replay = self.replay_for_merges(&recovery);
+        self.home.absorption.replay_by(&replay);
         for range in others {
             self.start_recovered(&recovery, range).await?;
         }
@@ -164,7 +166,6 @@ impl<E: Env> Inner<E> {
         for range in frozen {
             self.start_recovered(&recovery, range).await?;
         }
-        self.home.absorption.replay_by(None);
         match self.home.nursery.unborn() {
             None => Ok(()),
             Some(group) => Err(Fatal::Inconsistent(format!(
@@ -184,9 +185,9 @@ impl<E: Env> Inner<E> {
         Ok(self.add_replica(created.group, (parts, state), log))
     }
 
-    /// Has a replica that finds a merge in its log start the one that it takes over. That is a task of its own:
+    /// How a replica that finds a merge in its log starts the one that it takes over. That is a task of its own:
     /// it may find merges, too.
-    fn replay_for_merges(self: &Rc<Self>, recovery: &Rc<Recovery<E>>) {
+    fn replay_for_merges(self: &Rc<Self>, recovery: &Rc<Recovery<E>>) -> Rc<Replay> {
         let (shard, recovery) = (Rc::downgrade(self), recovery.clone());
         let replay = move |range| {
             let (shard, recovery) = (shard.clone(), recovery.clone());
@@ -202,7 +203,8 @@ impl<E: Env> Inner<E> {
             // The task ends without an answer if the shard is being closed.
             async { receiver.await.unwrap_or(Err(WalError::Closed.into())) }.boxed_local()
         };
-        self.home.absorption.replay_by(Some(Box::new(replay)));
+        let replay: Replay = Box::new(replay);
+        Rc::new(replay)
     }
 
     /// Starts a replica of a range, if it is still to be started and no other one has taken it over. A flush

@@ -12,7 +12,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -104,7 +104,7 @@ impl Network {
 
     /// The links of the shard at `from`.
     pub fn link(self: &Rc<Network>, from: Location) -> SimLink {
-        let network = self.clone();
+        let network = Rc::downgrade(self);
         SimLink { network, from }
     }
 
@@ -405,7 +405,8 @@ async fn lost(class: MessageClass, mut response: oneshot::Sender<io::Result<Byte
 /// The links of one shard.
 #[derive(Clone)]
 pub struct SimLink {
-    network: Rc<Network>,
+    /// The network keeps the shards that have links.
+    network: Weak<Network>,
     from: Location,
 }
 
@@ -414,14 +415,15 @@ impl Transport for SimLink {
         if class == MessageClass::Clients {
             invariants::forwarded(self.from, to, &request);
         }
+        let lost = io::ErrorKind::ConnectionReset;
+        let network = self.network.upgrade().ok_or(lost)?;
         let (sender, receiver) = oneshot::channel();
         let sent = Sent {
-            arrives: executor::current().now() + self.network.delay(self.from, to),
+            arrives: executor::current().now() + network.delay(self.from, to),
             request,
             response: sender,
         };
-        self.network.send((self.from, to, class), sent);
-        let lost = io::ErrorKind::ConnectionReset;
+        network.send((self.from, to, class), sent);
         receiver.await.unwrap_or_else(|_| Err(lost.into()))
     }
 }
