@@ -6,7 +6,7 @@ use std::time::Duration;
 use rangedb_engine::boot_time::BootTime;
 use rangedb_engine::env::Env;
 use rangedb_engine::error::Error;
-use rangedb_engine::types::Location;
+use rangedb_engine::types::{Location, NodeId};
 
 use super::ENTRIES;
 use crate::sim::world::SimEnv;
@@ -19,7 +19,7 @@ const LATE_MAX: Duration = Duration::from_millis(250);
 #[derive(Clone, Copy, Debug)]
 pub struct Due {
     deadline: Option<BootTime>,
-    /// How often machines had been paused, or failed, before it came.
+    /// How often machines had been paused before it came.
     pauses: u64,
 }
 
@@ -29,10 +29,20 @@ pub fn due(deadline: Option<BootTime>) -> Due {
     Due { deadline, pauses }
 }
 
-/// Notes that a machine is paused, or that its process is about to end because of an error. Outside the
-/// simulator it ends at once, and answers nothing more.
-pub fn no_longer_runs() {
+/// Notes that a machine is paused.
+pub fn paused() {
     ENTRIES.with_borrow_mut(|entries| entries.pauses += 1);
+}
+
+/// Notes that a node has failed: its process is about to end because of an error. Outside the simulator it ends
+/// at once, and answers nothing more.
+pub fn failed(node: NodeId) {
+    ENTRIES.with_borrow_mut(|entries| entries.failed.insert(node));
+}
+
+/// Notes that a node starts.
+pub fn starts(node: NodeId) {
+    ENTRIES.with_borrow_mut(|entries| entries.failed.remove(&node));
 }
 
 /// Checks a write that a shard answers now; `error` is why, if it is refused.
@@ -43,7 +53,7 @@ pub fn answered(due: &Due, at: Location, error: Option<&Error>) {
         return;
     }
     ENTRIES.with_borrow_mut(|entries| {
-        if entries.pauses == due.pauses {
+        if entries.pauses == due.pauses && !entries.failed.contains(&at.node) {
             let late = now - deadline;
             let answer = error.map_or_else(|| "it is applied".to_owned(), Error::to_string);
             let what =

@@ -36,6 +36,7 @@ pub mod tiling;
 pub mod voters;
 
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 
 use bytes::Bytes;
 use rangedb_engine::gateway::message::{self, Body};
@@ -44,7 +45,7 @@ use rangedb_engine::raft::{self, Message, RaftRequest, RaftResponse};
 use rangedb_engine::range::apply::Applied;
 use rangedb_engine::range::observer::ApplyObserver;
 use rangedb_engine::range::state::RangeState;
-use rangedb_engine::types::{Location, RangeId, ReplicaId};
+use rangedb_engine::types::{Location, NodeId, RangeId, ReplicaId};
 use rangedb_engine::wal::{Group, LogEntry, LogId, LogState};
 
 use crate::sim::client_network::ClientRequest;
@@ -63,8 +64,10 @@ struct Entries {
     forwarding: forwarding::Forwarding,
     targets: targets::Targets,
     snapshots: snapshot_rows::Sent,
-    /// How often a machine was paused, or a node failed.
+    /// How often a machine was paused.
     pauses: u64,
+    /// Nodes that have failed and have not started again.
+    failed: BTreeSet<NodeId>,
     violations: Vec<String>,
 }
 

@@ -206,7 +206,7 @@ impl Executor {
     /// Pauses a machine until [`Executor::resume`].
     pub fn pause(&self, machine: u16) {
         self.paused.borrow_mut().entry(machine).or_default();
-        crate::invariants::deadlines::no_longer_runs();
+        crate::invariants::deadlines::paused();
         self.note(u64::from(machine) | 1 << 41);
     }
 

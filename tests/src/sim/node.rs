@@ -329,6 +329,7 @@ impl SimNode {
         self.starts.set(self.starts.get() + 1);
         self.leaving_shards.set(self.draw_leaving_shards());
         *self.fatal.borrow_mut() = None;
+        invariants::deadlines::starts(self.record().id);
         let (sender, receiver) = oneshot::channel();
         let node = self.clone();
         executor::current().spawn_on(self.host(), async move {
@@ -397,7 +398,7 @@ impl SimNode {
             tables,
             transport: self.network.link(self.location(shard)),
         };
-        let fatal = self.fatal.clone();
+        let (fatal, node) = (self.fatal.clone(), self.record().id);
         let options = ShardOptions {
             location: self.location(shard),
             entry_cache_bytes: self.sizes.entry_cache_bytes,
@@ -418,7 +419,7 @@ impl SimNode {
                 ..DigestOptions::default()
             },
             on_fatal: Rc::new(move |why| {
-                invariants::deadlines::no_longer_runs();
+                invariants::deadlines::failed(node);
                 fatal.borrow_mut().get_or_insert(why.to_string());
             }),
         };
