@@ -278,6 +278,9 @@ impl Log {
 pub struct RecoveringLog {
     log: Log,
     slots: BTreeMap<u64, Slot>,
+    /// Entries that were marked as committed and were not there when the mark was read. They come later, if they
+    /// were written again, or never: a checkpoint may name an entry that was not durable yet.
+    committed_elsewhere: Vec<LogId>,
 }
 
 impl RecoveringLog {
@@ -286,6 +289,7 @@ impl RecoveringLog {
         RecoveringLog {
             log: Log::new(created),
             slots: BTreeMap::new(),
+            committed_elsewhere: Vec::new(),
         }
     }
 
@@ -346,7 +350,11 @@ impl RecoveringLog {
     }
 
     pub fn set_committed(&mut self, id: LogId) {
-        self.log.set_committed(id);
+        let slot = self.slots.get(&id.index);
+        match slot.is_some_and(|slot| slot.id == id) {
+            true => self.log.set_committed(id),
+            false => self.committed_elsewhere.push(id),
+        }
     }
 
     /// The finished log.
@@ -354,7 +362,11 @@ impl RecoveringLog {
     /// # Errors
     /// The index of the first entry that is missing.
     pub fn finish(self) -> Result<Log, u64> {
-        let RecoveringLog { mut log, slots } = self;
+        let RecoveringLog {
+            mut log,
+            slots,
+            committed_elsewhere,
+        } = self;
         let first = slots.first_key_value().map(|(first, _)| *first);
         let expected = log.purged.map(|purged| purged.index + 1).or(first);
         let expected = expected.unwrap_or(log.first);
@@ -369,13 +381,10 @@ impl RecoveringLog {
         log.slots = slots.into_values().collect();
         let locations = log.slots.iter().filter_map(|slot| slot.location);
         log.disk_bytes = locations.map(|location| location.len as u64).sum();
-        // A checkpoint may name an entry that was not yet durable when it was written and is lost.
-        if let Some(committed) = log.committed
-            && log.purged < Some(committed)
-            && !log.has(committed)
-        {
-            log.committed = log.purged;
-        }
+        // A mark whose entry is lost says nothing, and hides no older one.
+        let marks = committed_elsewhere.into_iter().chain(log.committed);
+        let committed = marks.filter(|id| log.has(*id)).max();
+        log.committed = committed.max(log.purged);
         // Only an unbroken end of the log stays in memory: `cached_from` says where it begins.
         log.cached_from = log.end();
         let mut in_memory = true;
@@ -450,5 +459,82 @@ impl Log {
             *location == first || (location.generation == first.generation && in_reach)
         });
         NextEntries::Disk(page.collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::{DataId, RangeId, ReplicaId};
+    use crate::wal::Group;
+
+    fn id(index: u64) -> LogId {
+        LogId {
+            term: 2,
+            leader: ReplicaId(1),
+            index,
+        }
+    }
+
+    fn recovering() -> RecoveringLog {
+        RecoveringLog::new(Created {
+            group: Group {
+                range: RangeId(1),
+                replica: ReplicaId(1),
+            },
+            data_id: DataId(1),
+            descriptor: Default::default(),
+            membership: Default::default(),
+            first: None,
+            birth: None,
+        })
+    }
+
+    fn add(log: &mut RecoveringLog, index: u64) {
+        let entry = LogEntry {
+            id: id(index),
+            payload: Payload::Blank,
+        };
+        let location = RecordLocation {
+            generation: 1,
+            offset: index * 64,
+            len: 64,
+        };
+        log.entry(entry, location, true);
+    }
+
+    #[test]
+    fn a_checkpoint_that_names_a_lost_entry_does_not_hide_an_older_mark() {
+        let mut log = recovering();
+        for index in 1..=5 {
+            add(&mut log, index);
+        }
+        log.set_committed(id(4));
+        // The checkpoint of a later segment: the power failed before entry 7 was written.
+        log.set_committed(id(7));
+        let log = log.finish().expect("whole");
+        assert_eq!(log.state().committed, Some(id(4)));
+    }
+
+    #[test]
+    fn a_mark_counts_when_its_entry_comes_after_it() {
+        let mut log = recovering();
+        log.set_committed(id(3));
+        for index in 1..=5 {
+            add(&mut log, index);
+        }
+        let log = log.finish().expect("whole");
+        assert_eq!(log.state().committed, Some(id(3)));
+    }
+
+    #[test]
+    fn a_log_without_marks_is_committed_up_to_its_purge() {
+        let mut log = recovering();
+        for index in 1..=5 {
+            add(&mut log, index);
+        }
+        log.purge(id(2));
+        let log = log.finish().expect("whole");
+        assert_eq!(log.state().committed, Some(id(2)));
     }
 }
