@@ -241,8 +241,8 @@ pub struct HeldReplica {
     pub left: bool,
     /// Whether it has no data yet.
     pub is_empty: bool,
-    /// If it is frozen, or knows no majority, its first key and the version of its bounds: its range may be a
-    /// part of another one by now.
+    /// If it is frozen, knows no majority, or does not vote and hears no leader: its first key and the version of
+    /// its bounds. Its range may be a part of another one by now.
     pub bounds: Option<(Vec<u8>, u32)>,
     /// Under how many data ids its rows lie.
     pub parts: u16,

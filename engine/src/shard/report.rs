@@ -16,7 +16,7 @@ use crate::env::{AsyncRuntime, Env};
 use crate::error::{Error, Fatal};
 use crate::lsm::{LsmError, keys};
 use crate::notify::Count;
-use crate::raft;
+use crate::raft::{self, Role};
 use crate::range::leadership::Leading;
 use crate::range::proposer::{Proposal, ProposalKind};
 use crate::range::replica::Replica;
@@ -188,12 +188,14 @@ fn held<E: Env>(replica: &Replica<E>, raft: &RaftGroup<E>, now: BootTime) -> Hel
     // A replica right after a snapshot may not have applied its own addition yet.
     let is_led = raft.has_heard(now);
     let lacks_quorum = replica.leadership.lacks_quorum();
+    // One that does not vote, and never did, knows of no majority.
+    let hears_nothing = raft.role() == Role::Learner && !is_led;
     replica.with_state(|state| HeldReplica {
         range: group.range,
         replica: group.replica,
         conf: state.descriptor.epoch.conf,
         is_empty: state.applied.is_none(),
-        bounds: (state.frozen.is_some() || lacks_quorum).then(|| {
+        bounds: (state.frozen.is_some() || lacks_quorum || hears_nothing).then(|| {
             let descriptor = &state.descriptor;
             (descriptor.keys.start.clone(), descriptor.epoch.version)
         }),
