@@ -82,10 +82,10 @@ impl Leadership {
         self.lacks_quorum.replace(lacks) != lacks
     }
 
-    /// Waits until this replica leads.
-    pub async fn led(&self) {
+    /// Waits until this replica leads, or need not: it has stopped leading and `is_over` holds.
+    pub(super) async fn led_unless(&self, is_over: impl Fn() -> bool) {
         let leads = || self.leading.get().is_some();
-        self.changed.until(leads).await;
+        self.changed.until(|| leads() || is_over()).await;
     }
 
     /// Waits until another replica leads, as far as this one knows.
@@ -98,6 +98,7 @@ impl Leadership {
     pub(super) fn stop(&self) {
         self.stopped_in.set(self.term.get());
         self.leading.set(None);
+        self.changed.notify();
     }
 
     /// Takes from openraft who leads, and the term of this replica's vote. Gives whether openraft says

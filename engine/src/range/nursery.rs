@@ -184,6 +184,14 @@ impl<E: Env, R: Child> Nursery<E, R> {
         found.cloned()
     }
 
+    /// Whether a newborn does not run yet.
+    pub fn has(&self, replica: &Rc<R>) -> bool {
+        let newborns = self.newborns.borrow();
+        newborns
+            .iter()
+            .any(|newborn| Rc::ptr_eq(&newborn.replica, replica))
+    }
+
     /// The first newborn.
     pub fn first(&self) -> Option<Newborn<E, R>> {
         self.newborns.borrow().first().cloned()

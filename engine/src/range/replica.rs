@@ -385,7 +385,7 @@ impl<E: Env> Replica<E> {
                 self.digesting.set(Some(digesting));
             }
             Effect::Digest(_) => {}
-            Effect::Absorb(right, merge) => self.absorb(right, merge, of),
+            Effect::Absorb(right, merge) => self.absorb(right, merge, of)?,
             Effect::Thawed => {
                 self.splitting.end();
                 self.home.nursery.bounds_changed();

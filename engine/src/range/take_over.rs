@@ -38,6 +38,11 @@ impl<E: Env> Replica<E> {
         self.saved.is_absorbed.get()
     }
 
+    /// Waits until this replica leads, or another one has taken it over.
+    pub async fn led(&self) {
+        self.leadership.led_unless(|| self.is_absorbed()).await;
+    }
+
     /// While the shard is opened: if an entry is a merge, has the right replica on this shard apply its log
     /// first.
     ///
@@ -64,10 +69,21 @@ impl<E: Env> Replica<E> {
     /// A member added after the merge can get a snapshot from before it, if the sender has not applied the
     /// merge yet. Then there is no right replica to take over and rows are missing: this replica serves
     /// and saves nothing from now on, and is removed; the cluster's manager replaces it.
-    pub(super) fn absorb(&self, right: RangeId, attempt: MergeId, at: LogId) {
+    ///
+    /// # Errors
+    /// There is no right replica to take over, and this one is the only replica of its range.
+    pub(super) fn absorb(&self, right: RangeId, attempt: MergeId, at: LogId) -> Result<(), Fatal> {
         let found = self.home.absorption.of(right);
         let is_frozen = |right: &Rc<Replica<E>>| right.is_frozen_for(attempt);
         let Some(right) = found.filter(is_frozen) else {
+            if self.with_state(|state| state.descriptor.replicas.len() == 1) {
+                return Err(Fatal::Inconsistent(format!(
+                    "range {} takes over range {right} in entry {} of its log, and shard {} has no frozen \
+                     replica of that; there is no other replica of range {} from which it could be made \
+                     anew",
+                    self.group.range, at.index, self.home.location, self.group.range
+                )));
+            }
             tracing::warn!(
                 range = %self.group.range,
                 "a replica is removed: its range has taken over range {right}, of which this shard has \
@@ -79,7 +95,7 @@ impl<E: Env> Replica<E> {
                 self.home.absorption.is_incomplete(own);
             }
             self.home.nursery.bounds_changed();
-            return;
+            return Ok(());
         };
         let (served, sessions, borders) = {
             let mut state = right.state.borrow_mut();
@@ -106,6 +122,7 @@ impl<E: Env> Replica<E> {
         tracing::debug!(range = %self.group.range, %right.group.range, "the ranges were merged");
         self.take_over(&right, Some(at));
         self.recheck_waiting();
+        Ok(())
     }
 
     /// Takes over the frozen replicas on this shard whose keys this one has got by a snapshot. Their rows

@@ -109,7 +109,7 @@ impl<E: Env> Shard<E> {
         // With other voters, the leader may be elsewhere, or late; requests then wait for it.
         for (replica, raft) in inner.ranges.groups() {
             if raft.is_alone() {
-                replica.leadership.led().await;
+                replica.led().await;
             }
         }
         Ok(Shard { inner })
@@ -216,6 +216,8 @@ impl<E: Env> Inner<E> {
     ) -> Result<(), Fatal> {
         let found = recovery.0.borrow_mut().remove(&range);
         let Some((replica, log, made)) = found else {
+            // Another task may be starting it, and who takes it over must wait until its log is applied.
+            self.ranges.created(range).await;
             return Ok(());
         };
         if replica.is_absorbed() {
@@ -233,7 +235,10 @@ impl<E: Env> Inner<E> {
         if is_frozen && self.ranges.with(&start, is_newer) == Some(true) {
             return Ok(self.wal.remove_replica(replica.group).await?);
         }
-        self.start_replica(replica, log, made).await
+        self.ranges.begin_creating(range);
+        let started = self.start_replica(replica, log, made).await;
+        self.ranges.end_creating(range);
+        started
     }
 
     /// Whether a replica was born when its range was split off, and neither a flush nor a snapshot has

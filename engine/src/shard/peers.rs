@@ -94,7 +94,7 @@ impl<E: Env> Shard<E> {
         let changed = pin!(self.routes_changed(known));
         match self.find(key) {
             Ok(replica) if replica.leading().is_none() => {
-                select(changed, pin!(replica.leadership.led())).await;
+                select(changed, pin!(replica.led())).await;
             }
             _ => changed.await,
         }

@@ -218,6 +218,17 @@ impl<E: Env> RangeMap<E> {
         self.creating.borrow_mut().insert(range)
     }
 
+    /// Notes that a replica of a range is being made, as soon as no other task makes one.
+    pub(super) async fn begin_creating_alone(&self, range: RangeId) {
+        self.created.until(|| self.begin_creating(range)).await;
+    }
+
+    /// Waits until no replica of a range is being made.
+    pub(super) async fn created(&self, range: RangeId) {
+        let is_creating = || self.creating.borrow().contains(&range);
+        self.created.until(|| !is_creating()).await;
+    }
+
     /// Ends what [`RangeMap::begin_creating`] began.
     pub(super) fn end_creating(&self, range: RangeId) {
         self.creating.borrow_mut().remove(&range);

@@ -197,7 +197,7 @@ impl<E: Env> Inner<E> {
                 version.until(|now| now != known || born()).await;
             }
             if let Some(running) = self.of_range(child) {
-                running.replica.leadership.led().await;
+                running.replica.led().await;
             }
         };
         let _ = E::Runtime::timeout_at(until.into(), led).await;
@@ -270,11 +270,13 @@ impl<E: Env> Inner<E> {
 
     async fn raise(&self, newborn: Newborn<E, Replica<E>>) -> Result<(), Fatal> {
         let range = newborn.replica.group.range;
-        let is_first = self.ranges.begin_creating(range);
-        let raised = self.start_newborn(newborn).await;
-        if is_first {
-            self.ranges.end_creating(range);
-        }
+        self.ranges.begin_creating_alone(range).await;
+        // While the shard is opened, a task that takes over the range may have raised it meanwhile.
+        let raised = match self.home.nursery.has(&newborn.replica) {
+            true => self.start_newborn(newborn).await,
+            false => Ok(()),
+        };
+        self.ranges.end_creating(range);
         raised
     }
 
