@@ -7,6 +7,7 @@ use crate::boot_time::BootTime;
 use crate::env::Env;
 use crate::error::Fatal;
 use crate::mutant::{self, Mutant};
+use crate::raft::convert;
 use crate::raft::counters::RaftCounters;
 use crate::raft::group::Group;
 use crate::raft::machine::Machine;
@@ -69,21 +70,35 @@ impl<M: Machine> Group<M> {
             {
                 self.timers.grant(tick.now);
             }
-            Role::Voter if !self.silent.get() => {
-                let may_lead = !self.leaves.get();
-                if may_lead
-                    && self
-                        .timers
-                        .campaign_is_due(tick.now, (tick.random)(), self.term())
-                {
-                    tracing::debug!(range = %self.range, term = self.term(), "campaigns");
-                    tick.counters.count(|stats| stats.elections += 1);
-                    self.campaign().await?;
-                }
+            Role::Voter | Role::Learner
+                if !self.silent.get() && self.may_campaign(tick, machine) =>
+            {
+                tracing::debug!(range = %self.range, term = self.term(), "campaigns");
+                tick.counters.count(|stats| stats.elections += 1);
+                self.campaign().await?;
             }
             Role::Voter | Role::Learner => {}
         }
         Ok(())
+    }
+
+    /// Whether this replica has heard of no leader for so long that it must campaign, and may.
+    fn may_campaign(&self, tick: &Tick<'_>, machine: &M) -> bool {
+        let votes = self.standing.role.get() == Role::Voter;
+        if self.leaves.get() || (!votes && !self.timers.is_without_leader(tick.now)) {
+            return false;
+        }
+        let (random, term) = ((tick.random)(), self.term());
+        self.timers.campaign_is_due(tick.now, random, term) && (votes || self.has_voted(machine))
+    }
+
+    /// Whether this replica, which votes no more by its newest configuration, did before. It must campaign
+    /// until that configuration is committed: perhaps no other replica has it, and then none of them can be
+    /// elected against its log (Raft dissertation, section 4.2.2).
+    fn has_voted(&self, machine: &M) -> bool {
+        let applied = machine.applied_state().membership.body;
+        let members = convert::decode_membership(&applied);
+        members.is_ok_and(|members| members.voter_ids().any(|id| id == self.replica))
     }
 
     /// Whether no majority of the range has been reached for a while, as far as this replica can
