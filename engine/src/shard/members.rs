@@ -242,9 +242,15 @@ impl<E: Env> Inner<E> {
         let before = members(raft).await?.places;
         let wanted = || voters.iter().chain(learners);
         let voting = members(raft).await?.voters;
-        // New members must exist and learn before they may vote.
-        for place in wanted().filter(|place| !voting.contains(&place.replica)) {
-            self.make(replica, raft, *place).await?;
+        // New members must exist and learn before they may vote. One that learns already and is to do no more
+        // than that may be gone for good: this change does not need it.
+        let goes_on_learning =
+            |place: &ReplicaPlace| learners.contains(place) && before.contains_key(&place.replica);
+        let is_new = |place: &&ReplicaPlace| !voting.contains(&place.replica);
+        for place in wanted().filter(is_new) {
+            if !goes_on_learning(place) {
+                self.make(replica, raft, *place).await?;
+            }
         }
         let new: Vec<ReplicaId> = voters.iter().map(|place| place.replica).collect();
         // Only new voters are waited for: one that votes already may be gone for good, and then it
