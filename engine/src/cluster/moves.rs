@@ -134,15 +134,19 @@ impl Moves {
 pub fn step(range: &Range, replica: ReplicaId, to: Location) -> Step {
     let is_at_goal = |place: &&ReplicaPlace| place.location == to;
     let learner = range.learners.iter().find(is_at_goal).copied();
-    // A learner that is there already was made by a try that failed, and has the data.
-    let goal = learner.map_or(Slot::New(to), Slot::Here);
+    // A change that was left half done may have made it a voter already: then the other one only goes.
+    let goal = match range.voters.iter().any(|place| is_at_goal(&place)) {
+        true => None,
+        // A learner that is there already was made by a try that failed, and has the data.
+        false => Some(learner.map_or(Slot::New(to), Slot::Here)),
+    };
     let slot = |place: &ReplicaPlace| match place.replica == replica {
         true => goal,
-        false => Slot::Here(*place),
+        false => Some(Slot::Here(*place)),
     };
-    let voters = range.voters.iter().map(slot).collect();
+    let voters = range.voters.iter().filter_map(slot).collect();
     let others = range.learners.iter().filter(|place| !is_at_goal(place));
-    let learners = others.map(slot).collect();
+    let learners = others.filter_map(slot).collect();
     Step::Change {
         range: range.id,
         voters,
@@ -166,23 +170,43 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_learner_that_is_there_already_takes_the_place_once() {
-        let range = Range {
+    fn range(voters: &[u64], learners: &[u64]) -> Range {
+        let places = |replicas: &[u64]| replicas.iter().map(|replica| place(*replica)).collect();
+        Range {
             id: RangeId(7),
-            voters: vec![place(1), place(2)],
-            learners: vec![place(3), place(4), place(5)],
+            voters: places(voters),
+            learners: places(learners),
             given_up: None,
             not_on: None,
             leader: Some(ReplicaId(1)),
             caught_up: Vec::new(),
             is_joint: false,
             busy: false,
+        }
+    }
+
+    fn here(replicas: &[u64]) -> Vec<Slot> {
+        let slots = replicas.iter().map(|replica| Slot::Here(place(*replica)));
+        slots.collect()
+    }
+
+    #[test]
+    fn a_move_that_was_left_half_done_is_ended() {
+        let half_done = Range {
+            is_joint: true,
+            ..range(&[1, 2, 3, 4], &[])
         };
-        let here = |replicas: &[u64]| {
-            let slots = replicas.iter().map(|replica| Slot::Here(place(*replica)));
-            slots.collect::<Vec<Slot>>()
+        let wanted = Step::Change {
+            range: RangeId(7),
+            voters: here(&[2, 3, 4]),
+            learners: Vec::new(),
         };
+        assert_eq!(step(&half_done, ReplicaId(1), place(4).location), wanted);
+    }
+
+    #[test]
+    fn a_learner_that_is_there_already_takes_the_place_once() {
+        let range = range(&[1, 2], &[3, 4, 5]);
         let to = place(5).location;
         for (moved, voters, learners) in
             [(1, &[5, 2][..], &[3, 4][..]), (3, &[1, 2][..], &[5, 4][..])]
