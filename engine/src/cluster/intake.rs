@@ -150,7 +150,10 @@ impl Manager {
         };
         let doubtful = shard.held.values();
         let doubtful = doubtful.filter(|held| held.bounds.is_some() || !is_member(held));
-        let doubtful = doubtful.map(|held| held.range).collect();
+        let doubtful = doubtful.map(|held| held.range);
+        let unknown = shard.led.keys().copied();
+        let unknown = unknown.filter(|range| !self.ranges.contains_key(range));
+        let doubtful = doubtful.chain(unknown).collect();
         shard.membership = Some(Membership {
             records,
             absent,
@@ -163,8 +166,15 @@ impl Manager {
         let Some(shard) = self.shards.known.get(&at) else {
             return Vec::new();
         };
-        let doubtful = shard.membership.iter().flat_map(|found| &found.doubtful);
-        let held = doubtful.filter_map(|range| shard.held.get(range));
+        let doubtful = || shard.membership.iter().flat_map(|found| &found.doubtful);
+        // A replica that is left may lead: its left neighbour here was removed before it applied the merge.
+        let led = doubtful().filter_map(|range| shard.led.get(range));
+        let led = led.filter(|led| {
+            let descriptor = &led.descriptor;
+            let bounds = (&*descriptor.keys.start, descriptor.epoch.version);
+            self.is_merged(descriptor.range, bounds)
+        });
+        let held = doubtful().filter_map(|range| shard.held.get(range));
         let held = held.filter(|held| {
             if let Some((start, version)) = &held.bounds
                 && self.is_merged(held.range, (start, *version))
@@ -179,7 +189,10 @@ impl Manager {
                 !listed && (descriptor.epoch.conf > held.conf || left_over)
             })
         });
-        held.map(|held| (held.range, held.replica)).collect()
+        let held = held.map(|held| (held.range, held.replica));
+        led.map(|led| (led.descriptor.range, led.leader))
+            .chain(held)
+            .collect()
     }
 
     /// Whether a range must be looked at again though its leader reports nothing new of it: see the module's

@@ -39,7 +39,8 @@ pub(super) struct Membership {
     pub(super) records: u64,
     /// Members that the shard does not have.
     pub(super) absent: Vec<(RangeId, ReplicaId)>,
-    /// Replicas that are no members, are frozen, or know no majority: they may have to go.
+    /// Replicas that are no members, are frozen, know no majority, or lead a range that the manager does not
+    /// know: they may have to go.
     pub(super) doubtful: Vec<RangeId>,
 }
 
