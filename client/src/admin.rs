@@ -352,11 +352,34 @@ impl Admin {
         (from_ms, to_ms): (Option<u64>, Option<u64>),
         step: Step,
     ) -> Result<NodeHistory, Error> {
+        let histograms = false;
         let command = Command::History {
             node,
             from_ms,
             to_ms,
             step,
+            histograms,
+        };
+        self.show(command).await
+    }
+
+    /// The same of the node with this id, with the histograms of latencies, by which the histories of several
+    /// nodes can be summed up.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn history_with_histograms(
+        &self,
+        node: u64,
+        (from_ms, to_ms): (u64, u64),
+        step: Step,
+    ) -> Result<NodeHistory, Error> {
+        let command = Command::History {
+            node: Some(node),
+            from_ms: Some(from_ms),
+            to_ms: Some(to_ms),
+            step,
+            histograms: true,
         };
         self.show(command).await
     }

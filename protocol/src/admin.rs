@@ -150,6 +150,9 @@ pub enum Command {
         /// How work is summed up.
         #[serde(default)]
         step: Step,
+        /// Whether the histograms of latencies are wanted, too. Servers of an earlier version do not know it.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        histograms: bool,
     },
     /// Shows the last decisions of the manager. [`Balance`] is the answer.
     Balance {},
@@ -584,6 +587,7 @@ mod tests {
                     from_ms: Some(7),
                     to_ms: None,
                     step: Step::Minute,
+                    histograms: false,
                 },
             ),
             (

@@ -1,12 +1,13 @@
 //! The history of a real node: nothing depends on it, whatever becomes of its files.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-use rangedb_tests::cluster::{variable, wait_for};
+use rangedb_tests::cluster::{homes, start_all, status, variable, wait_for, wait_until_replicated};
 use rangedb_tests::net::available;
 use rangedb_tests::net::small_disk::SmallDisk;
 use rangedb_tests::process::{Home, Node};
@@ -290,4 +291,103 @@ fn a_clock_that_goes_a_day_ahead_and_back_loses_no_event() {
     assert!(has(&told, "crash"), "{told:?}");
     assert!(!home.log().contains("history_damaged"), "{}", home.log());
     drop(node);
+}
+
+/// The history that a command tells.
+fn told(home: &Home, flags: &[&str]) -> Option<Value> {
+    let asked = ["history", "--format", "json", "--from", "1h"];
+    let output = home.cli(&[&asked, flags].concat());
+    serde_json::from_slice(&output.stdout).ok()
+}
+
+/// The member of each minute of a history.
+fn by_minute(told: &Value, name: &str) -> BTreeMap<u64, u64> {
+    let minutes = told["minutes"].as_array().expect("minutes").iter();
+    let figure = |minute: &Value, name: &str| minute[name].as_u64().expect("a number");
+    minutes
+        .map(|minute| (figure(minute, "t"), figure(minute, name)))
+        .collect()
+}
+
+#[test]
+fn the_history_is_that_of_all_nodes_and_names_those_that_are_missing() {
+    let temp = tempfile::tempdir().expect("a folder");
+    let homes = homes(temp.path());
+    let mut nodes = start_all(&homes);
+    wait_until_replicated(&homes);
+    let ids = [0, 1, 2].map(|at| status(&homes[at])["node"].as_u64().expect("an id"));
+    // Each node has work of its own: a leader serves what it was asked for, another one a route.
+    for home in &homes {
+        for number in 0..20 {
+            let key = number.to_string();
+            assert!(home.cli(&["put", &key, "value"]).status.success());
+        }
+    }
+    let asked = |at: usize| told(&homes[0], &["--node", &ids[at].to_string()]);
+    let begun = Instant::now();
+    let (alone, all) = loop {
+        assert!(begun.elapsed() < Duration::from_secs(100), "no minute ends");
+        let all = told(&homes[0], &[]).expect("it is told");
+        let alone = [0, 1, 2].map(|at| asked(at).expect("it is told"));
+        let after = told(&homes[0], &[]).expect("it is told");
+        if all["minutes"] == after["minutes"]
+            && by_minute(&all, "ops").values().any(|ops| *ops >= 60)
+        {
+            break (alone, all);
+        }
+        std::thread::sleep(Duration::from_secs(1));
+    };
+    let mut sorted = ids;
+    sorted.sort_unstable();
+    assert_eq!(all["nodes"], serde_json::json!(sorted), "{all}");
+    assert_eq!(all["missing_nodes"], serde_json::json!([]), "{all}");
+    for name in ["ops", "errors"] {
+        let mut sums = BTreeMap::new();
+        for node in &alone {
+            for (t, figure) in by_minute(node, name) {
+                *sums.entry(t).or_default() += figure;
+            }
+        }
+        assert_eq!(by_minute(&all, name), sums, "{name}");
+    }
+    let most = alone
+        .iter()
+        .flat_map(|node| by_minute(node, "p999_us").into_values());
+    let most = most.max().expect("minutes");
+    let merged = by_minute(&all, "p999_us").into_values().max();
+    assert!(
+        merged.is_some_and(|merged| (1..=most).contains(&merged)),
+        "{merged:?} {most}"
+    );
+    let events = all["events"].as_array().expect("events");
+    let at = |event: &Value| event["t"].as_u64().expect("a time");
+    assert!(events.is_sorted_by_key(at), "{events:?}");
+    for id in ids {
+        let is_its = |event: &&Value| event["node"] == id && event["kind"] == "node_starting";
+        assert!(
+            events.iter().any(|event| is_its(&event)),
+            "node {id}: {events:?}"
+        );
+    }
+    nodes[2].take().expect("it runs").kill();
+    let output = homes[0].cli(&["history"]);
+    assert!(output.status.success(), "{output:?}");
+    let words = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(
+        words.contains(&format!("node {} at {}", ids[2], homes[2].listen)),
+        "{words}"
+    );
+    let shown = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(shown.starts_with("nodes "), "{shown}");
+    let without = told(&homes[0], &[]).expect("it is told");
+    assert_eq!(without["missing_nodes"][0]["node"], ids[2], "{without}");
+    assert_eq!(
+        without["nodes"].as_array().map(Vec::len),
+        Some(2),
+        "{without}"
+    );
+    // Without a majority the node that answers tells its own.
+    nodes[1].take().expect("it runs").kill();
+    let alone = told(&homes[0], &["--timeout", "3s"]).expect("it is told");
+    assert_eq!(alone["nodes"], serde_json::json!([ids[0]]), "{alone}");
 }

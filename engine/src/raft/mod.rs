@@ -54,7 +54,7 @@ pub use message::{
     decode_behind, decode_response, encode, encode_behind, encode_response,
 };
 pub use network::PART_TIMEOUT;
-pub use purge::Pinned;
+pub use purge::{Pinned, placed};
 pub use role::Role;
 pub use state_machine::{SnapshotHandle, StateMachine};
 pub use tick::Tick;

@@ -9,7 +9,7 @@ use crate::mutant::{self, Mutant};
 use crate::raft::group::Group;
 use crate::raft::machine::Machine;
 use crate::raft::pins::Follower;
-use crate::types::ReplicaId;
+use crate::types::{Location, ReplicaId};
 use crate::wal::LogId;
 use crate::words::listed;
 
@@ -25,6 +25,14 @@ pub struct Pinned {
     pub entries: usize,
     /// Their bytes on disk.
     pub bytes: u64,
+}
+
+/// A replica and its shard, for people, who know nodes and not replicas.
+pub fn placed(replica: ReplicaId, at: Option<Location>) -> String {
+    match at {
+        Some(at) => format!("{replica} on shard {at}"),
+        None => replica.to_string(),
+    }
 }
 
 impl<M: Machine> Group<M> {
@@ -95,9 +103,13 @@ impl<M: Machine> Group<M> {
                     is_there: is_there(id),
                 })
             };
+            let placed = |id: ReplicaId| {
+                let at = metrics.membership_config.membership().get_node(&id);
+                placed(id, at.copied())
+            };
             let last = metrics.last_log_index.unwrap_or(0);
             let near = last.saturating_sub(self.entries_kept);
-            let up_to = self.leave_pinned(up_to, near, follower);
+            let up_to = self.leave_pinned(up_to, near, follower, placed);
             let purged = metrics.purged.as_ref().map_or(0, |id| id.index);
             (up_to > purged).then_some(up_to)
         };
@@ -106,12 +118,14 @@ impl<M: Machine> Group<M> {
         self.told(self.raft.trigger().purge_log(up_to).await)
     }
 
-    /// Lowers `up_to`, the index up to which the log would be purged, to keep what is pinned.
+    /// Lowers `up_to`, the index up to which the log would be purged, to keep what is pinned. `placed` names a
+    /// replica for people.
     fn leave_pinned(
         &self,
         up_to: u64,
         near: u64,
         follower: impl Fn(ReplicaId) -> Option<Follower>,
+        placed: impl Fn(ReplicaId) -> String,
     ) -> u64 {
         let after = self.pins.kept_after(near, M::Env::now(), follower);
         let Some(after) = after.filter(|_| !mutant::is(Mutant::SnapshotPinsNoLog)) else {
@@ -120,7 +134,7 @@ impl<M: Machine> Group<M> {
         if after < up_to && self.pins.matters() {
             tracing::info!(
                 range = %self.range,
-                replicas = listed(self.pins.replicas()),
+                replicas = listed(self.pins.replicas().into_iter().map(placed)),
                 after,
                 "the log is kept for replicas that take over a snapshot, until they have caught up"
             );

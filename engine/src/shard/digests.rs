@@ -481,7 +481,7 @@ impl<E: Env> Inner<E> {
     /// Makes a replica on this shard stop serving.
     pub(super) fn halt_replica(&self, range: RangeId, replica: ReplicaId) -> ClusterResponse {
         if let Some(here) = self.running(Group { range, replica }) {
-            tracing::error!(%range, %replica, "the range stops: its replicas hold different rows");
+            tracing::error!(%range, %replica, shard = %self.location, "the range stops: its replicas hold different rows");
             here.replica.halt();
         }
         ClusterResponse::Done

@@ -137,7 +137,7 @@ impl<E: Env> Inner<E> {
         let parts = DataParts::one(created.data_id);
         let replica = self.add_replica(group, (parts, state), &log);
         self.start_replica(replica, log, made).await?;
-        tracing::info!(range = %group.range, replica = %group.replica, "a replica was made");
+        tracing::info!(range = %group.range, replica = %group.replica, shard = %self.location, "a replica was made");
         self.replicas_changed();
         Ok(())
     }
@@ -177,7 +177,7 @@ impl<E: Env> Inner<E> {
         raft.stop().await;
         replica.proposer.abandon();
         self.end_staging(group.replica);
-        tracing::info!(%range, replica = %group.replica, "a replica was removed");
+        tracing::info!(%range, replica = %group.replica, shard = %self.location, "a replica was removed");
         self.replicas_changed();
         Ok(ClusterResponse::Done)
     }

@@ -135,6 +135,7 @@ impl<E: Env> Inner<E> {
         tracing::error!(
             %range,
             %replica,
+            shard = %self.location,
             acknowledged = acknowledged.index,
             "this replica has lost entries that it had acknowledged: was the data folder put back from \
              an older copy? The replica is removed, and the cluster makes another one"

@@ -11,8 +11,7 @@ use crate::env::Env;
 use crate::limits::{
     LOG_FULL_TIMEOUT, PINNED_DISK_PART, PINNED_ENTRIES_MAX, PINNED_LEN_MAX, WAL_SEGMENTS_FULL,
 };
-use crate::raft::Pinned;
-use crate::range::RaftGroup;
+use crate::raft::{Pinned, placed};
 use crate::words::listed;
 
 /// How many bytes one shard may pin, with this many bytes free on a disk that `shards` shards
@@ -23,7 +22,7 @@ fn allowed(free: u64, shards: u16) -> u64 {
 }
 
 /// Whether this is more than may be pinned.
-fn is_too_much(pinned: &[(RaftGroup<impl Env>, Pinned)], allowed: u64) -> bool {
+fn is_too_much(pinned: &[(Running<impl Env>, Pinned)], allowed: u64) -> bool {
     let bytes: u64 = pinned.iter().map(|(_, pinned)| pinned.bytes).sum();
     let entries: usize = pinned.iter().map(|(_, pinned)| pinned.entries).sum();
     bytes > allowed || entries > PINNED_ENTRIES_MAX
@@ -31,10 +30,15 @@ fn is_too_much(pinned: &[(RaftGroup<impl Env>, Pinned)], allowed: u64) -> bool {
 
 impl<E: Env> Inner<E> {
     /// The groups whose logs are pinned for snapshots.
-    fn all_pinned(&self) -> Vec<(RaftGroup<E>, Pinned)> {
+    fn all_pinned(&self) -> Vec<(Running<E>, Pinned)> {
         let mut all = Vec::new();
-        self.ranges.for_each(|Running { raft, .. }| {
-            all.extend(raft.pinned().map(|pinned| (raft.clone(), pinned)));
+        self.ranges.for_each(|running| {
+            all.extend(
+                running
+                    .raft
+                    .pinned()
+                    .map(|pinned| (running.clone(), pinned)),
+            );
         });
         all
     }
@@ -65,16 +69,22 @@ impl<E: Env> Inner<E> {
             let longest = (0..pinned.len()).max_by_key(|at| pinned.get(*at).map(|p| p.1.bytes));
             let Some(longest) = longest else { return };
             let (
-                raft,
+                Running { replica, raft },
                 Pinned {
                     replicas,
                     entries,
                     bytes,
                 },
             ) = pinned.swap_remove(longest);
+            let placed = |id| {
+                placed(
+                    id,
+                    replica.with_state(|state| state.descriptor.location(id)),
+                )
+            };
             tracing::warn!(
                 range = %raft.range(),
-                replicas = listed(replicas),
+                replicas = listed(replicas.into_iter().map(placed)),
                 entries,
                 bytes,
                 allowed,

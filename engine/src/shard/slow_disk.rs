@@ -188,6 +188,14 @@ struct Leaving<E: Env> {
     targets: Vec<ReplicaId>,
 }
 
+/// What the shard does with its leaderships, of which so many can be taken by others.
+fn handing_over(leaderships: usize) -> &'static str {
+    match leaderships {
+        0 => "the shard has no leadership that another shard could take now",
+        _ => "the shard hands leaderships over",
+    }
+}
+
 /// Looks at the disk's speed, and hands leaderships over if it is slow.
 pub(super) fn look<E: Env>(inner: &Rc<Inner<E>>, speed: Option<WriteSpeed>, now: BootTime) {
     let slow_disk = &inner.liveness.slow_disk;
@@ -211,8 +219,8 @@ pub(super) fn look<E: Env>(inner: &Rc<Inner<E>>, speed: Option<WriteSpeed>, now:
                     event = "slow_disk",
                     shard = %inner.location,
                     leaderships = leaving.len(),
-                    "{why}: the shard hands its leaderships over and accepts none; look at the disk of the \
-                     node's data folder"
+                    "{why}: {}, and accepts none; look at the disk of the node's data folder",
+                    handing_over(leaving.len())
                 );
             }
             hand_over(inner, leaving);
@@ -240,9 +248,9 @@ pub(super) fn look<E: Env>(inner: &Rc<Inner<E>>, speed: Option<WriteSpeed>, now:
             p99_ms = speed.p99.as_millis() as u64,
             others_p99_ms = median.as_secs_f64() * 1e3,
             leaderships = leaving.len(),
-            "writes of the log take much longer here than on the other nodes: the shard hands \
-             leaderships over and accepts none for a minute; look at the disk of the node's data \
-             folder"
+            "writes of the log take much longer here than on the other nodes: {}, and accepts none for a \
+             minute; look at the disk of the node's data folder",
+            handing_over(leaving.len())
         );
     }
     hand_over(inner, leaving);

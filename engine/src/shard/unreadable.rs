@@ -86,7 +86,7 @@ impl<E: Env> Inner<E> {
         if let ClusterResponse::Done = self.remove_replica(range, me).await? {
             let counters = &self.around.counters;
             counters.count(|stats| stats.given_up += 1);
-            tracing::warn!(%range, replica = %me, "a replica with an unreadable block is given up");
+            tracing::warn!(%range, replica = %me, shard = %self.location, "a replica with an unreadable block is given up");
             self.report_soon();
         }
         Ok(())

@@ -52,6 +52,10 @@ pub struct Period {
     /// The number of refused requests, by error code.
     #[serde(default)]
     pub refused: BTreeMap<String, u64>,
+    /// The histogram, if it was asked for: how many requests took at most so many microseconds, and more than
+    /// the bucket before.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub latency_us: BTreeMap<u64, u64>,
 }
 
 /// Something that happened on a node.

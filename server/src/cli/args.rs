@@ -271,7 +271,7 @@ pub struct HistoryArgs {
     /// How long ago it ends [default: now].
     #[arg(long, value_parser = parse_timeout, value_name = "TIME")]
     pub to: Option<Duration>,
-    /// The node [default: the one that is asked].
+    /// Only this node [default: all nodes of the cluster].
     #[arg(long, value_name = "N")]
     pub node: Option<u64>,
     /// The node to connect to, and the format of results.

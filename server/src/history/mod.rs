@@ -62,6 +62,8 @@ pub struct Query {
     pub to_ms: Option<u64>,
     /// How work is summed up.
     pub step: Step,
+    /// Whether the histograms of latencies are wanted.
+    pub histograms: bool,
 }
 
 impl Query {

@@ -70,6 +70,18 @@ impl Work {
             p999_us: self.quantile(0.999),
             operations: self.operations.clone(),
             refused: self.refused.clone(),
+            latency_us: BTreeMap::new(),
+        }
+    }
+}
+
+impl From<Period> for Work {
+    /// The work of a period that was told with its histogram.
+    fn from(period: Period) -> Work {
+        Work {
+            operations: period.operations,
+            refused: period.refused,
+            latency: period.latency_us,
         }
     }
 }

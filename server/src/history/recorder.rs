@@ -333,7 +333,17 @@ impl Recorder {
             }
             _ => {}
         }
-        let periods: Vec<Period> = works.iter().map(|(t, work)| work.period(*t)).collect();
+        let periods = works.into_iter().map(|(t, work)| {
+            let period = work.period(t);
+            match query.histograms {
+                true => Period {
+                    latency_us: work.latency,
+                    ..period
+                },
+                false => period,
+            }
+        });
+        let periods: Vec<Period> = periods.collect();
         match query.step {
             Step::Minute => told.minutes = periods,
             Step::Hour => told.hours = periods,

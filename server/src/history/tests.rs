@@ -100,9 +100,28 @@ fn minutes_hours_and_events_survive_a_restart() {
         from_ms: Some(BEGIN + MINUTE_MS),
         to_ms: Some(BEGIN + 2 * MINUTE_MS),
         step: Step::Minute,
+        histograms: false,
     };
     let told = recorder.tell(&query).expect("it is told");
     assert_eq!((told.minutes.len(), told.events.len()), (2, 0));
+    assert!(
+        told.minutes
+            .iter()
+            .all(|minute| minute.latency_us.is_empty())
+    );
+    let query = Query {
+        histograms: true,
+        ..query
+    };
+    let with_histograms = recorder.tell(&query).expect("it is told");
+    for (minute, told) in told.minutes.iter().zip(with_histograms.minutes) {
+        assert_eq!(told.latency_us.values().sum::<u64>(), minute.ops);
+        assert_eq!(
+            Work::from(told).period(minute.t),
+            *minute,
+            "all of it is told"
+        );
+    }
 }
 
 #[test]

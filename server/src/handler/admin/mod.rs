@@ -18,7 +18,7 @@ use rangedb_engine::gateway::Order;
 use rangedb_engine::gateway::responder::Responder;
 use rangedb_engine::types::{KeyRange, NodeId, RangeId, ShardId};
 use rangedb_protocol::Reply;
-use rangedb_protocol::admin::{Command, Done, HOLD_MS_DEFAULT, Merged, Scattered, Step};
+use rangedb_protocol::admin::{Command, Done, HOLD_MS_DEFAULT, Merged, Scattered};
 use rangedb_protocol::limits::ADMIN_JSON_LEN_MAX;
 use serde::Serialize;
 
@@ -83,7 +83,7 @@ fn text(answer: &impl Serialize) -> Result<String, Refusal> {
 async fn history(
     context: &Context,
     wanted: Option<u64>,
-    (from_ms, to_ms, step): (Option<u64>, Option<u64>, Step),
+    query: Query,
     until: BootTime,
 ) -> Result<String, Refusal> {
     let own = context.node.id.0;
@@ -91,11 +91,6 @@ async fn history(
         let message = format!("this is node {own}; only node {wanted} knows its history");
         return Err(Error::Invalid(message).into());
     }
-    let query = Query {
-        from_ms,
-        to_ms,
-        step,
-    };
     let left = until - env::now();
     let told = cross_thread(context.node.history.ask(query));
     match GlommioRuntime::timeout(left, told).await {
@@ -139,8 +134,15 @@ async fn perform(context: &Context, command: Command, until: BootTime) -> Result
             from_ms,
             to_ms,
             step,
+            histograms,
         } => {
-            return history(context, node, (from_ms, to_ms, step), until).await;
+            let query = Query {
+                from_ms,
+                to_ms,
+                step,
+                histograms,
+            };
+            return history(context, node, query, until).await;
         }
         Command::Balance {} => return text(&render::balance(gateway.decisions(until).await?)),
         Command::ScatterRanges { start, end } => {
