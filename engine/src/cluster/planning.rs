@@ -126,7 +126,29 @@ impl Manager {
             };
             planned.push(Planned { step, why });
         }
+        planned.retain(|planned| !self.meets_another(&planned.step));
         planned
+    }
+
+    /// Whether a step makes a replica on a shard that has another one of the range. A shard takes no second one:
+    /// what a change that failed has left there must go first, and goes once the range rests.
+    fn meets_another(&self, step: &Step) -> bool {
+        let Step::Change {
+            range,
+            voters,
+            learners,
+        } = step
+        else {
+            return false;
+        };
+        let has_one = |at: &Location| {
+            let shard = self.shards.known.get(at);
+            shard.is_some_and(|shard| shard.has_any_of(*range))
+        };
+        voters
+            .iter()
+            .chain(learners)
+            .any(|slot| matches!(slot, Slot::New(at) if has_one(at)))
     }
 
     fn balance(
