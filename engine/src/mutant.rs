@@ -109,6 +109,8 @@ pub enum Mutant {
     ThawBeforeCancel,
     /// A replica that is frozen for an earlier merge counts as frozen for this one.
     FreezeOfAnotherAttempt,
+    /// A start applies a merge before the right replica has applied its log up to the freeze.
+    MergeBeforeFreezeAtStart,
     /// A frozen replica goes when it is ordered to, though its left neighbour still needs it.
     FrozenReplicaRemoved,
     /// The rows of a child that has gone are collected, though its parent would apply the split again after a
@@ -126,7 +128,7 @@ pub enum Mutant {
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Mutant; 50] = [
+    pub const ALL: [Mutant; 51] = [
         Mutant::AcknowledgeBeforeDurable,
         Mutant::LeaseWithoutMargin,
         Mutant::VoteAfterRestart,
@@ -171,6 +173,7 @@ impl Mutant {
         Mutant::FloorForgottenAtMerge,
         Mutant::ThawBeforeCancel,
         Mutant::FreezeOfAnotherAttempt,
+        Mutant::MergeBeforeFreezeAtStart,
         Mutant::FrozenReplicaRemoved,
         Mutant::ChildsRowsCollected,
         Mutant::ExportOfWholeDataId,
