@@ -438,7 +438,8 @@ impl Client {
     }
 
     /// Reads the next page of a scan. A page is a snapshot within one range. It ends at the range's
-    /// border; the next page begins there with a snapshot of its own.
+    /// border; the next page begins there with a snapshot of its own, but for keys that were split off that
+    /// range since the scan came to it: they are read at the same snapshot.
     ///
     /// # Errors
     /// See [`Error`]; [`crate::ErrorCode::SnapshotTooOld`] if the versions of its snapshot were

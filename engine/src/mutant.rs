@@ -109,11 +109,15 @@ pub enum Mutant {
     ThawBeforeCancel,
     /// A replica that is frozen for an earlier merge counts as frozen for this one.
     FreezeOfAnotherAttempt,
+    /// A start applies a merge before the right replica has applied its log up to the freeze.
+    MergeBeforeFreezeAtStart,
     /// A frozen replica goes when it is ordered to, though its left neighbour still needs it.
     FrozenReplicaRemoved,
     /// The rows of a child that has gone are collected, though its parent would apply the split again after a
     /// restart, and entries before it that look at those rows.
     ChildsRowsCollected,
+    /// Neither part of a range that is split knows of the load that the whole had.
+    LoadForgottenAtSplit,
     /// A snapshot has all rows of its data id, also those of other ranges.
     ExportOfWholeDataId,
     /// The manager takes a change of a report although it has not taken all that comes before it.
@@ -126,7 +130,7 @@ pub enum Mutant {
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Mutant; 50] = [
+    pub const ALL: [Mutant; 52] = [
         Mutant::AcknowledgeBeforeDurable,
         Mutant::LeaseWithoutMargin,
         Mutant::VoteAfterRestart,
@@ -171,8 +175,10 @@ impl Mutant {
         Mutant::FloorForgottenAtMerge,
         Mutant::ThawBeforeCancel,
         Mutant::FreezeOfAnotherAttempt,
+        Mutant::MergeBeforeFreezeAtStart,
         Mutant::FrozenReplicaRemoved,
         Mutant::ChildsRowsCollected,
+        Mutant::LoadForgottenAtSplit,
         Mutant::ExportOfWholeDataId,
         Mutant::ChangeAfterLostReport,
         Mutant::UnreadableIsAbsent,

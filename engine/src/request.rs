@@ -377,6 +377,9 @@ pub struct ScanRequest {
     pub bytes_max: usize,
     /// The snapshot to read, from a continuation; absent: the latest.
     pub at: Option<Timestamp>,
+    /// Where the keys end that were in one range when `at` was chosen, exclusive; in reverse their first one.
+    /// Beyond it another snapshot is read. Absent: there are no keys beyond it.
+    pub until: Option<Blob>,
 }
 
 impl ScanRequest {

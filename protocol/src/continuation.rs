@@ -3,16 +3,18 @@
 //!
 //! | bytes | field |
 //! |---|---|
-//! | 1 | format, 3 |
-//! | 1 | flags: 1, there is a snapshot; 2, there is an end; 4, in reverse; 8, keys only |
+//! | 1 | format, 4 |
+//! | 1 | flags: 1, there is a snapshot; 2, there is an end; 4, in reverse; 8, keys only; 16, the snapshot ends |
 //! | 8 | snapshot timestamp, little endian like all numbers; 0 if there is none |
 //! | 2 | length of the start |
 //! | n | start of the remaining interval, inclusive |
+//! | 2 | length of the end of the snapshot; 0 if it does not end |
+//! | n | end of the snapshot: beyond this key the scan takes another one |
 //! | n | end of the remaining interval, exclusive |
 //! | 4 | CRC-32C of all bytes before it |
 //!
-//! Format 2 is the same without the flags 4 and 8. It is still read, so that scans can continue
-//! while the servers are upgraded.
+//! Format 3 is the same without the flag 16 and the end of the snapshot. It is still read, so that scans can
+//! continue while the servers are upgraded: their snapshot ends where the range ends that goes on.
 //!
 //! The checksum is needed because a token that was truncated or changed might still decode, and
 //! would end the scan early or leave rows out without an error. It protects no secret and needs no
@@ -20,13 +22,14 @@
 
 use rangedb_limits::last_key_before;
 
-const FORMAT: u8 = 3;
-/// The previous format, which has neither [`REVERSE`] nor [`KEYS_ONLY`].
-const FORMAT_FORWARD: u8 = 2;
+const FORMAT: u8 = 4;
+/// The previous format, which has no [`HAS_UNTIL`].
+const FORMAT_BEFORE: u8 = 3;
 const HAS_SNAPSHOT: u8 = 1;
 const HAS_END: u8 = 2;
 const REVERSE: u8 = 4;
 const KEYS_ONLY: u8 = 8;
+const HAS_UNTIL: u8 = 16;
 
 /// The remaining part of a scan.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -38,6 +41,9 @@ pub struct Continuation {
     /// The snapshot's timestamp; `None` if the scan enters another range, which takes a new
     /// snapshot.
     pub at: Option<u64>,
+    /// Where the keys of the snapshot end, exclusive; in reverse the first of them. Beyond it the scan takes
+    /// a new snapshot. `None`: there are no keys beyond it.
+    pub until: Option<Vec<u8>>,
     /// Whether the order is descending, from the last key before `end`.
     pub reverse: bool,
     /// Whether values are left out.
@@ -49,7 +55,7 @@ pub struct Continuation {
 pub enum BadContinuation {
     /// It comes from another version of RangeDB.
     #[error(
-        "the continuation has format {0}, but this server reads formats {FORMAT_FORWARD} and \
+        "the continuation has format {0}, but this server reads formats {FORMAT_BEFORE} and \
          {FORMAT}: it comes from another version of rangedb; begin the scan again"
     )]
     OtherFormat(u8),
@@ -65,19 +71,23 @@ impl Continuation {
     /// Encodes the token.
     pub fn encode(&self) -> Vec<u8> {
         let end = self.end.as_deref().unwrap_or(&[]);
-        let mut bytes = Vec::with_capacity(16 + self.start.len() + end.len());
+        let until = self.until.as_deref().unwrap_or(&[]);
+        let mut bytes = Vec::with_capacity(18 + self.start.len() + until.len() + end.len());
         let flags = [
             (self.at.is_some(), HAS_SNAPSHOT),
             (self.end.is_some(), HAS_END),
             (self.reverse, REVERSE),
             (self.keys_only, KEYS_ONLY),
+            (self.until.is_some(), HAS_UNTIL),
         ];
         let flags = flags.iter().filter(|(is_set, _)| *is_set);
         bytes.push(FORMAT);
         bytes.push(flags.fold(0, |all, (_, flag)| all | flag));
         bytes.extend_from_slice(&self.at.unwrap_or(0).to_le_bytes());
-        bytes.extend_from_slice(&(self.start.len() as u16).to_le_bytes());
-        bytes.extend_from_slice(&self.start);
+        for key in [&self.start, until] {
+            bytes.extend_from_slice(&(key.len() as u16).to_le_bytes());
+            bytes.extend_from_slice(key);
+        }
         bytes.extend_from_slice(end);
         let checksum = crc32c::crc32c(&bytes);
         bytes.extend_from_slice(&checksum.to_le_bytes());
@@ -90,7 +100,7 @@ impl Continuation {
     /// See [`BadContinuation`].
     pub fn decode(bytes: &[u8]) -> Result<Continuation, BadContinuation> {
         match bytes.first() {
-            None | Some(&(FORMAT | FORMAT_FORWARD)) => {}
+            None | Some(&(FORMAT | FORMAT_BEFORE)) => {}
             Some(&format) => return Err(BadContinuation::OtherFormat(format)),
         }
         let (token, checksum) = bytes
@@ -104,23 +114,47 @@ impl Continuation {
 
     fn parts(token: &[u8]) -> Option<Continuation> {
         let (&[format, flags], rest) = token.split_first_chunk::<2>()?;
+        let all = HAS_SNAPSHOT | HAS_END | REVERSE | KEYS_ONLY | HAS_UNTIL;
         let known = match format {
-            FORMAT_FORWARD => HAS_SNAPSHOT | HAS_END,
-            _ => HAS_SNAPSHOT | HAS_END | REVERSE | KEYS_ONLY,
+            FORMAT_BEFORE => all & !HAS_UNTIL,
+            _ => all,
         };
         if flags & !known != 0 {
             return None;
         }
         let (at, rest) = rest.split_first_chunk::<8>()?;
-        let (len, rest) = rest.split_first_chunk::<2>()?;
-        let (start, end) = rest.split_at_checked(u16::from_le_bytes(*len) as usize)?;
-        Some(Continuation {
+        let (start, rest) = key(rest)?;
+        let (until, end) = match format {
+            FORMAT_BEFORE => (&[][..], rest),
+            _ => key(rest)?,
+        };
+        let rest = Continuation {
             start: start.to_vec(),
             end: (flags & HAS_END != 0).then(|| end.to_vec()),
             at: (flags & HAS_SNAPSHOT != 0).then(|| u64::from_le_bytes(*at)),
+            until: (flags & HAS_UNTIL != 0).then(|| until.to_vec()),
             reverse: flags & REVERSE != 0,
             keys_only: flags & KEYS_ONLY != 0,
+        };
+        Some(match format {
+            FORMAT_BEFORE => rest.of_one_range(),
+            _ => rest,
         })
+    }
+
+    /// The scan with a snapshot that ends with the range that goes on: no border is before what is left.
+    fn of_one_range(self) -> Continuation {
+        let until = match self.reverse {
+            true => self.end.clone(),
+            false => Some(self.start.clone()),
+        };
+        // A scan in reverse from the last key of all has given no row yet, and may begin anew.
+        let at = self.at.filter(|_| until.is_some());
+        Continuation {
+            until: until.filter(|_| at.is_some()),
+            at,
+            ..self
+        }
     }
 
     /// The first key that the scan may yield. The range that holds it continues the scan.
@@ -131,6 +165,12 @@ impl Continuation {
             self.start.clone()
         }
     }
+}
+
+/// A key that its length comes before, and what follows it.
+fn key(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (len, rest) = bytes.split_first_chunk::<2>()?;
+    rest.split_at_checked(u16::from_le_bytes(*len) as usize)
 }
 
 /// The exclusive end of the keys that begin with a prefix, which is the first key after them.
@@ -161,6 +201,7 @@ mod tests {
             start: b"next\0key".to_vec(),
             end,
             at,
+            until: at.map(|at| vec![b'u'; (at % 4097) as usize]),
             reverse: false,
             keys_only: false,
         };
@@ -214,22 +255,42 @@ mod tests {
     }
 
     #[test]
-    fn tokens_of_the_format_before_go_on_forward() {
+    fn the_snapshot_of_a_token_of_the_format_before_ends_with_the_range_that_goes_on() {
         let wanted = Continuation {
             start: b"a".to_vec(),
             end: Some(b"z".to_vec()),
             at: Some(7),
+            until: Some(b"a".to_vec()),
             reverse: false,
             keys_only: false,
         };
-        assert_eq!(Continuation::decode(&token(2, 3)), Ok(wanted.clone()));
-        assert_eq!(Continuation::decode(&token(3, 3)), Ok(wanted));
-        for flags in [7, 11, 19] {
-            let unknown = Continuation::decode(&token(2, flags));
-            assert_eq!(unknown, Err(BadContinuation::Damaged), "{flags}");
+        assert_eq!(Continuation::decode(&token(3, 3)), Ok(wanted.clone()));
+        let in_reverse = Continuation {
+            until: Some(b"z".to_vec()),
+            reverse: true,
+            ..wanted.clone()
+        };
+        assert_eq!(Continuation::decode(&token(3, 7)), Ok(in_reverse.clone()));
+        let without_snapshot = Continuation {
+            at: None,
+            until: None,
+            ..wanted
+        };
+        assert_eq!(Continuation::decode(&token(3, 2)), Ok(without_snapshot));
+        // It has read nothing.
+        let at_the_end = Continuation {
+            end: None,
+            at: None,
+            until: None,
+            ..in_reverse
+        };
+        assert_eq!(Continuation::decode(&token(3, 5)), Ok(at_the_end));
+        for (format, flags) in [(3, 16), (3, 32), (4, 32)] {
+            let unknown = Continuation::decode(&token(format, flags));
+            assert_eq!(unknown, Err(BadContinuation::Damaged), "{format} {flags}");
         }
-        let unknown = Continuation::decode(&token(3, 19));
-        assert_eq!(unknown, Err(BadContinuation::Damaged));
+        let older = Continuation::decode(&token(2, 3));
+        assert_eq!(older, Err(BadContinuation::OtherFormat(2)));
     }
 
     #[test]

@@ -10,7 +10,10 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
+use rand::seq::index::sample;
 use rand::{RngExt, SeedableRng};
+use rangedb_client::ClientOptions;
+use rangedb_client::blocking::Client;
 use rangedb_engine::types::SYSTEM_RANGE;
 use rangedb_tests::cluster::{
     self, Caller, Isolated, conclude, nodes, ranges, start_all, variable, wait_for,
@@ -20,7 +23,7 @@ use rangedb_tests::net::available;
 use rangedb_tests::net::netns::Fault;
 use rangedb_tests::net::small_disk::SmallDisk;
 use rangedb_tests::operator::{Operator, Tally};
-use rangedb_tests::process::Home;
+use rangedb_tests::process::{Home, Node, free_port};
 
 /// How long faults go on without `RANGEDB_SOAK_SECONDS`.
 const SECONDS: u64 = 20;
@@ -28,6 +31,8 @@ const SECONDS: u64 = 20;
 const SECONDS_AFTER: u64 = 6;
 /// Every range must serve again within this time after a fault, also on a busy machine.
 const BACK_WITHIN: Duration = Duration::from_secs(8);
+/// A call of the client that is there before the kills gives up after this.
+const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a kill and what follows it takes, at most, on average.
 const SECONDS_OF_KILL: u64 = 4;
 /// The size of the disk that is filled.
@@ -39,13 +44,13 @@ fn seconds() -> u64 {
     variable("RANGEDB_SOAK_SECONDS").map_or(SECONDS, |seconds| seconds.max(SECONDS))
 }
 
-/// How many nodes of five are killed, at least.
+/// How many nodes are killed, at least.
 fn kills_min() -> u64 {
     variable("RANGEDB_KILLS").unwrap_or(0)
 }
 
-/// How long a check of the nodes of five must go on: it ends with the last kill, at the latest.
-fn seconds_of_five() -> u64 {
+/// How long a check must go on where nodes are killed: it ends with the last kill, at the latest.
+fn seconds_of_kills() -> u64 {
     seconds() + kills_min() * SECONDS_OF_KILL
 }
 
@@ -162,40 +167,96 @@ fn ranges_split_merge_and_move_while_nodes_of_three_die_freeze_and_are_cut_off()
     strike_for_a_while((3, "2"), 8);
 }
 
-#[test]
-fn ranges_split_merge_and_move_while_two_of_five_are_killed_at_once() {
+/// The first keys of all ranges of users that a client knows.
+fn first_keys(client: &Client) -> BTreeSet<Vec<u8>> {
+    let known = wait_for("the ranges", || client.admin().ranges().ok());
+    let users = known.into_iter().filter(|range| range.id != SYSTEM_RANGE.0);
+    // No key is empty.
+    let first = |start: Vec<u8>| if start.is_empty() { vec![0] } else { start };
+    users.map(|range| first(range.start)).collect()
+}
+
+/// Writes to all keys at once; returns how long the slowest write took.
+fn write_all(client: &Client, keys: &BTreeSet<Vec<u8>>) -> Duration {
+    let begun = Instant::now();
+    std::thread::scope(|scope| {
+        for key in keys {
+            scope.spawn(move || client.put(key, "v").expect("it is written"));
+        }
+    });
+    begun.elapsed()
+}
+
+/// Kills so many nodes at once, starts them again, and so on, while clients check and an operator changes ranges.
+fn kill_for_a_while(nodes: usize, at_once: usize) {
     let temp = tempfile::tempdir().expect("a folder");
-    let listen = [(); 5].map(|()| format!("127.0.0.1:{}", rangedb_tests::process::free_port()));
+    let listen: Vec<String> = (0..nodes)
+        .map(|_| format!("127.0.0.1:{}", free_port()))
+        .collect();
     let homes = cluster::homes_at(temp.path(), &listen, "1");
-    let mut nodes = start_all(&homes);
+    let mut running = start_all(&homes);
     wait_until_replicated(&homes);
     let (caller, mut random) = (Caller::new(&homes), StdRng::seed_from_u64(seed()));
-    let check = caller.check(seconds_of_five() + SECONDS_AFTER, 4, seed());
+    let options = ClientOptions::new(&listen).timeout(CALL_TIMEOUT);
+    let client = Client::connect(options).expect("a client");
+    let check = caller.check(seconds_of_kills() + SECONDS_AFTER, 4, seed());
     let operator = Operator::begin(&caller, seed());
     let (until, mut kills) = (Instant::now() + Duration::from_secs(seconds()), 0);
-    let mut slowest = Duration::ZERO;
+    let mut times = Vec::new();
     while Instant::now() < until || kills < kills_min() {
         pause(&mut random, 500..2_000);
-        let one = random.random_range(0..5);
-        let other = (one + random.random_range(1..5)) % 5;
-        for victim in [one, other] {
-            nodes[victim].take().expect("it runs").kill();
+        let keys = first_keys(&client);
+        let victims = sample(&mut random, nodes, at_once).into_vec();
+        for victim in &victims {
+            running[*victim].take().expect("it runs").kill();
         }
-        // Ranges whose majority was on these two wait for them.
-        pause(&mut random, 0..1_500);
-        for victim in [one, other] {
-            nodes[victim] = Some(homes[victim].start());
+        let start = |running: &mut Vec<Option<Node>>| {
+            let fallen: Vec<Home> = victims.iter().map(|one| homes[*one].clone()).collect();
+            for (victim, node) in victims.iter().zip(start_all(&fallen)) {
+                running[*victim] = node;
+            }
+        };
+        let leaves_majority = at_once == 1;
+        if !leaves_majority {
+            // Ranges whose majority was on these nodes wait for them.
+            pause(&mut random, 0..1_500);
+            start(&mut running);
         }
-        let what = format!("{one} and {other} were killed");
-        slowest = slowest.max(all_serve(&caller, &what));
-        kills += 2;
+        let took = write_all(&client, &keys);
+        if leaves_majority {
+            pause(&mut random, 0..1_500);
+            start(&mut running);
+        }
+        println!(
+            "{victims:?} were killed: {} ranges are written after {took:?}",
+            keys.len()
+        );
+        assert!(took < BACK_WITHIN, "{victims:?} were killed: {took:?}");
+        times.push(took);
+        kills += at_once as u64;
     }
     let tally = operator.end();
     conclude(check);
     let alike = wait_until_alike(&homes);
-    println!("{kills} kills, slowest {slowest:?}, all alike {alike:?} after the last");
+    times.sort_unstable();
+    println!(
+        "{kills} kills: all ranges were written after {:?} (median) and {:?} (longest); all alike {alike:?} after the \
+         last",
+        times[times.len() / 2],
+        times[times.len() - 1]
+    );
     assert_worked(&tally);
-    drop(nodes);
+    drop(running);
+}
+
+#[test]
+fn ranges_split_merge_and_move_while_one_of_three_is_killed() {
+    kill_for_a_while(3, 1);
+}
+
+#[test]
+fn ranges_split_merge_and_move_while_two_of_five_are_killed_at_once() {
+    kill_for_a_while(5, 2);
 }
 
 #[test]

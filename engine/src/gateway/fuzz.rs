@@ -37,6 +37,7 @@ fn requests() -> Vec<Request> {
         reverse: true,
         rows_max: 9,
         at: Some(Timestamp(8)),
+        until: Some(key.clone()),
         ..ScanRequest::default()
     });
     let target = Target {

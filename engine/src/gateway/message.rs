@@ -22,9 +22,10 @@ use crate::range::command;
 use crate::request::{Batch, Outcome, RequestId, ScanReply, ScanRequest, Target, Versioned};
 use crate::types::{Blob, Timestamp};
 
-/// The version of all messages. In version 1 each row of a scan had buffers of its own, and up to
-/// version 2 the refusal of a key that is elsewhere had one route.
-const VERSION: u8 = 3;
+/// The version of all messages. In version 1 each row of a scan had buffers of its own, up to
+/// version 2 the refusal of a key that is elsewhere had one route, and up to version 3 a scan did not say where
+/// the keys of its snapshot end.
+const VERSION: u8 = 4;
 
 /// What a request takes besides a batch, about.
 const HEAD_LEN: usize = 256;

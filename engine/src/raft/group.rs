@@ -12,7 +12,7 @@ use openraft::metrics::RaftMetrics;
 use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, ClientWriteResult};
 use openraft::{Config, ServerState, SnapshotPolicy};
 
-use crate::env::{AsyncRuntime, Env};
+use crate::env::{AsyncRuntime, Clock, Env};
 use crate::error::Fatal;
 use crate::limits::{DRIFT_MARGIN, LEASE_MS};
 use crate::mutant::{self, Mutant};
@@ -136,7 +136,7 @@ impl<M: Machine> RaftGroup<M> {
         let progress = Rc::new(Progress::new());
         let links = Links::<M> {
             transport: around.transport,
-            clock: around.clock,
+            clock: around.clock.clone(),
             small_append_bytes: around.small_append_bytes,
             range,
             me: id,
@@ -181,18 +181,18 @@ impl<M: Machine> RaftGroup<M> {
             _ if alone => group.campaign().await?,
             StartMode::Now { leads: true } => group.campaign().await?,
             StartMode::Now { leads: false } => {}
-            StartMode::Before => group.end_silence_later(),
+            StartMode::Before => group.end_silence_later(around.clock),
         }
         Ok(group)
     }
 
     /// Lets a replica that existed before vote again once every lease that it may have promised has
     /// run out.
-    fn end_silence_later(&self) {
+    fn end_silence_later(&self, clock: <M::Env as Env>::Clock) {
         let silent = self.clone();
         drop(RuntimeOf::<M>::spawn(async move {
             RuntimeOf::<M>::sleep(Duration::from_millis(LEASE_MS) + DRIFT_MARGIN).await;
-            silent.timers.hear(M::Env::now());
+            silent.timers.end_silence(M::Env::now(), clock.random_u64());
             silent.silent.set(false);
         }));
     }

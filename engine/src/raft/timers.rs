@@ -107,6 +107,14 @@ impl Timers {
         self.pause_campaigns(now);
     }
 
+    /// Notes that this replica votes again after a restart: no leader has a lease from it any more, unless it
+    /// has heard of one since. Candidates that have waited for its vote, and a leader whose group sleeps, have the
+    /// time of a pause before it campaigns itself.
+    pub fn end_silence(&self, now: BootTime, random: u64) {
+        self.spread.set(Duration::from_millis(random % SPREAD_MS));
+        self.pause_campaigns(now);
+    }
+
     /// Lets this replica not campaign for a while.
     fn pause_campaigns(&self, now: BootTime) {
         let (_, failed) = self.failed_terms.get();
@@ -258,6 +266,24 @@ mod tests {
         assert!(!timers.has_heard(at) && !timers.campaign_is_due(at + LEASE - MS, 0, TERM));
         timers.hear(at + MS);
         assert!(timers.has_heard(at + MS));
+    }
+
+    #[test]
+    fn one_that_has_kept_silent_grants_at_once_and_campaigns_after_a_pause() {
+        let Start { at, timers, .. } = start();
+        let voting = at + LEASE + 70 * MS;
+        timers.end_silence(voting, SPREAD_MS + 30);
+        assert!(!timers.has_heard(voting), "it has heard of no leader");
+        let first = voting + CAMPAIGN_RETRY_INTERVAL + 30 * MS;
+        assert!(!timers.campaign_is_due(first - MS, 0, TERM));
+        assert!(timers.campaign_is_due(first, 0, TERM));
+        // If it has heard of a leader while it was silent, that counts.
+        let Start { at, timers, .. } = start();
+        let heard = at + 200 * MS;
+        timers.hear(heard);
+        timers.end_silence(at + LEASE + 70 * MS, 0);
+        assert!(timers.has_heard(at + LEASE + 70 * MS));
+        assert!(!timers.campaign_is_due(heard + LEASE - MS, 0, TERM));
     }
 
     #[test]

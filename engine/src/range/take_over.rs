@@ -57,7 +57,7 @@ impl<E: Env> Replica<E> {
         };
         let found = self.home.absorption.of(right);
         let is_ready = found.is_none_or(|right| right.is_frozen_for(merge));
-        if is_ready {
+        if is_ready || mutant::is(Mutant::MergeBeforeFreezeAtStart) {
             return Ok(());
         }
         self.home.absorption.replay(right).await

@@ -14,7 +14,9 @@
 //!
 //! Its timestamp is that of one range. So a scan goes on at it only in keys that were in that range then: what a
 //! range has taken over later begins at one of its [borders](crate::range::merged_borders), where the page
-//! ends, and the next one has a timestamp of its own.
+//! ends, and the next one has a timestamp of its own. A continuation names where those keys end
+//! ([`ScanRequest::until`]). So the scan goes on at its timestamp also in what was split off that range since:
+//! a child has the versions of its parent, and its writes come above all of these.
 //!
 //! A turn also ends where the scan needs a block of a table that is not in memory. The block is fetched beside
 //! the shard's thread, with a few that come next, and the scan's task waits for it
@@ -22,7 +24,7 @@
 //!
 //! After each turn the scan looks again at what it reads: versions that it needs may have been
 //! collected, the replica may be gone, and the range may have other bounds. In a range that has become
-//! smaller the page ends where the range does now, and the next one goes on there at the same timestamp.
+//! smaller the page ends where the range does now.
 
 #[cfg(test)]
 mod tests;
@@ -107,17 +109,14 @@ impl<E: Env> Shard<E> {
         let next = loop {
             let turn = self.turn(replica, &reach.interval, at, &mut page, &mut blocks)?;
             let (border, cold) = match turn {
-                Turn::Exhausted => {
-                    let at = reach.has_shrunk.then_some(at);
-                    break reach.border.map(|border| rest(scan, Some(border), at));
-                }
-                Turn::Full(border) => break Some(rest(scan, Some(border), Some(at))),
+                Turn::Exhausted => break reach.beyond(scan, at),
+                Turn::Full(border) => break Some(reach.rest(scan, Some(border), at)),
                 Turn::GoOn(border) => (Some(border), None),
                 Turn::Cold(border, stop) => (border.or_else(|| reach.begin(reverse)), Some(stop)),
             };
             let is_unchecked = cold.is_some() && mutant::is(Mutant::ColdScanUnchecked);
             if page.is_done() || !self.pause(replica, cold, &mut blocks, &page).await? {
-                break Some(rest(scan, border, Some(at)));
+                break Some(reach.rest(scan, border, at));
             }
             if is_unchecked {
                 reach.begin_at(border.as_ref(), reverse);
@@ -127,7 +126,7 @@ impl<E: Env> Shard<E> {
             let from = border.as_deref().unwrap_or_default();
             let now = bounds_at(replica, at, from, reverse);
             if !reach.go_on(border.as_ref(), &scan, &now) {
-                break Some(rest(scan, border, Some(at)));
+                break Some(reach.rest(scan, border, at));
             }
         };
         let goes_on_at = next.as_ref().and_then(|next| match reverse {
@@ -276,15 +275,14 @@ struct Reach {
     interval: Interval,
     /// The range's border, if the scan goes on beyond it.
     border: Option<Blob>,
-    /// Whether the range has lost keys since the scan began. Then the scan goes on beyond the border at
-    /// its own timestamp, at which they were in this range.
-    has_shrunk: bool,
+    /// See [`ScanRequest::until`].
+    until: Option<Blob>,
 }
 
 impl Reach {
     /// What the scan reads in a range whose leader may have closed keys: those that are being split off. The
     /// other leader may have acknowledged writes to them before the scan began, which are above its
-    /// timestamp. So it goes on there at another one.
+    /// timestamp. So a scan that begins now goes on there at another one.
     fn of<E: Env>(scan: &ScanRequest, replica: &Replica<E>, at: Timestamp) -> Reach {
         let mut open = replica.with_state(|state| state.descriptor.clone());
         open.keys = replica.open_keys();
@@ -294,20 +292,56 @@ impl Reach {
         };
         let from = from.unwrap_or_default();
         replica.with_state(|state| state.borders.cut(&mut open.keys, at, from, scan.reverse));
-        Reach {
-            has_shrunk: mutant::is(Mutant::ScanGoesOnInClosedKeys) && replica.is_splitting(),
-            ..Reach::new(scan, &open)
+        let mut reach = Reach::new(scan, &open);
+        if mutant::is(Mutant::ScanGoesOnInClosedKeys) && replica.is_splitting() {
+            reach.until = None;
         }
+        reach
     }
 
     fn new(scan: &ScanRequest, descriptor: &Descriptor) -> Reach {
-        let (interval, border) = within(scan, &descriptor.keys);
+        let keys = &descriptor.keys;
+        let (interval, border) = within(scan, keys);
+        let until = match (scan.at, scan.reverse) {
+            (Some(_), _) => scan.until.clone(),
+            (None, false) => keys.end.as_deref().map(Blob::copy_from_slice),
+            (None, true) => Some(Blob::copy_from_slice(&keys.start)).filter(|key| !key.is_empty()),
+        };
         Reach {
             version: descriptor.epoch.version,
             interval,
             border,
-            has_shrunk: false,
+            until,
         }
+    }
+
+    /// The scan of what is left from a border on, at its timestamp; without a border, of everything.
+    fn rest(&self, scan: ScanRequest, border: Option<Blob>, at: Timestamp) -> ScanRequest {
+        let rest = ScanRequest {
+            at: Some(at),
+            until: self.until.clone(),
+            ..scan
+        };
+        from_border(rest, border)
+    }
+
+    /// The scan of what is left beyond the range's border: at its timestamp if the keys there were in the range
+    /// when it was chosen. `None`: nothing is left.
+    fn beyond(&self, scan: ScanRequest, at: Timestamp) -> Option<ScanRequest> {
+        let border = self.border.as_ref()?;
+        let holds = self.until.as_ref().is_none_or(|until| match scan.reverse {
+            true => until < border,
+            false => border < until,
+        });
+        if holds {
+            return Some(self.rest(scan, Some(border.clone()), at));
+        }
+        let rest = ScanRequest {
+            at: None,
+            until: None,
+            ..scan
+        };
+        Some(from_border(rest, Some(border.clone())))
     }
 
     /// Where the scan goes on: the first key that is left, or in reverse the end of what is left, if it has
@@ -340,7 +374,6 @@ impl Reach {
             return true;
         }
         let now = Reach::new(scan, descriptor);
-        self.has_shrunk |= now.border != self.border;
         (self.version, self.border) = (now.version, now.border);
         let KeyRange { start, end } = &descriptor.keys;
         if scan.reverse {
@@ -397,16 +430,14 @@ fn within(scan: &ScanRequest, range: &KeyRange) -> (Interval, Option<Blob>) {
 }
 
 /// The scan of what is left beyond a border; without one, of everything.
-fn rest(scan: ScanRequest, border: Option<Blob>, at: Option<Timestamp>) -> ScanRequest {
+fn from_border(scan: ScanRequest, border: Option<Blob>) -> ScanRequest {
     match scan.reverse {
         true => ScanRequest {
             end: border,
-            at,
             ..scan
         },
         false => ScanRequest {
             start: border,
-            at,
             ..scan
         },
     }

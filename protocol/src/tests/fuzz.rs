@@ -141,6 +141,7 @@ fn continuations() {
             start: start.to_vec(),
             end: end.map(<[u8]>::to_vec),
             at,
+            until: at.map(|_| start.to_vec()),
             reverse: end.is_some(),
             keys_only: at.is_some(),
         };

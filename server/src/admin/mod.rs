@@ -61,7 +61,7 @@ use crate::settings_in_force::Settings;
 const ACCEPT_RETRY_INTERVAL: Duration = Duration::from_millis(100);
 /// A shard that does not report within this time is left out of the page.
 const REPORT_TIMEOUT: Duration = Duration::from_millis(500);
-/// The longest head of a request, in bytes. The continuation of a scan is two keys in hexadecimal
+/// The longest head of a request, in bytes. The continuation of a scan is three keys in hexadecimal
 /// digits, and a key of arbitrary bytes in a path takes three characters a byte.
 const HEAD_LEN_MAX: usize = 32 << 10;
 /// The texts for probes and scrapers.

@@ -22,6 +22,7 @@ pub fn first(
         rows_max: rows_max as usize,
         bytes_max: bytes_max as usize,
         at: None,
+        until: None,
     }
 }
 
@@ -37,6 +38,7 @@ pub fn continued(token: &[u8], (rows_max, bytes_max): (u32, u32)) -> Result<Scan
         rows_max: rows_max as usize,
         bytes_max: bytes_max as usize,
         at: rest.at.map(Timestamp),
+        until: rest.until.map(Into::into),
     })
 }
 
@@ -46,6 +48,7 @@ pub fn continuation(rest: &ScanRequest) -> Vec<u8> {
         start: rest.start.as_deref().unwrap_or_default().to_vec(),
         end: rest.end.as_deref().map(<[u8]>::to_vec),
         at: rest.at.map(|at| at.0),
+        until: rest.until.as_deref().map(<[u8]>::to_vec),
         reverse: rest.reverse,
         keys_only: rest.keys_only,
     };
@@ -71,6 +74,7 @@ mod tests {
                     rows_max: 7,
                     bytes_max: 9,
                     at: Some(Timestamp(5)),
+                    until: end.map(|end| end.to_vec().into()),
                 };
                 let token = continuation(&rest);
                 let decoded = Continuation::decode(&token).expect("a token");

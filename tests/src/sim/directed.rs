@@ -4,6 +4,8 @@
 //! What brings it about is an adversary that knows the state of all replicas: a disk of one node that hangs, a
 //! replica of one range that gets no message, power that fails right after a change of bounds.
 
+mod load;
+mod power;
 mod rewrites;
 mod tables;
 
@@ -53,6 +55,8 @@ pub enum Scenario {
     /// The power of a single node fails, and its log's disk takes several times as long for a write as a lone
     /// voter waits between two campaigns.
     PowerOverSlowDisk,
+    /// The power of a single node fails right after a split and a merge, while no table has anything of either.
+    PowerAfterMerge,
     /// One split after the other, while another range's rows fill memtables.
     SplitsWhileFlushing,
     /// The parent's replica moves to another shard right after a birth; then the power fails.
@@ -82,6 +86,8 @@ pub enum Scenario {
     /// The tables' disks of all machines are full. Three ranges become one: the right one is taken over first.
     /// Then the power fails everywhere.
     MergesOnFullDisks,
+    /// A range takes more than a core. The manager splits it, and another machine leads a part.
+    HotRange,
     /// Twelve merges in a row on nodes of one shard. On one machine each range has rows under a data id of its
     /// own, so that its replica must write them anew. The power fails there again and again.
     TwelveMerges,
@@ -89,10 +95,11 @@ pub enum Scenario {
 
 impl Scenario {
     /// All of them.
-    pub const ALL: [Scenario; 16] = [
+    pub const ALL: [Scenario; 18] = [
         Scenario::LeaderAppliesLate,
         Scenario::PowerAtBirth,
         Scenario::PowerOverSlowDisk,
+        Scenario::PowerAfterMerge,
         Scenario::SplitsWhileFlushing,
         Scenario::ParentMoves,
         Scenario::DeafAtMerge,
@@ -105,12 +112,19 @@ impl Scenario {
         Scenario::FailingCompactionsAlone,
         Scenario::HangingFlush,
         Scenario::MergesOnFullDisks,
+        Scenario::HotRange,
         Scenario::TwelveMerges,
     ];
 
     fn sizes(self) -> Sizes {
         match self {
             Scenario::PowerOverSlowDisk => Sizes { nodes: 1, ..SIZES },
+            Scenario::PowerAfterMerge => Sizes {
+                nodes: 1,
+                memtable_bytes: 1 << 20,
+                segment_bytes: 1 << 21,
+                ..SIZES
+            },
             Scenario::PowerAtBirth => Sizes {
                 nodes: 1,
                 memtable_bytes: 1 << 10,
@@ -193,6 +207,7 @@ impl Story {
             Scenario::LeaderAppliesLate => self.leader_applies_late().await,
             Scenario::PowerAtBirth => self.power_at_birth().await,
             Scenario::PowerOverSlowDisk => self.power_over_slow_disk().await,
+            Scenario::PowerAfterMerge => self.power_after_merge().await,
             Scenario::SplitsWhileFlushing => self.splits_while_flushing().await,
             Scenario::ParentMoves => self.parent_moves().await,
             Scenario::DeafAtMerge => self.deaf_at_merge().await,
@@ -205,6 +220,7 @@ impl Story {
             Scenario::FailingCompactionsAlone => self.failing_compactions_alone().await,
             Scenario::HangingFlush => self.hanging_flush().await,
             Scenario::MergesOnFullDisks => self.merges_on_full_disks().await,
+            Scenario::HotRange => self.hot_range().await,
             Scenario::TwelveMerges => self.twelve_merges().await,
         }
     }
@@ -317,46 +333,6 @@ impl Story {
         SimRuntime::sleep(Duration::from_millis(300)).await;
         self.hang(leader, false);
         SimRuntime::sleep(Duration::from_millis(500)).await;
-    }
-
-    async fn power_at_birth(self: &Rc<Story>) {
-        const SLOW_US: u64 = 20_000;
-        let stop = Rc::new(Cell::new(false));
-        operator::order(&self.cluster, Order::Split { at: BESIDE }, 1).await;
-        let Some(node) = self.cluster.on(1) else {
-            return;
-        };
-        node.platters()
-            .for_each(|platter| platter.latency_max_us.set(SLOW_US));
-        self.fill(&stop);
-        SimRuntime::sleep(Duration::from_millis(self.random.between(50, 150))).await;
-        self.give(Order::Split { at: KEY });
-        let is_split = |looks: &[Look]| {
-            let ends = |look: &Look| look.status.route.keys.end.as_deref() == Some(&KEY[..]);
-            looks.iter().any(ends)
-        };
-        self.until(MOMENT, is_split).await;
-        let later = Duration::from_micros(self.random.between(1_000, 8_000));
-        SimRuntime::sleep(later).await;
-        stop.set(true);
-        self.lose_power(1).await;
-    }
-
-    async fn power_over_slow_disk(self: &Rc<Story>) {
-        const SLOW_US: u64 = 2_000_000;
-        let Some(node) = self.cluster.on(1) else {
-            return;
-        };
-        let slow_to = |latency_us: u64| {
-            node.platters()
-                .for_each(|platter| platter.latency_max_us.set(latency_us));
-        };
-        slow_to(SLOW_US);
-        self.lose_power(1).await;
-        // A node that does not lead again while its disk is slow is left so, and is found not to converge.
-        if self.leader_of(&KEY).await.is_some() {
-            slow_to(300);
-        }
     }
 
     async fn splits_while_flushing(self: &Rc<Story>) {

@@ -182,8 +182,8 @@ fn a_scan_ends_at_the_border_that_its_range_gets_meanwhile() {
     let after = descriptor(2, "", Some("m"));
     let mut reach = Reach::new(&forward, &before);
     assert_eq!(reach.interval.end.as_deref(), Some(&b"t"[..]));
-    assert!(reach.go_on(Some(&"f".into()), &forward, &before) && !reach.has_shrunk);
-    assert!(reach.go_on(Some(&"g".into()), &forward, &after) && reach.has_shrunk);
+    assert!(reach.go_on(Some(&"f".into()), &forward, &before));
+    assert!(reach.go_on(Some(&"g".into()), &forward, &after));
     assert_eq!(&*reach.interval.start, b"g", "what was read stays read");
     assert_eq!(reach.interval.end.as_deref(), Some(&b"m"[..]));
     assert_eq!(reach.border.as_deref(), Some(&b"m"[..]));
@@ -209,9 +209,56 @@ fn a_scan_ends_at_the_border_that_its_range_gets_meanwhile() {
     assert!(!reach.go_on(None, &reverse, &after));
     let mut reach = Reach::new(&reverse, &before);
     let later = descriptor(2, "e", None);
-    assert!(reach.go_on(None, &reverse, &later) && reach.has_shrunk);
+    assert!(reach.go_on(None, &reverse, &later));
     assert_eq!(
         (&*reach.interval.start, reach.interval.end),
         (&b"e"[..], None)
     );
+}
+
+#[test]
+fn a_scan_goes_on_at_its_timestamp_in_keys_that_were_in_its_range_when_it_began() {
+    let at = Timestamp(7);
+    let blob = |key: &str| Some(Blob::from(key.to_owned()));
+    let begun_in = |keys: (&str, Option<&str>), reverse| {
+        let first = ScanRequest {
+            reverse,
+            ..ScanRequest::default()
+        };
+        let reach = Reach::new(&first, &descriptor(1, keys.0, keys.1));
+        let border = if reverse { blob("x") } else { blob("c") };
+        reach.rest(first, border, at)
+    };
+    // Split at k and at t since: it goes on in the child, and in the child's child.
+    let scan = begun_in(("", Some("t")), false);
+    assert_eq!((scan.at, &scan.until), (Some(at), &blob("t")));
+    let parent = Reach::new(&scan, &descriptor(2, "", Some("k")));
+    let scan = parent.beyond(scan, at).expect("keys are left");
+    assert_eq!((&scan.start, scan.at), (&blob("k"), Some(at)));
+    let child = Reach::new(&scan, &descriptor(3, "k", Some("p")));
+    let scan = child.beyond(scan, at).expect("keys are left");
+    assert_eq!((&scan.start, scan.at), (&blob("p"), Some(at)));
+    // Beyond where its range ended it takes another one.
+    let last = Reach::new(&scan, &descriptor(3, "p", Some("t")));
+    let scan = last.beyond(scan, at).expect("keys are left");
+    assert_eq!((&scan.start, scan.at), (&blob("t"), None));
+    assert_eq!(scan.until, None);
+    let next = Reach::new(&scan, &descriptor(1, "t", None));
+    assert_eq!(next.beyond(scan, at), None);
+
+    let scan = begun_in(("d", None), true);
+    assert_eq!((scan.at, &scan.until), (Some(at), &blob("d")));
+    let child = Reach::new(&scan, &descriptor(2, "k", None));
+    let scan = child.beyond(scan, at).expect("keys are left");
+    assert_eq!((&scan.end, scan.at), (&blob("k"), Some(at)));
+    let parent = Reach::new(&scan, &descriptor(2, "d", Some("k")));
+    let scan = parent.beyond(scan, at).expect("keys are left");
+    assert_eq!((&scan.end, scan.at), (&blob("d"), None));
+
+    // All keys were in one range.
+    let scan = begun_in(("", None), false);
+    assert_eq!((scan.at, &scan.until), (Some(at), &None));
+    let parent = Reach::new(&scan, &descriptor(2, "", Some("k")));
+    let scan = parent.beyond(scan, at).expect("keys are left");
+    assert_eq!((&scan.start, scan.at), (&blob("k"), Some(at)));
 }
