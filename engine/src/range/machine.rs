@@ -95,7 +95,7 @@ impl<E: Env> Machine for Replica<E> {
         nursery.make_independent(self.group, &self.store).await?;
         // One durable record switches data, state and log; only then does the replica change in
         // memory.
-        log.switch(data_id, last, row.into()).await?;
+        log.install_snapshot(data_id, last, row.into()).await?;
         // Not before the switch: a start after a crash would find these rows beside the older
         // state.
         let replica = self.group.replica;

@@ -178,8 +178,8 @@ impl<E: Env> Inner<E> {
 
     /// A replica that the log names, from its state in the tree.
     async fn recover(&self, created: &Created, log: &GroupLog<E>) -> Result<Rc<Replica<E>>, Fatal> {
-        let switched = log.switched();
-        let (state, parts) = recover_state(&self.store, created, switched.as_ref()).await?;
+        let installed = log.installed_snapshot();
+        let (state, parts) = recover_state(&self.store, created, installed.as_ref()).await?;
         folder::check_replica(created.group, log.state().purged, state.applied)?;
         Ok(self.add_replica(created.group, (parts, state), log))
     }
@@ -239,7 +239,7 @@ impl<E: Env> Inner<E> {
     fn is_to_be_born(&self, created: &Created, log: &GroupLog<E>) -> Result<bool, Fatal> {
         let mut key = Vec::new();
         keys::state_key(created.group.replica, &mut key);
-        let was_born = created.birth.is_some() && log.switched().is_none();
+        let was_born = created.birth.is_some() && log.installed_snapshot().is_none();
         Ok(was_born && self.store.newest_row(&key, |row| row.is_none())?)
     }
 

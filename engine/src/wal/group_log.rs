@@ -12,7 +12,7 @@ use crate::types::DataId;
 use crate::wal::log::{Log, NextEntries};
 use crate::wal::record::Record;
 use crate::wal::shared::{Core, Done};
-use crate::wal::{Group, LogEntry, LogId, LogState, Switched, Vote, WalError};
+use crate::wal::{Group, InstalledSnapshot, LogEntry, LogId, LogState, Vote, WalError};
 
 /// The log of one group. Clones are the same log.
 pub struct GroupLog<E: Env> {
@@ -133,18 +133,23 @@ impl<E: Env> GroupLog<E> {
     ///
     /// # Errors
     /// The log has failed.
-    pub async fn switch(&self, data_id: DataId, last: LogId, state: Bytes) -> Result<(), WalError> {
-        let switched = Switched {
+    pub async fn install_snapshot(
+        &self,
+        data_id: DataId,
+        last: LogId,
+        state: Bytes,
+    ) -> Result<(), WalError> {
+        let installed = InstalledSnapshot {
             data_id,
             last,
             keeps_later: self.log.borrow().has(last),
             state,
         };
-        let record = Record::Switched(self.group, switched.clone());
+        let record = Record::InstalledSnapshot(self.group, installed.clone());
         self.core.append_lazily(&record);
-        let left = self.log.borrow_mut().switch(switched);
+        let left = self.log.borrow_mut().install_snapshot(installed);
         self.core.complete(Done::Leave(left));
-        if !mutant::is(Mutant::SwitchWithoutLog) {
+        if !mutant::is(Mutant::SnapshotInstallWithoutLog) {
             self.core.flush().await?;
         }
         // Entries appended after this record stay, even if the record is repeated by a checkpoint.
@@ -153,8 +158,8 @@ impl<E: Env> GroupLog<E> {
     }
 
     /// The snapshot that the replica installed last.
-    pub fn switched(&self) -> Option<Switched> {
-        self.log.borrow().switched().cloned()
+    pub fn installed_snapshot(&self) -> Option<InstalledSnapshot> {
+        self.log.borrow().installed_snapshot().cloned()
     }
 
     /// Drops the entries up to `id`. Becomes durable in order with what follows.

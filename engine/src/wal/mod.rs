@@ -204,7 +204,7 @@ pub struct Birth {
 /// A replica has installed a snapshot whose rows are durable in the tree. One record switches its
 /// data, its state and its log.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Switched {
+pub struct InstalledSnapshot {
     /// The data id of its rows from now on.
     pub data_id: DataId,
     /// The last entry that the snapshot covers; the log starts after it.

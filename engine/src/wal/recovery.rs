@@ -503,8 +503,11 @@ impl<E: Env> Scan<E> {
                 let left = self.logs.get_mut(&group).map(|log| log.truncate(after));
                 self.release(left.unwrap_or_default());
             }
-            Record::Switched(group, switched) => {
-                let left = self.logs.get_mut(&group).map(|log| log.switch(switched));
+            Record::InstalledSnapshot(group, installed) => {
+                let left = self
+                    .logs
+                    .get_mut(&group)
+                    .map(|log| log.install_snapshot(installed));
                 self.release(left.unwrap_or_default());
             }
             Record::Purge(group, id) => {
