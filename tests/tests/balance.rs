@@ -11,7 +11,7 @@ use rangedb_tests::process::Home;
 use serde_json::Value;
 
 /// How long the balancer may take on a machine that does other things, too.
-const PATIENCE: Duration = Duration::from_mins(4);
+const WAIT_TIMEOUT: Duration = Duration::from_mins(4);
 /// Clients that load ranges at the same time.
 const CLIENTS: usize = 16;
 /// The first keys of the ranges; the first range has what comes before.
@@ -44,9 +44,12 @@ fn led(home: &Home) -> BTreeMap<String, u64> {
 
 /// Waits until something is so.
 fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
-    let until = Instant::now() + PATIENCE;
+    let until = Instant::now() + WAIT_TIMEOUT;
     while !is_so() {
-        assert!(Instant::now() < until, "not within {PATIENCE:?}: {what}");
+        assert!(
+            Instant::now() < until,
+            "not within {WAIT_TIMEOUT:?}: {what}"
+        );
         std::thread::sleep(Duration::from_millis(500));
     }
 }

@@ -15,7 +15,7 @@ use rangedb_tests::process::{Home, Node};
 /// Rows, all in one range.
 const ROWS: usize = 200;
 /// How long a read may be tried again while leaders change.
-const PATIENCE: Duration = Duration::from_secs(30);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(30);
 
 fn key(row: usize) -> String {
     format!("d-{row:04}")
@@ -49,7 +49,7 @@ fn read(client: &Client, row: usize) {
             }
             Err(error) => {
                 assert!(error.is_retryable(), "{error}");
-                assert!(begun.elapsed() < PATIENCE, "{error}");
+                assert!(begun.elapsed() < WAIT_TIMEOUT, "{error}");
             }
         }
     }

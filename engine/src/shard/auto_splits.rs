@@ -31,7 +31,7 @@ const RANGES_MAX: usize = 8;
 /// over 10 s.
 const SETTLING: Duration = Duration::from_secs(20);
 /// How long the move of a new part is ordered again and again: the part must first elect a leader.
-const MOVE_PATIENCE: Duration = Duration::from_secs(10);
+const MOVE_ORDER_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the move may take.
 const MOVE_TIMEOUT: Duration = Duration::from_mins(2);
 /// Pause before the move is ordered again, or looked at again.
@@ -266,7 +266,7 @@ impl<E: Env> Inner<E> {
                 ClusterResponse::Done => break,
                 ClusterResponse::Refused(
                     OrderError::Busy { .. } | OrderError::Conflict(_) | OrderError::NotFound(_),
-                ) if E::now() < begun + MOVE_PATIENCE => {
+                ) if E::now() < begun + MOVE_ORDER_TIMEOUT => {
                     E::Runtime::sleep(MOVE_RETRY_INTERVAL).await;
                 }
                 ClusterResponse::Refused(why) => {

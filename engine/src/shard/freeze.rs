@@ -27,7 +27,7 @@ const FROZEN_WAIT: Duration = Duration::from_secs(1);
 const LAG_MAX: u64 = 100;
 /// How long a range stays frozen before its leader asks what has become of the merge. The question cancels no
 /// merge that goes on: its leader refuses it. So this is no longer than a merge usually takes.
-const FROZEN_PATIENCE: Duration = Duration::from_secs(1);
+const CANCEL_CHECK_TIMEOUT: Duration = Duration::from_secs(1);
 /// When a merge that waits for a rewrite should be tried again.
 const REWRITE_POLL_INTERVAL: Duration = Duration::from_millis(200);
 /// How often leaders of frozen ranges are looked for.
@@ -237,7 +237,7 @@ impl<E: Env> Inner<E> {
         });
         for (replica, merge) in frozen {
             let (_, begun) = *since.entry(replica.group.range).or_insert((merge, now));
-            if now >= begun + FROZEN_PATIENCE && self.is_cancelled(&replica, merge).await {
+            if now >= begun + CANCEL_CHECK_TIMEOUT && self.is_cancelled(&replica, merge).await {
                 self.unfreeze(replica.group.range, merge).await;
             }
         }

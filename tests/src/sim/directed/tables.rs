@@ -15,7 +15,7 @@ use crate::sim::operator;
 use crate::sim::run::{POLL_INTERVAL, Story};
 use crate::sim::runtime::SimRuntime;
 
-/// How many times [`PATIENCE`](super::PATIENCE) it may take until a replica is given up: others may have to be
+/// How many times [`WAIT_TIMEOUT`](super::WAIT_TIMEOUT) it may take until a replica is given up: others may have to be
 /// replaced before.
 const PATIENCES_OF_GIVING_UP: usize = 4;
 /// How many it may take until there is a fresh one: the node may keep away from new ones for a minute, since its
@@ -40,9 +40,9 @@ fn is_full(node: &SimNode) -> bool {
 }
 
 impl Story {
-    /// Looks for several times [`PATIENCE`](super::PATIENCE) until something is so.
-    async fn until_in(&self, patiences: usize, is_so: impl Fn(&[Look]) -> bool) -> bool {
-        for _ in 0..patiences {
+    /// Looks for several times [`WAIT_TIMEOUT`](super::WAIT_TIMEOUT) until something is so.
+    async fn until_in(&self, waits: usize, is_so: impl Fn(&[Look]) -> bool) -> bool {
+        for _ in 0..waits {
             if self.until(POLL_INTERVAL, &is_so).await {
                 return true;
             }
