@@ -401,7 +401,7 @@ impl NodeHealth {
 
 /// What is wrong with a member of a range that does not do its part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
-pub enum Trouble {
+pub enum ReplicaFault {
     /// It has lost entries that it had acknowledged.
     Lost,
     /// Its shard does not have it.
@@ -413,14 +413,14 @@ pub enum Trouble {
     Unreadable,
 }
 
-impl Trouble {
+impl ReplicaFault {
     /// The word for it, in logs and replies.
     pub fn name(self) -> &'static str {
         match self {
-            Trouble::Lost => "lost",
-            Trouble::Missing => "missing",
-            Trouble::Behind => "behind",
-            Trouble::Unreadable => "unreadable",
+            ReplicaFault::Lost => "lost",
+            ReplicaFault::Missing => "missing",
+            ReplicaFault::Behind => "behind",
+            ReplicaFault::Unreadable => "unreadable",
         }
     }
 }
@@ -482,7 +482,7 @@ pub struct RangeView {
     /// How many entries each other replica lacks; `u64::MAX` if that is not known.
     pub lag: Vec<(ReplicaId, u64)>,
     /// The replicas that do not do their part, and why.
-    pub troubles: Vec<(ReplicaId, Trouble)>,
+    pub faults: Vec<(ReplicaId, ReplicaFault)>,
     /// Whether fewer voters are alive and up to date than there should be.
     pub under_replicated: bool,
     /// Whether it has no leader, or its leader reaches no majority.

@@ -151,7 +151,7 @@ fn cluster<E: Env>(inner: &Inner<E>) -> Option<ClusterStatus> {
         moves: manager.moves.under_way(),
         under_replicated: count(|range| range.under_replicated),
         unavailable: count(|range| range.unavailable),
-        in_trouble: view.ranges.iter().map(|range| range.troubles.len()).sum(),
+        in_trouble: view.ranges.iter().map(|range| range.faults.len()).sum(),
     })
 }
 
