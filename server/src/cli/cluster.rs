@@ -16,7 +16,7 @@ use rangedb_server::admin::json::of_state;
 
 use super::output::{Printer, border, columns, latency, size};
 use super::request::{Order, Show};
-use super::{Exit, Trouble, history};
+use super::{CliError, Exit, history};
 
 /// The time from one look at what an order does to the next.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
@@ -27,7 +27,7 @@ pub(super) async fn show(
     show: &Show,
     printer: Printer,
     out: &mut impl Write,
-) -> Result<Exit, Trouble> {
+) -> Result<Exit, CliError> {
     let admin = client.admin();
     let (facts, words) = match show {
         Show::Nodes => {
@@ -51,7 +51,7 @@ pub(super) async fn show(
                 let exit = Exit::Refused;
                 let message =
                     format!("there is no range {id}; `rangedb range ls` shows those there are");
-                return Err(Trouble { exit, message });
+                return Err(CliError { exit, message });
             };
             (of_state(range)?, whole_range(range, now_ms()))
         }
@@ -77,7 +77,7 @@ pub(super) async fn order(
     (order, wait): (&Order, Option<Duration>),
     printer: Printer,
     out: &mut impl Write,
-) -> Result<Exit, Trouble> {
+) -> Result<Exit, CliError> {
     let admin = client.admin();
     let answer = match order {
         Order::Set { name, value } => {
@@ -136,7 +136,7 @@ async fn started(
     range: u64,
     wait: Option<Duration>,
     is_done: impl Fn(&Range) -> bool,
-) -> Result<Started, Trouble> {
+) -> Result<Started, CliError> {
     let (started, done) = (true, wait.is_some());
     let Some(timeout) = wait else {
         return Ok(Started { started, done });
@@ -157,7 +157,7 @@ async fn started(
                  progress, and --timeout waits longer"
             );
             let exit = Exit::FateUnknown;
-            return Err(Trouble { exit, message });
+            return Err(CliError { exit, message });
         }
         tokio::time::sleep(LOOK_INTERVAL).await;
     }

@@ -11,7 +11,7 @@ use super::connection_args::{ConnectionArgs, Format};
 use super::input::TypedBatch;
 use super::output::{self, Printer};
 use super::request::{Request, Wanted};
-use super::{Exit, Trouble};
+use super::{CliError, Exit};
 
 /// Sends a request and prints its answer.
 pub(super) async fn perform(
@@ -19,7 +19,7 @@ pub(super) async fn perform(
     request: Request,
     connection: &ConnectionArgs,
     out: &mut impl Write,
-) -> Result<Exit, Trouble> {
+) -> Result<Exit, CliError> {
     let printer = Printer {
         format: connection.format,
         hex: connection.hex,
@@ -83,7 +83,7 @@ async fn get(
     key: &[u8],
     printer: Printer,
     out: &mut impl Write,
-) -> Result<Exit, Trouble> {
+) -> Result<Exit, CliError> {
     let Some(found) = client.get(key).await? else {
         match printer.format {
             Format::Table => complain("there is no such key"),
@@ -109,7 +109,7 @@ async fn get(
 }
 
 /// Prints the bytes of a value and nothing else.
-async fn get_raw(client: &Client, key: &[u8], out: &mut impl Write) -> Result<Exit, Trouble> {
+async fn get_raw(client: &Client, key: &[u8], out: &mut impl Write) -> Result<Exit, CliError> {
     let Some(found) = client.get(key).await? else {
         complain("there is no such key");
         return Ok(Exit::NotFound);
@@ -130,7 +130,7 @@ async fn get_many(
     keys: &[Vec<u8>],
     printer: Printer,
     out: &mut impl Write,
-) -> Result<Exit, Trouble> {
+) -> Result<Exit, CliError> {
     let found = client.get_many(keys).await;
     let mut exit = Exit::Done;
     let mut objects = Vec::new();
@@ -153,11 +153,11 @@ async fn get_many(
                 }
             }
             Err(error) => {
-                let trouble = Trouble::from(error);
+                let error = CliError::from(error);
                 if printer.format == Format::Table {
-                    complain(&format!("{}: {}", word(key), trouble.message));
+                    complain(&format!("{}: {}", word(key), error.message));
                 }
-                exit = trouble.exit;
+                exit = error.exit;
             }
         }
     }
@@ -172,7 +172,7 @@ async fn compare_and_swap(
     (key, wanted, value): (&[u8], &Wanted, Option<&[u8]>),
     printer: Printer,
     out: &mut impl Write,
-) -> Result<Exit, Trouble> {
+) -> Result<Exit, CliError> {
     let condition = match wanted {
         Wanted::Absent => Condition::Absent,
         Wanted::Exists => Condition::Exists,
@@ -201,7 +201,7 @@ async fn compare_and_swap(
             }
             Ok(Exit::NotFound)
         }
-        other => Err(Trouble {
+        other => Err(CliError {
             exit: Exit::FateUnknown,
             message: format!(
                 "the node answers with a result that this release does not know: {other:?}"
@@ -215,7 +215,7 @@ async fn write(
     TypedBatch { batch, conditions }: &TypedBatch,
     printer: Printer,
     out: &mut impl Write,
-) -> Result<Exit, Trouble> {
+) -> Result<Exit, CliError> {
     let outcome = client.batch(batch).await?;
     let facts = batch_json::outcome(&outcome);
     match (outcome, printer.format) {
@@ -250,7 +250,7 @@ async fn scan(
     (options, limit): (ScanOptions, usize),
     printer: Printer,
     out: &mut impl Write,
-) -> Result<Exit, Trouble> {
+) -> Result<Exit, CliError> {
     let keys_only = options.keys_only;
     let mut rows = client.scan(options).limit(limit);
     let is_json = printer.format == Format::Json;

@@ -11,7 +11,7 @@ use rangedb_server::admin::json::of_state;
 
 use super::connection_args::ConnectionArgs;
 use super::output::{self, Printer};
-use super::{Exit, Trouble, connect};
+use super::{CliError, Exit, connect};
 
 /// A history that begins earlier is told by the hour.
 const MINUTES_MAX: Duration = Duration::from_hours(24);
@@ -31,7 +31,7 @@ pub(super) async fn history(
     connection: &ConnectionArgs,
     printer: Printer,
     out: &mut impl Write,
-) -> Result<Exit, Trouble> {
+) -> Result<Exit, CliError> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
     let now = now.unwrap_or_default();
     let ago = |time: Duration| now.saturating_sub(time).as_millis() as u64;
@@ -48,7 +48,7 @@ pub(super) async fn history(
             let found = nodes.iter().find(|node| node.id == id);
             let address = found
                 .map(|node| node.address.clone())
-                .ok_or_else(|| Trouble {
+                .ok_or_else(|| CliError {
                     exit: Exit::NotFound,
                     message: format!("there is no node {id}; rangedb node ls lists the nodes"),
                 })?;

@@ -43,7 +43,7 @@ impl Cli {
 fn request(words: &[&str]) -> Result<Request, Exit> {
     let line = std::iter::once("rangedb").chain(words.iter().copied());
     let cli = Cli::try_parse_from(line).map_err(|_| Exit::Usage)?;
-    prepare(&cli.client()).map_err(|trouble| trouble.exit)
+    prepare(&cli.client()).map_err(|error| error.exit)
 }
 
 /// The batch of a write, and what its conditions are called.
@@ -451,9 +451,9 @@ fn a_result_that_cannot_be_printed_tells_whether_something_was_written() {
         let read = printer.print(&mut Unwritable(kind), Value::Null, "value");
         assert_eq!(read.expect_err("it cannot be printed").exit, of_read);
         let written = printer.version(&mut Unwritable(kind), 7);
-        let trouble = written.expect_err("it cannot be printed");
-        assert_eq!(trouble.exit, Exit::AppliedUnprinted);
-        assert!(trouble.message.contains("was applied"), "{trouble:?}");
+        let error = written.expect_err("it cannot be printed");
+        assert_eq!(error.exit, Exit::AppliedUnprinted);
+        assert!(error.message.contains("was applied"), "{error:?}");
     }
 }
 
