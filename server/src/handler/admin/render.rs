@@ -108,11 +108,11 @@ fn is_missed(view: &View, node: &NodeView) -> bool {
     node.state != NodeHealth::Alive && (!is_replaced || view.ranges.iter().any(holds))
 }
 
-/// The trouble of a replica itself.
-fn trouble(range: &RangeView, replica: ReplicaId) -> Option<ReplicaState> {
+/// The fault of a replica itself.
+fn fault(range: &RangeView, replica: ReplicaId) -> Option<ReplicaState> {
     let mut faults = range.faults.iter();
-    let (_, trouble) = faults.find(|(id, _)| *id == replica)?;
-    Some(match trouble {
+    let (_, fault) = faults.find(|(id, _)| *id == replica)?;
+    Some(match fault {
         ReplicaFault::Lost => ReplicaState::Lost,
         ReplicaFault::Missing => ReplicaState::Missing,
         ReplicaFault::Behind => ReplicaState::Behind,
@@ -120,13 +120,13 @@ fn trouble(range: &RangeView, replica: ReplicaId) -> Option<ReplicaState> {
     })
 }
 
-/// The state of a replica: its own trouble, or else its node's.
+/// The state of a replica: its own fault, or else its node's.
 fn replica_state(view: &View, range: &RangeView, replica: &ReplicaPlace) -> ReplicaState {
     let node = || {
         let mut nodes = view.nodes.iter();
         nodes.find(|node| node.record.id == replica.location.node)
     };
-    trouble(range, replica.replica).unwrap_or_else(|| match node().map(|node| node.state) {
+    fault(range, replica.replica).unwrap_or_else(|| match node().map(|node| node.state) {
         Some(NodeHealth::Alive) | None => ReplicaState::Ok,
         Some(NodeHealth::Silent) => ReplicaState::Silent,
         Some(NodeHealth::Dead) => ReplicaState::Dead,
@@ -140,7 +140,7 @@ fn faulty_replicas(view: &View) -> Vec<ReplicaInTrouble> {
         let replicas = range.descriptor.replicas.iter();
         let faulty = replicas.filter_map(|place| {
             let mut faulty = ReplicaInTrouble::default();
-            faulty.state = trouble(range, place.replica)?;
+            faulty.state = fault(range, place.replica)?;
             faulty.range = range.descriptor.range.0;
             faulty.replica = place.replica.0;
             faulty.node = place.location.node.0;
