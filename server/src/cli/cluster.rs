@@ -15,7 +15,7 @@ use rangedb_protocol::admin::{
 use rangedb_server::admin::json::of_state;
 
 use super::output::{Printer, border, columns, latency, size};
-use super::request::{Order, Show};
+use super::request::{ClusterQuery, Order};
 use super::{CliError, Exit, history};
 
 /// The time from one look at what an order does to the next.
@@ -24,28 +24,28 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 /// Prints a part of the cluster's state.
 pub(super) async fn show(
     client: &Client,
-    show: &Show,
+    query: &ClusterQuery,
     printer: Printer,
     out: &mut impl Write,
 ) -> Result<Exit, CliError> {
     let admin = client.admin();
-    let (facts, words) = match show {
-        Show::Nodes => {
+    let (facts, words) = match query {
+        ClusterQuery::Nodes => {
             let nodes = admin.nodes().await?;
             let words = nodes_table(&nodes);
             (of_state(Nodes { nodes })?, words)
         }
-        Show::Ranges => {
+        ClusterQuery::Ranges => {
             let ranges = admin.ranges().await?;
             let words = ranges_table(&ranges);
             (of_state(Ranges { ranges })?, words)
         }
-        Show::HotRanges(top) => {
+        ClusterQuery::HotRanges(top) => {
             let ranges = admin.hot_ranges(*top).await?;
             let words = hot_table(&ranges);
             (of_state(HotRanges { ranges })?, words)
         }
-        Show::Range(id) => {
+        ClusterQuery::Range(id) => {
             let ranges = admin.ranges().await?;
             let Some(range) = ranges.iter().find(|range| range.id == *id) else {
                 let exit = Exit::Refused;
@@ -55,9 +55,9 @@ pub(super) async fn show(
             };
             (of_state(range)?, whole_range(range, now_ms()))
         }
-        Show::Setting(Some(name)) => super::config_and_reload::one(&admin, name).await?,
-        Show::Setting(None) => super::config_and_reload::all(&admin).await?,
-        Show::History => {
+        ClusterQuery::Setting(Some(name)) => super::config_and_reload::one(&admin, name).await?,
+        ClusterQuery::Setting(None) => super::config_and_reload::all(&admin).await?,
+        ClusterQuery::History => {
             let history = admin.config_history().await?;
             let rows = history.iter().map(|change| {
                 let value = word(Some(&change.value)).to_owned();

@@ -62,7 +62,7 @@ pub(super) async fn perform(
             let span = super::history::Span { from, to };
             super::history::history(client, (node, span), connection, printer, out).await
         }
-        Request::Show(show) => super::cluster::show(client, &show, printer, out).await,
+        Request::Query(query) => super::cluster::show(client, &query, printer, out).await,
         Request::Reload => super::config_and_reload::reload(client, printer, out).await,
         Request::Leave(leave) => {
             super::leave::perform(client, leave, connection.timeout, printer, out).await

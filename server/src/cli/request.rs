@@ -64,7 +64,7 @@ pub(super) enum Request {
         to: Option<Duration>,
         node: Option<u64>,
     },
-    Show(Show),
+    Query(ClusterQuery),
     Reload,
     Leave(Leave),
     /// Where ranges are to be split, and how long they are held against merging.
@@ -88,7 +88,7 @@ pub(super) struct Top {
 
 /// The part of the cluster's state to show.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Show {
+pub(super) enum ClusterQuery {
     Nodes,
     Ranges,
     /// The hottest ones, so many.
@@ -205,7 +205,7 @@ pub(super) fn prepare(command: &CliCommand) -> Result<Request, CliError> {
 fn of_cluster(command: &CliCommand) -> Request {
     match command {
         CliCommand::Node { command } => match command {
-            NodeCommand::Ls { .. } => Request::Show(Show::Nodes),
+            NodeCommand::Ls { .. } => Request::Query(ClusterQuery::Nodes),
             &NodeCommand::Drain { node, wait, .. } => Request::Leave(Leave::Drain { node, wait }),
             &NodeCommand::Undrain { node, .. } => Request::Leave(Leave::Undrain { node }),
             NodeCommand::Decommission {
@@ -225,12 +225,12 @@ fn of_cluster(command: &CliCommand) -> Request {
             &NodeCommand::Remove { node, .. } => Request::Leave(Leave::Remove { node }),
         },
         CliCommand::Range { command } => match command {
-            &RangeCommand::Hot { top, .. } => Request::Show(Show::HotRanges(top)),
-            &RangeCommand::Show { range, .. } => Request::Show(Show::Range(range)),
+            &RangeCommand::Hot { top, .. } => Request::Query(ClusterQuery::HotRanges(top)),
+            &RangeCommand::Show { range, .. } => Request::Query(ClusterQuery::Range(range)),
             &RangeCommand::Merge { range, .. } => Request::Order(Order::Merge { range }, false),
             &RangeCommand::Release { range, .. } => Request::Order(Order::Release { range }, false),
             RangeCommand::Ls { .. } | RangeCommand::Split { .. } | RangeCommand::Scatter { .. } => {
-                Request::Show(Show::Ranges)
+                Request::Query(ClusterQuery::Ranges)
             }
             &RangeCommand::TransferLeader {
                 range, to, wait, ..
@@ -244,12 +244,12 @@ fn of_cluster(command: &CliCommand) -> Request {
             } => Request::Order(Order::MoveReplica { range, from, to }, wait),
         },
         CliCommand::Config { command } => match command {
-            ConfigCommand::Get { name, .. } => Request::Show(Show::Setting(name.clone())),
+            ConfigCommand::Get { name, .. } => Request::Query(ClusterQuery::Setting(name.clone())),
             ConfigCommand::Set { name, value, .. } => {
                 let (name, value) = (name.clone(), value.clone());
                 Request::Order(Order::Set { name, value }, false)
             }
-            ConfigCommand::History { .. } => Request::Show(Show::History),
+            ConfigCommand::History { .. } => Request::Query(ClusterQuery::History),
         },
         _ => Request::Status,
     }

@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 
 use super::connection_args::ConnectionArgs;
 use super::input;
-use super::request::{Leave, Order, Request, Show, Top, Wanted, prepare};
+use super::request::{ClusterQuery, Leave, Order, Request, Top, Wanted, prepare};
 use super::split::At;
 use super::{CliCommand, Exit, Format, GlobalArgs, output};
 
@@ -174,8 +174,14 @@ fn documented_command_lines_are_understood() {
         top(true, 2)
     );
     assert_eq!(request(&["status", "--memory"]), Ok(Request::Memory));
-    assert_eq!(request(&["range", "ls"]), Ok(Request::Show(Show::Ranges)));
-    assert_eq!(request(&["node", "ls"]), Ok(Request::Show(Show::Nodes)));
+    assert_eq!(
+        request(&["range", "ls"]),
+        Ok(Request::Query(ClusterQuery::Ranges))
+    );
+    assert_eq!(
+        request(&["node", "ls"]),
+        Ok(Request::Query(ClusterQuery::Nodes))
+    );
 }
 
 #[test]
@@ -215,7 +221,7 @@ fn the_cluster_is_steered_by_orders() {
     );
     assert_eq!(
         request(&["range", "show", "7"]),
-        Ok(Request::Show(Show::Range(7)))
+        Ok(Request::Query(ClusterQuery::Range(7)))
     );
     let split = |keys: &[&[u8]], hold| {
         let keys = keys.iter().map(|key| key.to_vec()).collect();
@@ -237,11 +243,11 @@ fn the_cluster_is_steered_by_orders() {
     );
     assert_eq!(
         request(&["range", "hot"]),
-        Ok(Request::Show(Show::HotRanges(10)))
+        Ok(Request::Query(ClusterQuery::HotRanges(10)))
     );
     assert_eq!(
         request(&["range", "hot", "--top", "3"]),
-        Ok(Request::Show(Show::HotRanges(3)))
+        Ok(Request::Query(ClusterQuery::HotRanges(3)))
     );
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("borders");
@@ -295,7 +301,11 @@ fn the_cluster_is_steered_by_orders() {
             value: "-1".to_owned()
         })
     );
-    let setting = |name: Option<&str>| Ok(Request::Show(Show::Setting(name.map(str::to_owned))));
+    let setting = |name: Option<&str>| {
+        Ok(Request::Query(ClusterQuery::Setting(
+            name.map(str::to_owned),
+        )))
+    };
     assert_eq!(request(&["config", "get"]), setting(None));
     assert_eq!(
         request(&["config", "get", "balance"]),
@@ -311,7 +321,7 @@ fn the_cluster_is_steered_by_orders() {
     );
     assert_eq!(
         request(&["config", "history", "--format", "json"]),
-        Ok(Request::Show(Show::History))
+        Ok(Request::Query(ClusterQuery::History))
     );
 }
 
