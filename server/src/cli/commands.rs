@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 use super::connection_args::{ConnectionArgs, Format};
 use super::input::TypedBatch;
 use super::output::{self, Printer};
-use super::request::{Request, Wanted};
+use super::request::{CasCondition, Request};
 use super::{CliError, Exit};
 
 /// Sends a request and prints its answer.
@@ -45,9 +45,11 @@ pub(super) async fn perform(
             };
             printer.applied(out, facts, &format!("{words}, version {}", deleted.version))
         }
-        Request::Cas { key, wanted, value } => {
-            compare_and_swap(client, (&key, &wanted, value.as_deref()), printer, out).await
-        }
+        Request::Cas {
+            key,
+            condition,
+            value,
+        } => compare_and_swap(client, (&key, &condition, value.as_deref()), printer, out).await,
         Request::Incr { key, by } => {
             let done = client.increment(&key, by).await?;
             let facts = json!({ "value": done.value, "version": json::version(done.version) });
@@ -169,15 +171,15 @@ async fn get_many(
 
 async fn compare_and_swap(
     client: &Client,
-    (key, wanted, value): (&[u8], &Wanted, Option<&[u8]>),
+    (key, condition, value): (&[u8], &CasCondition, Option<&[u8]>),
     printer: Printer,
     out: &mut impl Write,
 ) -> Result<Exit, CliError> {
-    let condition = match wanted {
-        Wanted::Absent => Condition::Absent,
-        Wanted::Exists => Condition::Exists,
-        Wanted::Value(value) => Condition::Value(value),
-        Wanted::Version(version) => Condition::Version(*version),
+    let condition = match condition {
+        CasCondition::Absent => Condition::Absent,
+        CasCondition::Exists => Condition::Exists,
+        CasCondition::Value(value) => Condition::Value(value),
+        CasCondition::Version(version) => Condition::Version(*version),
     };
     let outcome = match value {
         Some(value) => client.compare_and_swap(key, condition, value).await?,

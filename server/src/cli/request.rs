@@ -42,7 +42,7 @@ pub(super) enum Request {
     },
     Cas {
         key: Vec<u8>,
-        wanted: Wanted,
+        condition: CasCondition,
         value: Option<Vec<u8>>,
     },
     Incr {
@@ -138,7 +138,7 @@ pub(super) enum Leave {
 
 /// The condition of `cas`.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Wanted {
+pub(super) enum CasCondition {
     Absent,
     Exists,
     Value(Vec<u8>),
@@ -335,11 +335,11 @@ fn split_at(
 
 fn cas(args: &CasArgs) -> Result<Request, CliError> {
     let hex = args.connection.hex;
-    let wanted = match (&args.if_value, args.if_version) {
-        (Some(value), _) => Wanted::Value(input::bytes(value, hex)?),
-        (None, Some(version)) => Wanted::Version(version),
-        (None, None) if args.if_exists => Wanted::Exists,
-        (None, None) => Wanted::Absent,
+    let condition = match (&args.if_value, args.if_version) {
+        (Some(value), _) => CasCondition::Value(input::bytes(value, hex)?),
+        (None, Some(version)) => CasCondition::Version(version),
+        (None, None) if args.if_exists => CasCondition::Exists,
+        (None, None) => CasCondition::Absent,
     };
     let value = args
         .value
@@ -348,7 +348,7 @@ fn cas(args: &CasArgs) -> Result<Request, CliError> {
         .transpose()?;
     Ok(Request::Cas {
         key: input::bytes(&args.key, hex)?,
-        wanted,
+        condition,
         value,
     })
 }

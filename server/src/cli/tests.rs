@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 
 use super::connection_args::ConnectionArgs;
 use super::input;
-use super::request::{ClusterQuery, Leave, Order, Request, Top, Wanted, prepare};
+use super::request::{CasCondition, ClusterQuery, Leave, Order, Request, Top, prepare};
 use super::split::At;
 use super::{CliCommand, Exit, Format, GlobalArgs, output};
 
@@ -98,7 +98,7 @@ fn documented_command_lines_are_understood() {
         request(&["cas", "k", "--if-absent", "v"]),
         Ok(Request::Cas {
             key: key.clone(),
-            wanted: Wanted::Absent,
+            condition: CasCondition::Absent,
             value: Some(b"v".to_vec())
         })
     );
@@ -106,7 +106,7 @@ fn documented_command_lines_are_understood() {
         request(&["cas", "k", "--if-exists", "v"]),
         Ok(Request::Cas {
             key: key.clone(),
-            wanted: Wanted::Exists,
+            condition: CasCondition::Exists,
             value: Some(b"v".to_vec())
         })
     );
@@ -114,7 +114,7 @@ fn documented_command_lines_are_understood() {
         request(&["cas", "k", "--if-version", "7", "--delete"]),
         Ok(Request::Cas {
             key: key.clone(),
-            wanted: Wanted::Version(7),
+            condition: CasCondition::Version(7),
             value: None
         })
     );
