@@ -10,7 +10,7 @@ use std::time::Duration;
 use openraft::async_runtime::{Oneshot, OneshotSender};
 
 use super::steering::ORDER_TIMEOUT;
-use super::{Inner, merge_orders, split_orders};
+use super::{ShardInner, merge_orders, split_orders};
 use crate::cluster::message;
 use crate::cluster::{ClusterRequest, ClusterResponse};
 use crate::env::{AsyncRuntime, Env, MessageClass, Transport, is_unsent};
@@ -23,7 +23,7 @@ const ASK_TIMEOUT: Duration = Duration::from_secs(1);
 /// Most shards that are asked in one search for the manager.
 const HOPS_MAX: usize = 8;
 
-impl<E: Env> Inner<E> {
+impl<E: Env> ShardInner<E> {
     /// Asks all shards that may have the manager, one after the other; `None` if it was not found.
     pub(super) async fn ask_manager(
         self: &Rc<Self>,

@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::Inner;
+use super::ShardInner;
 use crate::boot_time::BootTime;
 use crate::cluster::load_splits::{TooHot, Way};
 use crate::cluster::planned::Why;
@@ -62,7 +62,7 @@ struct Blocked {
     why: String,
 }
 
-impl<E: Env> Inner<E> {
+impl<E: Env> ShardInner<E> {
     /// Begins to split ranges that are too large or too hot, as many as may be split at a time.
     pub(super) fn begin_splits(self: &Rc<Self>) {
         let now = E::now();

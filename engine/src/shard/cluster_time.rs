@@ -3,7 +3,7 @@
 //! clock. What replicas apply raises it without a bound ([`super::open`], [`crate::range`]). Lives on the shard's
 //! thread; the shards of a node share the clock.
 
-use super::{Inner, Shard};
+use super::{Shard, ShardInner};
 use crate::env::{Clock, Env};
 use crate::error::Error;
 use crate::types::Timestamp;
@@ -23,7 +23,7 @@ impl<E: Env> Shard<E> {
     }
 }
 
-impl<E: Env> Inner<E> {
+impl<E: Env> ShardInner<E> {
     pub(super) fn now(&self) -> Timestamp {
         self.hlc.now(self.around.clock.wall_ms())
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 
-use super::Inner;
+use super::ShardInner;
 use crate::cluster::{BlockReason, ClusterRequest, ClusterResponse, HotRange};
 use crate::env::Env;
 use crate::error::OrderError;
@@ -19,7 +19,7 @@ const KEYS_OF_RANGE: u32 = 10;
 /// Time limit of the question to a leader. Who asks the manager waits a little longer.
 const KEYS_TIMEOUT: Duration = Duration::from_millis(500);
 
-impl<E: Env> Inner<E> {
+impl<E: Env> ShardInner<E> {
     /// The hottest keys of a range that is led here.
     pub(super) fn hot_keys(&self, range: RangeId, top: u32) -> ClusterResponse {
         let Some(running) = self.led(range) else {

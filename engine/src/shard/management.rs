@@ -20,7 +20,7 @@ use super::load::LoadMeter;
 use super::merge_orders::BoundsOrders;
 use super::report::{self, Reporting};
 use super::steering::{self, ORDER_TIMEOUT};
-use super::{Inner, IsAt, Running, Shard};
+use super::{IsAt, RangeHandle, Shard, ShardInner};
 use crate::cluster::manager::Manager;
 use crate::cluster::message::{self, Report};
 use crate::cluster::record::Row;
@@ -111,7 +111,7 @@ impl Management {
 }
 
 /// Starts to send reports.
-pub(super) fn start<E: Env>(inner: &Rc<Inner<E>>, stop: Rc<Cell<bool>>) {
+pub(super) fn start<E: Env>(inner: &Rc<ShardInner<E>>, stop: Rc<Cell<bool>>) {
     let shard = Rc::downgrade(inner);
     let due = inner.management.reporting.due.clone();
     drop(E::Runtime::spawn(async move {
@@ -178,7 +178,7 @@ impl<E: Env> Shard<E> {
     }
 }
 
-impl<E: Env> Inner<E> {
+impl<E: Env> ShardInner<E> {
     /// Has the shard report within [`REPORT_GAP`], though the next report is not due.
     pub(super) fn report_soon(&self) {
         self.management.reporting.due.add(1);
@@ -357,7 +357,7 @@ impl<E: Env> Inner<E> {
         }
     }
 
-    pub(super) fn system_replica(&self) -> Option<Running<E>> {
+    pub(super) fn system_replica(&self) -> Option<RangeHandle<E>> {
         self.ranges.system()
     }
 

@@ -26,7 +26,7 @@ use futures_util::future::join_all;
 use openraft::async_runtime::{Oneshot, OneshotSender};
 
 use super::bounds_changes::is_changing;
-use super::{Inner, Running, background};
+use super::{RangeHandle, ShardInner, background};
 use crate::cluster::{BoundsPhase, ClusterRequest, ClusterResponse};
 use crate::env::{AsyncRuntime, Env};
 use crate::error::{Error, Fatal, Fate, OrderError};
@@ -52,7 +52,7 @@ pub(super) const POLL_INTERVAL: Duration = Duration::from_millis(5);
 /// Time limit of a request that ends a merge.
 pub(super) const END_TIMEOUT: Duration = Duration::from_secs(2);
 
-impl<E: Env> Inner<E> {
+impl<E: Env> ShardInner<E> {
     /// Which change of a range's bounds is under way, as far as its leader here knows.
     pub(super) fn phase(&self, replica: &Replica<E>) -> BoundsPhase {
         let range = replica.group.range;
@@ -118,11 +118,11 @@ impl<E: Env> Inner<E> {
     /// Carries out the steps of a merge; gives how long the keys of the right range were not served, at most.
     async fn merge(
         self: &Rc<Self>,
-        running: &Running<E>,
+        running: &RangeHandle<E>,
         version: u32,
         (right, right_version): (RangeId, u32),
     ) -> Result<Duration, OrderError> {
-        let Running { replica, raft } = running;
+        let RangeHandle { replica, raft } = running;
         let range = replica.group.range;
         check_members(running).await?;
         self.check_neighbours(replica, version, (right, right_version))?;
@@ -265,7 +265,7 @@ impl<E: Env> Inner<E> {
     /// Proposes the merge, and waits for the end of it.
     async fn propose_merge(
         &self,
-        Running { replica, raft }: &Running<E>,
+        RangeHandle { replica, raft }: &RangeHandle<E>,
         right: RangeId,
         merge: MergeId,
     ) -> Result<(), OrderError> {
@@ -333,7 +333,12 @@ impl<E: Env> Inner<E> {
 
     /// Cancels a merge, and then has the right range thaw. `false` if it is not known whether it is
     /// cancelled, or if it has taken place.
-    async fn cancel(self: &Rc<Self>, running: &Running<E>, merge: MergeId, right: RangeId) -> bool {
+    async fn cancel(
+        self: &Rc<Self>,
+        running: &RangeHandle<E>,
+        merge: MergeId,
+        right: RangeId,
+    ) -> bool {
         let thaw = ClusterRequest::Unfreeze {
             range: right,
             merge,
@@ -376,7 +381,11 @@ impl<E: Env> Inner<E> {
 
     /// Waits until what was proposed under a version is decided: the version is another one, or this
     /// replica leads no more.
-    pub(super) async fn decided(&self, Running { replica, raft }: &Running<E>, version: u32) {
+    pub(super) async fn decided(
+        &self,
+        RangeHandle { replica, raft }: &RangeHandle<E>,
+        version: u32,
+    ) {
         let led = replica.leading();
         let is_pending = || {
             let now = replica.with_state(|state| state.descriptor.epoch.version);
@@ -436,12 +445,13 @@ impl<E: Env> Inner<E> {
     pub(super) fn take_out_absorbed(&self) {
         let absorbed = self.home.absorption.absorbed();
         let absorbed = absorbed.iter().map(|absorbed| absorbed.replica.group);
-        let running: Vec<Running<E>> = absorbed.filter_map(|group| self.running(group)).collect();
+        let running: Vec<RangeHandle<E>> =
+            absorbed.filter_map(|group| self.running(group)).collect();
         for running in running {
             self.ranges.remove(running.replica.group);
             running.raft.retire();
             drop(E::Runtime::spawn(async move {
-                let Running { replica, raft } = running;
+                let RangeHandle { replica, raft } = running;
                 replica.proposer.close();
                 raft.stop().await;
                 replica.proposer.abandon();
@@ -505,7 +515,7 @@ fn are_together(one: &Descriptor, other: &Descriptor) -> bool {
 
 /// Refuses a range with members that do not vote.
 pub(super) async fn check_members<E: Env>(
-    Running { replica, raft }: &Running<E>,
+    RangeHandle { replica, raft }: &RangeHandle<E>,
 ) -> Result<(), OrderError> {
     let members = raft.membership().await?;
     if members.is_joint || members.places.len() != members.voters.len() {

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::Inner;
+use super::ShardInner;
 use super::auto_splits::Splits;
 use super::bounds_changes::is_changing;
 use crate::cluster::ClusterResponse;
@@ -70,7 +70,7 @@ pub(super) struct Merges {
     paused: RefCell<BTreeMap<RangeId, Backoff>>,
 }
 
-impl<E: Env> Inner<E> {
+impl<E: Env> ShardInner<E> {
     /// Merges a range with its right neighbour. From the first step on it is one of the manager's decisions.
     pub(super) async fn merge_by_order(
         self: &Rc<Self>,

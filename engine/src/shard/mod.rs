@@ -78,7 +78,7 @@ pub use bounds_changes::{BoundsChangeStats, BoundsChanges};
 pub use digests::{DigestOptions, DigestStats};
 pub use folder::{FolderMark, Opened};
 pub use multi_get::{KeyFound, KeyTurn, Moment};
-use range_map::{RangeMap, Running};
+use range_map::{RangeHandle, RangeMap};
 pub use slow_disk::SlowDiskStatus;
 pub use status::{ClusterStatus, PeerStatus, RangeStatus, ReplicationStatus, ShardStatus};
 
@@ -168,7 +168,8 @@ pub struct WriteRequest {
     pub deadline: Option<BootTime>,
 }
 
-struct Inner<E: Env> {
+/// What the clones of a [`Shard`] share.
+struct ShardInner<E: Env> {
     location: Location,
     gc_retention_ms: u64,
     hlc: Hlc,
@@ -193,7 +194,7 @@ struct Inner<E: Env> {
 
 /// One core's share of the database. Clones are the same shard.
 pub struct Shard<E: Env> {
-    inner: Rc<Inner<E>>,
+    inner: Rc<ShardInner<E>>,
 }
 
 impl<E: Env> Clone for Shard<E> {
@@ -207,7 +208,7 @@ impl<E: Env> Clone for Shard<E> {
 /// A shard as tasks hold it that must not keep it: once it has been closed and let go, its folder may
 /// be opened again.
 pub struct WeakShard<E: Env> {
-    inner: Weak<Inner<E>>,
+    inner: Weak<ShardInner<E>>,
 }
 
 impl<E: Env> WeakShard<E> {
@@ -275,7 +276,11 @@ impl<E: Env> Shard<E> {
         self.with_running(key, |running| running.replica.clone())
     }
 
-    fn with_running<R>(&self, key: &[u8], with: impl FnOnce(&Running<E>) -> R) -> Result<R, Error> {
+    fn with_running<R>(
+        &self,
+        key: &[u8],
+        with: impl FnOnce(&RangeHandle<E>) -> R,
+    ) -> Result<R, Error> {
         let found = self.inner.ranges.with(key, |running| {
             running.replica.check_open(key)?;
             Ok(with(running))

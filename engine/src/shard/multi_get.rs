@@ -23,7 +23,7 @@ use std::rc::Rc;
 use rangedb_limits::check_key;
 use rustc_hash::FxHashMap;
 
-use super::{Running, Shard};
+use super::{RangeHandle, Shard};
 use crate::env::{Env, TimeSlice, yield_now};
 use crate::error::Error;
 use crate::lsm::PREFETCH_MAX;
@@ -47,7 +47,7 @@ pub struct Moment {
 
 impl Moment {
     /// The moment of a range now, which the caller may read.
-    fn of<E: Env>(running: &Running<E>) -> Moment {
+    fn of<E: Env>(running: &RangeHandle<E>) -> Moment {
         let replica = &running.replica;
         Moment {
             group: replica.group,
@@ -57,7 +57,7 @@ impl Moment {
     }
 
     /// Refuses a key of a range that can no longer be read at this moment.
-    fn check<E: Env>(&self, running: &Running<E>) -> Result<(), Error> {
+    fn check<E: Env>(&self, running: &RangeHandle<E>) -> Result<(), Error> {
         let replica = &running.replica;
         replica.check(None)?;
         if (replica.group, replica.data_id()) != (self.group, self.data_id) {

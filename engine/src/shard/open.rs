@@ -31,10 +31,10 @@ use crate::shard::folder;
 use crate::shard::freeze;
 use crate::shard::liveness::Liveness;
 use crate::shard::management::Management;
-use crate::shard::range_map::{RangeMap, Running};
+use crate::shard::range_map::{RangeHandle, RangeMap};
 use crate::shard::snapshot_receiver::{DATA_ID_BLOCK, ReceivedSnapshots};
 use crate::shard::split;
-use crate::shard::{InitialRange, Inner, Shard, ShardOptions};
+use crate::shard::{InitialRange, Shard, ShardInner, ShardOptions};
 use crate::tree::Store;
 use crate::types::{DataId, Epoch, RangeId};
 use crate::wal::{Created, Group, GroupLog, Recovered, Wal, WalError, WalOptions};
@@ -82,7 +82,7 @@ impl<E: Env> Shard<E> {
             nursery: Rc::new(Nursery::new(wal.clone())),
             absorption: Rc::default(),
         };
-        let inner = Rc::new(Inner {
+        let inner = Rc::new(ShardInner {
             location: options.location,
             gc_retention_ms: options.gc_retention_ms,
             hlc,
@@ -121,7 +121,7 @@ type ToStart<E> = (Rc<Replica<E>>, GroupLog<E>, StartMode);
 /// The replicas that are to be started while a shard is opened.
 struct Recovery<E: Env>(RefCell<BTreeMap<RangeId, ToStart<E>>>);
 
-impl<E: Env> Inner<E> {
+impl<E: Env> ShardInner<E> {
     /// Starts all replicas that the log names. `initial` are the ranges of a new folder, of which `made`
     /// were made just now.
     async fn recover_all(
@@ -223,7 +223,7 @@ impl<E: Env> Inner<E> {
             let descriptor = &state.descriptor;
             (descriptor.keys.start.clone(), descriptor.epoch.version)
         });
-        let is_newer = |holder: &Running<E>| {
+        let is_newer = |holder: &RangeHandle<E>| {
             let holder = &holder.replica;
             holder.with_state(|state| state.descriptor.epoch.version > version)
         };
@@ -291,7 +291,7 @@ impl<E: Env> Inner<E> {
         replica: Rc<Replica<E>>,
         log: GroupLog<E>,
         made: StartMode,
-    ) -> Result<Running<E>, Fatal> {
+    ) -> Result<RangeHandle<E>, Fatal> {
         let raft = RaftGroup::start(replica.clone(), log, self.around.clone(), made).await?;
         let (watched, version) = (Rc::downgrade(&replica), self.ranges.version().clone());
         let counters = self.around.counters.clone();
@@ -313,7 +313,7 @@ impl<E: Env> Inner<E> {
                 store.fail(fatal);
             }
         }));
-        Ok(Running { replica, raft })
+        Ok(RangeHandle { replica, raft })
     }
 }
 

@@ -5,7 +5,7 @@
 //! are given up, the longest log first. The snapshot under way then ends in vain, and another is
 //! sent.
 
-use super::{Inner, Running};
+use super::{RangeHandle, ShardInner};
 use crate::boot_time::BootTime;
 use crate::env::Env;
 use crate::limits::{
@@ -29,11 +29,11 @@ fn is_too_much(pinned: &[(RaftGroup<impl Env>, Pinned)], allowed: u64) -> bool {
     bytes > allowed || entries > PINNED_ENTRIES_MAX
 }
 
-impl<E: Env> Inner<E> {
+impl<E: Env> ShardInner<E> {
     /// The groups whose logs are pinned for snapshots.
     fn all_pinned(&self) -> Vec<(RaftGroup<E>, Pinned)> {
         let mut all = Vec::new();
-        self.ranges.for_each(|Running { raft, .. }| {
+        self.ranges.for_each(|RangeHandle { raft, .. }| {
             all.extend(raft.pinned().map(|pinned| (raft.clone(), pinned)));
         });
         all
@@ -96,7 +96,7 @@ pub(super) struct Fullness {
 impl Fullness {
     /// Checks the length of the log. The pinned part has its own bound and does not count. What was
     /// just purged gets time to disappear.
-    pub(super) fn look<E: Env>(&mut self, inner: &Inner<E>, now: BootTime) -> bool {
+    pub(super) fn look<E: Env>(&mut self, inner: &ShardInner<E>, now: BootTime) -> bool {
         let log = inner.wal.space();
         let kept = log.live_bytes.saturating_sub(inner.pinned_bytes());
         let is_long = log.segments > WAL_SEGMENTS_FULL

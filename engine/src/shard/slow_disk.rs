@@ -21,7 +21,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::{Inner, Running};
+use super::{RangeHandle, ShardInner};
 use crate::boot_time::BootTime;
 use crate::env::{AsyncRuntime, Env};
 use crate::error::Fatal;
@@ -189,7 +189,7 @@ struct Leaving<E: Env> {
 }
 
 /// Looks at the disk's speed, and hands leaderships over if it is slow.
-pub(super) fn look<E: Env>(inner: &Rc<Inner<E>>, speed: Option<WriteSpeed>, now: BootTime) {
+pub(super) fn look<E: Env>(inner: &Rc<ShardInner<E>>, speed: Option<WriteSpeed>, now: BootTime) {
     let slow_disk = &inner.liveness.slow_disk;
     let waits_for_room = inner.wal.lack().is_some();
     let writing = inner.wal.writing_since().filter(|_| !waits_for_room);
@@ -251,12 +251,12 @@ pub(super) fn look<E: Env>(inner: &Rc<Inner<E>>, speed: Option<WriteSpeed>, now:
 /// The ranges that this shard leads and that another could lead: a voter whose shard is there and
 /// for which `p99_of` gives a figure, the smallest first.
 fn leaving<E: Env>(
-    inner: &Inner<E>,
+    inner: &ShardInner<E>,
     p99_of: impl Fn(Location) -> Option<Duration>,
 ) -> Vec<Leaving<E>> {
     let now = E::now();
     let leads =
-        |running: &Running<E>| running.replica.leading().is_some() && !running.raft.is_alone();
+        |running: &RangeHandle<E>| running.replica.leading().is_some() && !running.raft.is_alone();
     let led = inner.ranges.groups_that(leads).into_iter();
     let leaving = led.filter_map(|(replica, raft)| {
         let figure = |id: &ReplicaId| {
@@ -278,7 +278,7 @@ fn leaving<E: Env>(
 }
 
 /// Hands leaderships over, all at once, in a task of their own.
-fn hand_over<E: Env>(inner: &Rc<Inner<E>>, leaving: Vec<Leaving<E>>) {
+fn hand_over<E: Env>(inner: &Rc<ShardInner<E>>, leaving: Vec<Leaving<E>>) {
     for Leaving {
         replica,
         raft,

@@ -14,7 +14,7 @@
 
 use std::cell::RefCell;
 
-use super::{Inner, Shard, background};
+use super::{Shard, ShardInner, background};
 use crate::env::Env;
 use crate::error::Fatal;
 use crate::lsm::LiveData;
@@ -70,7 +70,7 @@ enum Met {
     Unknown,
 }
 
-impl<E: Env> Inner<E> {
+impl<E: Env> ShardInner<E> {
     /// A data id that was never used. The row cache relies on that: it knows rows by keys that begin
     /// with their data id, and keeps those of replicas that are gone until others push them out.
     pub(super) async fn new_data_id(&self) -> Result<DataId, Fatal> {

@@ -14,7 +14,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 
-use super::{Inner, SplitReason};
+use super::{ShardInner, SplitReason};
 use crate::boot_time::BootTime;
 use crate::cluster::manager::Manager;
 use crate::cluster::record::{HeldRecord, Row};
@@ -70,7 +70,7 @@ impl Drop for UnderWay<'_> {
     }
 }
 
-impl<E: Env> Inner<E> {
+impl<E: Env> ShardInner<E> {
     /// Splits a range at keys.
     pub(super) async fn split_by_order(
         self: &Rc<Self>,

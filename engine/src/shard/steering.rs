@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::merge_orders::{self, MergeReason};
-use super::{Inner, split_orders};
+use super::{ShardInner, split_orders};
 use crate::boot_time::BootTime;
 use crate::cluster::manager::Manager;
 use crate::cluster::message::Report;
@@ -28,7 +28,7 @@ pub(super) const ORDER_TIMEOUT: Duration = Duration::from_secs(2);
 /// Why an order was not given whose new replicas got no ids.
 pub(super) const NO_IDS: &str = "the ids of its new replicas were not written down";
 
-impl<E: Env> Inner<E> {
+impl<E: Env> ShardInner<E> {
     /// Answers a request that only the manager answers, which is here.
     pub(super) async fn answer_as_manager(
         self: &Rc<Self>,

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 
-use super::{Inner, Running};
+use super::{RangeHandle, ShardInner};
 use crate::cluster::{ClusterRequest, ClusterResponse};
 use crate::env::{AsyncRuntime, Env};
 use crate::error::{Error, Fatal, OrderError};
@@ -29,7 +29,7 @@ use crate::wal::Group;
 /// Time limit for a voter's answer whether it is well.
 const ASK_TIMEOUT: Duration = Duration::from_secs(1);
 
-impl<E: Env> Inner<E> {
+impl<E: Env> ShardInner<E> {
     /// The error of a request that needs rows of a replica which could not be read. Errors of other kinds
     /// end the process.
     pub(super) fn unreadable(&self, replica: &Replica<E>, error: LsmError) -> Error {
@@ -50,11 +50,11 @@ impl<E: Env> Inner<E> {
         if self.closing.get() {
             return;
         }
-        let is_due = |running: &Running<E>| running.replica.begin_leaving();
+        let is_due = |running: &RangeHandle<E>| running.replica.begin_leaving();
         for (replica, raft) in self.ranges.groups_that(is_due) {
             let inner = self.clone();
             drop(E::Runtime::spawn(async move {
-                let running = Running { replica, raft };
+                let running = RangeHandle { replica, raft };
                 let given_up = inner.give_up(&running).await;
                 running.replica.end_leaving();
                 if let Err(fatal) = given_up
@@ -67,7 +67,10 @@ impl<E: Env> Inner<E> {
     }
 
     /// Hands over the leadership of a replica, or removes it if it does not lead.
-    async fn give_up(self: &Rc<Self>, Running { replica, raft }: &Running<E>) -> Result<(), Fatal> {
+    async fn give_up(
+        self: &Rc<Self>,
+        RangeHandle { replica, raft }: &RangeHandle<E>,
+    ) -> Result<(), Fatal> {
         let Group { range, replica: me } = replica.group;
         if raft.is_alone() || raft.is_retired() {
             return Ok(());
@@ -138,7 +141,7 @@ impl<E: Env> Inner<E> {
 
     /// Whether a replica of this shard does its part, and has met no unreadable block.
     pub(super) fn is_well(&self, range: RangeId, replica: ReplicaId) -> ClusterResponse {
-        let is_well = |here: &Running<E>| {
+        let is_well = |here: &RangeHandle<E>| {
             let has_state = here.replica.with_state(|state| state.applied.is_some());
             let is_faulty = here.replica.is_unreadable() || here.replica.is_halted();
             has_state && !is_faulty && !here.raft.is_retired()
