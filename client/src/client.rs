@@ -14,7 +14,8 @@ use crate::tls::Tls;
 /// Longest timeout of a call; a longer one counts as this.
 const TIMEOUT_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
-pub(crate) struct Inner {
+/// What the clones of a [`Client`] share.
+pub(crate) struct ClientInner {
     pub core: Arc<Core>,
     pub pool: Pool,
     /// Held by the caller that asks for the directory.
@@ -25,7 +26,7 @@ pub(crate) struct Inner {
 /// used within a tokio runtime.
 #[derive(Clone)]
 pub struct Client {
-    pub(crate) inner: Arc<Inner>,
+    pub(crate) inner: Arc<ClientInner>,
     timeout: Duration,
 }
 
@@ -97,7 +98,7 @@ impl Client {
             tls: tls.map_err(|why| Error::new(ErrorCode::Invalid, Fate::NotApplied, why))?,
             forwarded: options.forwarded,
         };
-        let inner = Inner {
+        let inner = ClientInner {
             pool: Pool::new(opener, core.clone()),
             core,
             asking: tokio::sync::Mutex::default(),

@@ -65,7 +65,8 @@ use crate::request::{Batch, Read, RequestId, ScanReply, ScanRequest, Target, Wai
 use crate::shard::{Shard, WriteRequest};
 use crate::types::{Blob, Location, Route, ShardId};
 
-struct Inner<E: Env> {
+/// What the clones of a [`Gateway`] share.
+struct GatewayInner<E: Env> {
     shard: Shard<E>,
     here: Location,
     admission: Admission,
@@ -76,7 +77,7 @@ struct Inner<E: Env> {
 
 /// The gateway of a shard. Clones are the same gateway.
 pub struct Gateway<E: Env> {
-    inner: Rc<Inner<E>>,
+    inner: Rc<GatewayInner<E>>,
 }
 
 impl<E: Env> Clone for Gateway<E> {
@@ -91,7 +92,7 @@ impl<E: Env> Gateway<E> {
     /// The gateway of a shard. It knows the shard's own ranges, and follows the views of the cluster.
     pub fn new(shard: Shard<E>) -> Gateway<E> {
         let here = shard.location();
-        let inner = Rc::new(Inner {
+        let inner = Rc::new(GatewayInner {
             here,
             admission: Admission::default(),
             routes: RefCell::default(),
@@ -146,7 +147,7 @@ impl<E: Env> Gateway<E> {
     /// How many requests were refused because their range has its share of what the ranges of the shard
     /// share.
     pub fn overloaded(&self) -> u64 {
-        let Inner {
+        let GatewayInner {
             admission,
             forwarding,
             shard,
@@ -355,7 +356,7 @@ impl<E: Env> Gateway<E> {
 
     /// Scans rows of a range that this shard leads.
     async fn scan_here(&self, call: &Call, scan: ScanRequest) -> Result<ScanReply, Error> {
-        let Inner {
+        let GatewayInner {
             admission, shard, ..
         } = self.inner.as_ref();
         let _running = admission.begin_scan(shard.range_of(&scan.first_key()))?;
@@ -390,7 +391,7 @@ fn refuse<R: Responder>(responder: &R, token: u64, error: Error) {
     }
 }
 
-impl<E: Env> Inner<E> {
+impl<E: Env> GatewayInner<E> {
     /// Takes new routes, and makes the directory anew.
     fn learn(&self, take: impl FnOnce(&mut Routes)) {
         let mut routes = self.routes.borrow_mut();
