@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::cluster::{Binding, ClusterId};
-use crate::core::Core;
+use crate::core::ClientCore;
 use crate::error::{Error, ErrorCode, Fate};
 use crate::opening::Opener;
 use crate::options::ClientOptions;
@@ -16,7 +16,7 @@ const TIMEOUT_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// What the clones of a [`Client`] share.
 pub(crate) struct ClientInner {
-    pub core: Arc<Core>,
+    pub core: Arc<ClientCore>,
     pub pool: Pool,
     /// Held by the caller that asks for the directory.
     pub asking: tokio::sync::Mutex<()>,
@@ -90,7 +90,7 @@ impl Client {
             return Err(Error::new(ErrorCode::Invalid, Fate::NotApplied, message));
         }
         let addresses = (options.addresses.iter()).map(|address| Arc::from(&**address));
-        let core = Core::new(addresses.collect(), rand::random(), Instant::now());
+        let core = ClientCore::new(addresses.collect(), rand::random(), Instant::now());
         let core = Arc::new(core);
         let tls = options.tls.as_ref().map(Tls::new).transpose();
         let opener = Opener {

@@ -10,7 +10,7 @@
 use rangedb_protocol::limits::{MULTI_GET_KEYS_LEN_MAX, MULTI_GET_KEYS_MAX};
 use rangedb_protocol::{ErrorReply, KeyRead};
 
-use super::Core;
+use super::ClientCore;
 use super::directory::{Destination, Endpoint, names_no_leader};
 use crate::error::{Error, ErrorCode, Fate, passes};
 
@@ -71,7 +71,7 @@ pub fn refusal<'a, 'e>(reads: impl Iterator<Item = KeyRead<'a, 'e>>) -> Option<E
     }))
 }
 
-impl Core {
+impl ClientCore {
     /// Splits those of the keys whose places are `wanted`.
     pub fn parts(&self, keys: &[&[u8]], wanted: impl IntoIterator<Item = usize>) -> Vec<Part> {
         let mut parts: Vec<Part> = Vec::new();
@@ -168,9 +168,9 @@ mod tests {
     }
 
     /// A client that has heard of three ranges, of which node 1 leads the first and the last.
-    fn core() -> Core {
+    fn core() -> ClientCore {
         let from: Arc<str> = Arc::from("node1:1");
-        let core = Core::new(vec![from.clone()], 7, Instant::now());
+        let core = ClientCore::new(vec![from.clone()], 7, Instant::now());
         let routes = vec![
             route(1, 1, ("a", "g"), 1),
             route(2, 1, ("g", "n"), 2),
