@@ -9,13 +9,13 @@ use std::time::Duration;
 use crate::disk_fault::Lack;
 use crate::env::{AsyncRuntime, Env};
 use crate::wal::WalError;
-use crate::wal::shared::Core;
+use crate::wal::shared::SharedWal;
 
 /// Pause before an operation is tried again for which something was lacking.
 /// By time: the system does not say when there is room on a disk again.
 const RETRY_INTERVAL: Duration = Duration::from_millis(200);
 
-impl<E: Env> Core<E> {
+impl<E: Env> SharedWal<E> {
     /// Repeats an operation on the disk until it succeeds, or fails for another reason than a lack.
     pub(super) async fn with_retries<T, F: Future<Output = Result<T, WalError>>>(
         &self,

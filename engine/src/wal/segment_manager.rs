@@ -17,11 +17,11 @@ use crate::wal::WalError;
 use crate::wal::batch::FORMAT;
 use crate::wal::record::Record;
 use crate::wal::segment::{self, Beginning};
-use crate::wal::shared::{Core, Done};
+use crate::wal::shared::{Done, SharedWal};
 
-impl<E: Env> Core<E> {
+impl<E: Env> SharedWal<E> {
     /// The segment manager's task.
-    pub(super) async fn manage_segments(self: Rc<Core<E>>) {
+    pub(super) async fn manage_segments(self: Rc<SharedWal<E>>) {
         // Records appended before the log was closed may still need a segment.
         while !self.wakers.writer_ended.get() && self.health.dead.borrow().is_none() {
             match self.keep_once().await {

@@ -141,7 +141,7 @@ pub(super) struct Wakers {
 }
 
 /// The state that all handles of the log, the writer and the segment manager share.
-pub struct Core<E: Env> {
+pub struct SharedWal<E: Env> {
     pub(super) disk: E::Disk,
     pub(super) options: WalOptions,
     pub(super) pending: Pending,
@@ -163,13 +163,13 @@ pub struct Core<E: Env> {
     pub(super) counters: RefCell<Counters>,
 }
 
-impl<E: Env> Core<E> {
+impl<E: Env> SharedWal<E> {
     /// What a log that was read back goes on from.
     pub(super) fn new(
         disk: E::Disk,
         options: WalOptions,
         found: recovery::RecoveredState<E>,
-    ) -> Core<E> {
+    ) -> SharedWal<E> {
         let logs: BTreeMap<Group, Rc<RefCell<Log>>> = found
             .logs
             .into_iter()
@@ -178,7 +178,7 @@ impl<E: Env> Core<E> {
         let removed = found.removed.groups();
         let known = logs.keys().copied().chain(removed);
         let highest = known.map(|group| group.replica).max();
-        Core {
+        SharedWal {
             disk,
             options,
             pending: Pending::default(),

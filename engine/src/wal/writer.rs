@@ -11,10 +11,10 @@ use crate::wal::batch::{self, RECORDS_LEN_MAX};
 use crate::wal::log::RecordLocation;
 use crate::wal::record::{self, Record};
 use crate::wal::segment;
-use crate::wal::shared::{Chunk, Core, Done, FileOf};
+use crate::wal::shared::{Chunk, Done, FileOf, SharedWal};
 use crate::wal::{Group, LogEntry, LogId, WalError};
 
-impl<E: Env> Core<E> {
+impl<E: Env> SharedWal<E> {
     /// Adds a record of at most `len_max` bytes to the chunk that is gathering.
     fn add(&self, len_max: usize, encode: impl FnOnce(&mut Chunk)) {
         if self.health.closed.get() {
@@ -38,7 +38,7 @@ impl<E: Env> Core<E> {
         }
     }
 
-    /// Adds an entry. The caller then adds with [`Core::complete`] what happens when it is durable.
+    /// Adds an entry. The caller then adds with [`SharedWal::complete`] what happens when it is durable.
     pub(super) fn append_entry(&self, group: Group, entry: &LogEntry) {
         self.add(record::entry_len(entry), |chunk| {
             chunk.append_entry(group, entry);
@@ -117,7 +117,7 @@ impl<E: Env> Core<E> {
     }
 
     /// The writer's task: one batch after the other until the log is closed or has failed.
-    pub(super) async fn run(self: Rc<Core<E>>) {
+    pub(super) async fn run(self: Rc<SharedWal<E>>) {
         while let Some(chunk) = self.next_chunk().await {
             let bytes = chunk.len();
             let done = match self.write_next(&chunk).await {
