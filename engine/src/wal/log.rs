@@ -91,12 +91,12 @@ impl Log {
         (self.slots.len(), self.disk_bytes)
     }
 
-    /// The snapshot that it took over last.
+    /// The snapshot that the replica installed last.
     pub fn installed_snapshot(&self) -> Option<&InstalledSnapshot> {
         self.installed.as_ref()
     }
 
-    /// What came after the snapshot that it took over stands on its own from now on.
+    /// The entries after the installed snapshot no longer depend on its record.
     pub fn keep_later(&mut self) {
         if let Some(installed) = &mut self.installed {
             installed.keeps_later = true;
