@@ -396,7 +396,7 @@ impl ScanRequest {
 )]
 pub struct ScanReply {
     /// In key order, descending if the scan is in reverse. There may be none although the scan goes on: a
-    /// page ends too when so many delete marks and old versions were passed over.
+    /// page ends too when so many tombstones and old versions were passed over.
     pub rows: Rows,
     /// The snapshot read.
     pub at: Timestamp,

@@ -1,7 +1,7 @@
-//! The commands of admin requests and what answers them, which are JSON. A node writes the answers and
-//! clients read them: an unknown member is passed over and an unknown word of a state is
-//! [`Unknown`](Health::Unknown), so that a client reads what a newer node writes. Members are added but
-//! never renamed, since other tools read them, too. Pure.
+//! The commands of admin requests and their answers, in JSON. A node writes the answers and clients read
+//! them. A reader ignores unknown members and reads an unknown word of a state as
+//! [`Unknown`](Health::Unknown), so that a client can read the answers of a newer node. Members are added
+//! but never renamed, since other tools read them, too. Pure.
 
 mod balance;
 mod hex;

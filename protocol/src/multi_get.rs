@@ -1,6 +1,5 @@
-//! Multi-gets: the list of keys in the request, and what the reply gives for each. Keys and values
-//! stand in one vector of bytes each, one right behind the other, so that neither side allocates for
-//! each of them.
+//! Multi-gets: the list of keys in the request, and the results in the reply. Keys and values lie in one
+//! vector of bytes each, one right after the other, so that neither side allocates for each of them.
 
 use flatbuffers::FlatBufferBuilder;
 

@@ -167,7 +167,7 @@ fn a_node_that_was_away_for_long_catches_up_by_a_snapshot() {
     let caller = Caller::new(&homes);
     wait_until_replicated(&homes);
     caller.first_writes();
-    let taken_over = |home: &Home| home.log().matches("took over a snapshot").count();
+    let taken_over = |home: &Home| home.log().matches("installed a snapshot").count();
     let before = taken_over(&homes[2]);
     nodes[2].take().expect("it runs").kill();
     // One entry each: more than a log keeps, and more bytes than a memtable holds.

@@ -56,7 +56,7 @@ fn wait_until_caught_up(
 }
 
 fn taken_over(home: &Home) -> usize {
-    home.log().matches("took over a snapshot").count()
+    home.log().matches("installed a snapshot").count()
 }
 
 #[test]

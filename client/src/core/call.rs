@@ -14,12 +14,12 @@
 //!              answered
 //! ```
 //!
-//! The first retry after a stale route is made at once and takes nothing from the budget of retries.
-//! Later ones pause, and take from it. After a split, the refusal has the routes of all parts: the next
-//! try goes to the right one at once, and takes nothing either. A range that has no leader yet, after a
-//! split or when its leader has died, is asked again a few milliseconds later. A write whose fate is unknown is tried again under the same
-//! request id until the fate is known. The rules for each error are in [`Call::refused`] and
-//! [`Call::lost`].
+//! The first retry after a stale route is made at once and takes nothing from the budget of retries. Later
+//! ones pause, and take from it. After a split, the refusal has the routes of all parts: the next try goes
+//! to the right one at once, and takes nothing either. A range that has no leader yet, after a split or
+//! when its leader has died, is asked again a few milliseconds later. A write whose fate is unknown is
+//! tried again under the same request id until the fate is known. The rules for each error are in
+//! [`Call::refused`] and [`Call::lost`].
 
 use std::time::{Duration, Instant};
 

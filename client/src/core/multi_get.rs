@@ -1,11 +1,11 @@
-//! Multi-gets: which keys are asked for together, and which ones again.
+//! Multi-gets: which keys are requested together, and which keys are requested again.
 //!
 //! The keys are split into parts by the shard that leads their ranges. Each part is a [call](super::call)
 //! of its own, which goes to the shard of its first key, and all parts are made at the same time. A reply
 //! has a result for each key. Keys that were not read, or that another shard leads by now, are split into
-//! new parts: so a stale route is corrected. Every reply that counts has at least one more key. A reply
-//! without any is a [refusal] of the whole call, and the rules of a call say whether and when it is tried
-//! again.
+//! new parts: so a stale route is corrected. Every reply that counts answers at least one more key. A reply
+//! that answers no key is a [refusal] of the whole call, and the rules of a call say whether and when it is
+//! tried again.
 
 use rangedb_protocol::limits::{MULTI_GET_KEYS_LEN_MAX, MULTI_GET_KEYS_MAX};
 use rangedb_protocol::{ErrorReply, KeyRead};

@@ -1,11 +1,10 @@
 //! The gateway: the layer between the clients' requests and the shard.
 //!
-//! A [`Gateway`] decides what becomes of a request for a key: this shard answers it, or the caller is
-//! told the route, or it goes, once, to the shard that leads the range, on this node or on another.
-//! It owns the [`directory`], the forwarding, and the counts of what is in flight. Requests and
-//! answers are the engine's own types: the gateway sees no frame and no socket. The server turns
-//! frames into calls of it, and takes the answers as a [`Responder`]; so does the simulator, without
-//! frames.
+//! A [`Gateway`] decides what becomes of a request for a key: this shard answers it, or the caller gets the
+//! route, or the gateway forwards the request, once, to the shard that leads the range, on this node or on
+//! another. It owns the [`directory`], the forwarding, and the counts of what is in flight. Requests and
+//! answers are the engine's own types: the gateway sees no frame and no socket. The server turns frames
+//! into calls of it, and takes the answers as a [`Responder`]; so does the simulator, without frames.
 //!
 //! ```text
 //!   a client's connection ---> Gateway ---> Shard            the range is led here
@@ -14,12 +13,12 @@
 //!                                  one message (MessageClass::Clients)
 //! ```
 //!
-//! **The path of a get.** [`Gateway::get`] asks the shard, which passes the value, where it lies, to
-//! [`Responder::answer`]. While the lease holds nothing is allocated, copied or awaited. A read that
-//! must wait, for a majority or for the disk ([`Read::Wait`]), goes on in a task: it waits for what the
-//! read names, then looks again, until nothing is left to wait for.
+//! **The path of a get.** [`Gateway::get`] asks the shard, which passes the value to [`Responder::answer`]
+//! without copying it. While the lease holds, nothing is allocated, copied or awaited. A read that must
+//! wait, for a majority or for the disk ([`Read::Wait`]), goes on in a task: it waits for what the read
+//! names, then looks again, until nothing is left to wait for.
 //!
-//! **Several keys** in one request are the matter of [`multi_get`].
+//! **Several keys** in one request: see [`multi_get`].
 //!
 //! **Forwarding.** The first shard sends the request with the time that is left and the range that the
 //! caller believes in; the second one checks both again. It never forwards: if it does not lead

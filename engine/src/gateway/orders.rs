@@ -1,5 +1,5 @@
-//! Orders of operators, and questions about the cluster. They go to the cluster's manager, wherever it
-//! is; an order is given once. Lives on its shard's thread.
+//! Orders of operators, and questions about the cluster. They go to the cluster's manager, on whichever
+//! shard it is. An order is sent at most once. Lives on its shard's thread.
 
 use super::Gateway;
 use crate::boot_time::BootTime;

@@ -1,11 +1,11 @@
 //! Chooses the class for the appends of one stream.
 //!
 //! A large append, such as to a replica that catches up, belongs to the bulk class, where it delays no
-//! heartbeat. But pipelined appends must arrive in order, and two classes keep no order between them:
-//! an append that overtakes another is a conflict at its receiver. So a stream changes its class
-//! only while none of its appends is under way. It goes back to the control class when that happens
-//! by itself, or, once [`SMALL_IN_A_ROW`] appends in a row were small, it waits for it. Lives on
-//! the shard's thread.
+//! heartbeat. But pipelined appends must arrive in order, and two classes keep no order between them: an
+//! append that overtakes another is a conflict at its receiver. So a stream changes its class only while
+//! none of its appends is under way. It goes back to the control class when none happens to be under way;
+//! once [`SMALL_IN_A_ROW`] appends in a row were small, it waits for that moment. Lives on the shard's
+//! thread.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;

@@ -130,7 +130,7 @@ pub struct SnapshotRow {
     pub key: Bytes,
     /// The timestamp of the version.
     pub version: Timestamp,
-    /// The value; `None`: a delete mark.
+    /// The value; `None`: a tombstone.
     #[rkyv(with = Map<Shared>)]
     pub value: Option<Bytes>,
 }

@@ -1,4 +1,4 @@
-//! What a replica is in its group, as openraft last said.
+//! The role of a replica in its group, as openraft last reported it: leader, voter or learner.
 
 use std::cell::Cell;
 

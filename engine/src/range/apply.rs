@@ -3,13 +3,13 @@
 //! Apply decides and writes; what else an entry asks for, it gives back as [`Effect`]s, which
 //! [`Replica::apply`](super::replica::Replica::apply) carries out.
 //!
-//! Deterministic: reads the rows, the state and the entry, and nothing else — no clock, no
-//! randomness, no configuration. Conditional commands are decided here, in log order, so nothing
-//! needs latches. Synchronous: between its first and its last row nobody sees the entry, and an
-//! entry never spans memtables, so after a crash it is there whole or not at all. So the rows that the
-//! commands of an entry need are looked at before its first one is applied: if a block of a table with one
-//! of them cannot be read, nothing is done. Any other error means that the tree or the log is damaged, and
-//! ends the process; it is never the client's.
+//! Deterministic: apply reads the rows, the state and the entry, and nothing else — no clock, no
+//! randomness, no configuration. Conditional commands are decided here, in log order, so nothing needs
+//! latches. Synchronous: between its first and its last row nobody sees the entry, and an entry never spans
+//! memtables, so after a crash it is there whole or not at all. So the rows that the commands of an entry
+//! need are read before its first command is applied: if a block of a table with one of these rows cannot
+//! be read, nothing is applied. Any other error means that the tree or the log is damaged, and ends the
+//! process; it is never an error of the client.
 
 use std::borrow::Cow;
 
@@ -32,7 +32,7 @@ use crate::wal::{LogEntry, LogId, Payload};
 /// The rows of one range, as apply sees them.
 pub trait Rows {
     /// Hands the newest version of a key to `look`: its timestamp, and its value unless it is a
-    /// delete mark.
+    /// tombstone.
     ///
     /// # Errors
     /// The tree cannot be read.
@@ -42,7 +42,7 @@ pub trait Rows {
         look: impl FnOnce(Option<(Timestamp, Option<&[u8]>)>) -> R,
     ) -> Result<R, LsmError>;
 
-    /// Adds a version, newer than all others of the key; `None` is a delete mark.
+    /// Adds a version, newer than all others of the key; `None` is a tombstone.
     fn insert(&mut self, key: &[u8], version: Timestamp, value: Option<&[u8]>);
 }
 

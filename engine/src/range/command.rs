@@ -1,4 +1,4 @@
-//! Commands as they lie in the log: many in one entry, read in place.
+//! The format of commands in the log: many in one entry, read in place.
 //!
 //! An entry's payload is one rkyv archive of [`Entry`], then one byte with the number of its
 //! [format](FORMAT). The archive borrows keys and values from the requests when it is written, and

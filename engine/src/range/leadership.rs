@@ -1,4 +1,4 @@
-//! Whether a replica leads its range, and who does as far as it knows.
+//! Whether a replica leads its range, and which replica is the leader as far as it knows.
 //!
 //! A replica leads from the moment it has applied its own blank entry, in a term newer than any seen
 //! when the process started, as long as openraft says so. The timestamps that were served and the

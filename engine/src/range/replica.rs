@@ -1,13 +1,12 @@
 //! A replica of a range on this shard: its state, its rows, and what a leader keeps besides.
 //!
-//! Lives on the shard's thread. The state changes in [`Replica::apply`] alone, which is
-//! synchronous.
+//! Lives on the shard's thread. Only [`Replica::apply`] changes the state; it is synchronous.
 //!
 //! The replica itself carries out the [effects](Effect) of an entry, and not the shard: all of them must
 //! have happened when the next entry is applied, or a read finds the state, so in the same turn. A child
 //! has its keys when its parent has lost them; a range that takes over another one has the other's sessions
-//! before the next retry is judged. What takes time, the replica only hands over, and a task of the shard
-//! carries it out: the [`Nursery`] has the newborn whose groups are to be started,
+//! before the next retry is judged. Work that takes time the replica only queues, and a task of the shard
+//! does it: the [`Nursery`] has the newborn whose groups are to be started,
 //! [`absorbed_replicas`](super::absorbed_replicas) those that are to be removed, and a digest waits until
 //! the shard reads its rows.
 
@@ -169,7 +168,7 @@ impl<E: Env> Replica<E> {
         replica
     }
 
-    /// The data id of the first part of its rows. It changes when the replica takes over a snapshot, and
+    /// The data id of the first part of its rows. It changes when the replica installs a snapshot, and
     /// at no other time.
     pub fn data_id(&self) -> DataId {
         self.rows.parts().first()
@@ -203,7 +202,7 @@ impl<E: Env> Replica<E> {
         tracing::info!(
             range = %self.group.range,
             entry = state.applied.map_or(0, |id| id.index),
-            "took over a snapshot"
+            "installed a snapshot"
         );
         self.timestamps.observe(state.last_ts);
         self.usage.last_write.set(state.last_ts);

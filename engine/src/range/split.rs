@@ -1,9 +1,9 @@
-//! What a split makes of a range's state: the range keeps the keys before the split's key, and a new
-//! range, its child, gets the others.
+//! How a split changes a range's state: the range keeps the keys before the split's key, and a new range,
+//! its child, gets the others.
 //!
-//! The rows stay where they are: parent and child share a data id, and each owns the rows of its
-//! interval. The child begins with the parent's members, each replica beside the parent's. Its time goes
-//! on after the split's timestamp, and it inherits what was promised for its keys: the ceiling, the
+//! The rows stay where they are: parent and child share a data id, and each owns the rows of its interval.
+//! The child begins with the parent's members, each replica beside the parent's. Its timestamps continue
+//! above the split's, and it inherits what bounds reads and retries of its keys: the ceiling, the
 //! collection threshold, and the requests of sessions. Pure and deterministic, as a part of
 //! [`super::apply`].
 

@@ -1,7 +1,8 @@
 //! Questions of a shard to other shards and to itself about the cluster, and its search for the manager.
 //!
-//! Every question has a time limit, also one of the shard to itself. After that the order that has asked goes on
-//! without an answer, and the shard that was asked finishes its work. What requests do is in [`super::management`]. Lives on the shard's thread.
+//! Every question has a time limit, also one of the shard to itself. After that the sender goes on without
+//! an answer, while the shard that was asked finishes its work. [`super::management`] handles the requests.
+//! Lives on the shard's thread.
 
 use std::io;
 use std::rc::Rc;

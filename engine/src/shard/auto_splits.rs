@@ -1,11 +1,11 @@
-//! Splits that the manager decides itself: of ranges that have become larger than `range-size-max`, and of
-//! ranges that are too hot for their shard ([`crate::cluster::load_splits`]). Runs on the shard that hosts
-//! the manager, which knows sizes and loads from the reports of leaders.
+//! Splits that the manager decides on its own: of ranges that have become larger than `range-size-max`, and
+//! of ranges that are too hot for their shard ([`crate::cluster::load_splits`]). Runs on the shard that
+//! hosts the manager, which knows sizes and loads from the reports of leaders.
 //!
-//! The leader names the keys: from the indexes of its tables, or from its samples of requests. The manager
-//! then has the part that is split off because of load led by a shard that uses less of its core. A range
-//! that cannot be split is tried again after a pause that doubles each time, and the view of the cluster
-//! says what stands in the way.
+//! The leader names the keys: from the indexes of its tables, or from its samples of requests. A part that
+//! is split off because of load then gets its leader on a shard that uses less of its core. A range that
+//! cannot be split is tried again after a pause that doubles each time, and the view of the cluster says
+//! what stands in the way.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,5 +1,5 @@
-//! The part of balance that is not the manager's own: it answers what operators ask of it, and counts the
-//! moves that were begun, for metrics. Runs on the shard that hosts the manager.
+//! Balance beside the manager's own decisions: answers to operators, and counts of the moves that were
+//! begun, for metrics. Runs on the shard that hosts the manager.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;

@@ -1,5 +1,5 @@
-//! The hottest ranges and their hottest keys: what a leader answers of its samples, and how the manager asks
-//! the leaders of the ranges that take the most CPU time. The other leaders are not asked.
+//! The hottest ranges and their hottest keys: how a leader answers from its samples, and how the manager
+//! asks the leaders of the ranges that take the most CPU time. The other leaders are not asked.
 
 use std::rc::Rc;
 use std::time::Duration;

@@ -1,10 +1,9 @@
-//! Replicas come and go: how they are made and removed, and how a leader changes the members of its
-//! group.
+//! How replicas are created and removed, and how a leader changes the members of its group.
 //!
-//! A replica is durable in the log before it runs, and its removal is durable before it stops. A
-//! change makes the new replicas, lets them learn, and only then changes the voters, in one joint
-//! step. A leader that is to go transfers the leadership first. If something fails, the cluster's
-//! manager tries again from what is there then.
+//! A replica is durable in the log before it runs, and its removal is durable before it stops. A change
+//! makes the new replicas, lets them learn, and only then changes the voters, in one joint step. A leader
+//! that is to be removed transfers the leadership first. If a step fails, the cluster's manager tries again
+//! from the state it finds then.
 
 use std::collections::BTreeSet;
 use std::rc::Rc;

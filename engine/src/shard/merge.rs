@@ -1,23 +1,24 @@
-//! Merges of ranges that are led here with their right neighbours, as the leaders carry them out.
+//! Merges of ranges with their right neighbours, as carried out by the leaders of the left ranges.
+//! [`super::freeze`] has the part of the right ranges.
 //!
 //! The protocol, step by step. The replicas of both ranges are on the same shards.
 //!
-//! 1. The manager asks the leader of the left range. It takes the flag of changes, and asks every shard
-//!    whether it has both replicas, and can merge them. Then it asks the leader of the right range to freeze
-//!    the range.
-//! 2. The right leader takes its own flag, serves no key any more, and proposes the freeze. Once that is
-//!    applied, no replica of the range applies a write, also under a later leader.
-//! 3. The left leader asks every shard whether its replica of the right range is frozen for this merge. A shard
-//!    says so when its log has the freeze, and that it is committed, durably. All must answer: a replica that
-//!    is not there could not be taken over. Nothing is flushed, so tables that are slow, or whose disk is full,
-//!    hold up no merge.
-//! 4. It proposes the merge. Each replica of the left range, when it applies that, takes over the right one
-//!    on its shard (`range/take_over.rs`), and the left leader serves the keys.
+//! 1. The manager asks the leader of the left range. That leader sets the flag that allows one change of a
+//!    range at a time (`begin_change`), and asks every shard whether it has both replicas and can merge
+//!    them. Then it asks the leader of the right range to freeze that range.
+//! 2. The right leader sets its own flag, stops serving the keys, and proposes the freeze. Once the freeze
+//!    is applied, no replica of the range applies a write, not even under a later leader.
+//! 3. The left leader asks every shard whether its replica of the right range is frozen for this merge. A
+//!    shard answers yes when its log has, durably, the freeze and the fact that it is committed. All must
+//!    answer: a replica that is missing could not be taken over. Nothing is flushed, so tables that are
+//!    slow, or whose disk is full, hold up no merge.
+//! 4. The left leader proposes the merge. Each replica of the left range, when it applies the merge, takes
+//!    over the right one on its shard (`range/take_over.rs`), and the left leader serves the keys.
 //!
 //! The merge entry may still be committed although its proposal seemed lost. So, if a step fails, the left
-//! log first cancels the merge; only then may the right range thaw. A right leader that hears nothing asks
-//! the left one, and never decides alone. No order removes a frozen replica while the left replica on its
-//! shard may still take it over.
+//! log first cancels the merge; only then may the right range thaw. A right leader that hears nothing for a
+//! while asks the left one; it never decides alone. No order removes a frozen replica while the left
+//! replica on its shard may still take it over.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -477,7 +478,8 @@ impl<E: Env> ShardInner<E> {
         self.remove_incomplete().await?;
         let due: Vec<Rc<Replica<E>>> = {
             let absorbed = self.home.absorption.absorbed();
-            // In the order in which they were taken over: a start would not find out by whom.
+            // Oldest merge first. If range A took over B and was then taken over itself, A's replica must stay in
+            // the log until B's is gone: without A, a start could not know that B was taken over.
             let due = absorbed.iter().filter(|absorbed| self.is_covered(absorbed));
             due.map(|absorbed| absorbed.replica.clone()).collect()
         };
@@ -495,10 +497,10 @@ impl<E: Env> ShardInner<E> {
             return false;
         }
         let Some(at) = absorbed.at else { return true };
-        // The one that took it over may have been taken over since, and is needed until a flush, too.
+        // The replica that took it over may itself have been taken over since.
         let left = self.of_range(absorbed.by).map(|left| left.replica);
         let left = left.or_else(|| self.home.absorption.absorbed_of(absorbed.by));
-        // Without that nothing needs it.
+        // Without a replica of that range here, nothing needs this one.
         left.is_none_or(|left| left.durable_up_to() >= Some(at))
     }
 }

@@ -1,6 +1,6 @@
-//! Orders to merge ranges, of operators and of the manager itself, as the manager carries them out: it
-//! moves replicas until those of the right range are on the shards of the left one, and then has the left
-//! leader merge ([`super::merge`]). Runs on the shard that hosts the manager.
+//! Orders to merge ranges, from operators and from the manager itself. The manager moves replicas until
+//! those of the right range are on the shards of the left one, and then asks the left leader to merge
+//! ([`super::merge`]). Runs on the shard that hosts the manager.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;

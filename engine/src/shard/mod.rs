@@ -4,11 +4,10 @@
 //! memory with other shards. [`Shard`] is an ordinary single-threaded value that lives on its
 //! executor's thread. Requests of clients come to it through the [gateway](crate::gateway).
 //!
-//! The way of a write: [`Shard::write`] finds the range and checks its version -> the range's
-//! proposer ([`crate::range::proposer`]) -> Raft ([`crate::raft`]) -> the log ([`crate::wal`]),
-//! durably -> apply ([`crate::range::apply`]) into the tree ([`crate::lsm`]) -> the caller's
-//! [`WriteSink`]. The way of a read: [`Shard::get`] checks the lease and looks into the tree at
-//! once.
+//! The path of a write: [`Shard::write`] finds the range and checks its version -> the range's proposer
+//! ([`crate::range::proposer`]) -> Raft ([`crate::raft`]) -> the log ([`crate::wal`]), durably -> apply
+//! ([`crate::range::apply`]) into the tree ([`crate::lsm`]) -> the caller's [`WriteSink`]. The path of a
+//! read: [`Shard::get`] checks the lease and reads the tree, in one turn.
 
 mod asking;
 mod auto_splits;

@@ -78,7 +78,7 @@ impl<E: Env> ShardInner<E> {
                 entries,
                 bytes,
                 allowed,
-                "the log that is kept for replicas that take over a snapshot takes too much space and is \
+                "the log that is kept for replicas that install a snapshot takes too much space and is \
                  given up: they will need another snapshot; free space on the disk of the log, or write \
                  less until they have caught up"
             );

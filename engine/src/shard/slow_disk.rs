@@ -1,14 +1,13 @@
 //! What a shard does when the disk of its log is slow: it lets others lead.
 //!
-//! A leader waits for its own disk only as one of a majority, but a slow one also applies late,
-//! answers late, and takes in new entries late. Every shard measures its durable writes
-//! ([`crate::wal::WriteSpeed`]) and tells the figure in its heartbeats. A shard is slow if the 99th
-//! percentile of its last two seconds is above [`SLOW_WRITE`] and [`TIMES_SLOWER`] times the median
-//! of the shards with which it shares ranges, if several writes were slow (one or two are a hiccup),
-//! and if that is so for [`LASTS`]: a disk that all share becomes slow for all, but one shard notices
-//! it first. Then it hands leaderships over to voters that are as much faster, at most a third of them
-//! a second, and accepts none for a minute. If none is faster, as on a disk that all nodes share,
-//! nothing moves.
+//! A leader's own disk is only one of a majority, but a leader with a slow disk also applies late, answers
+//! late, and accepts new entries late. Every shard measures its durable writes ([`crate::wal::WriteSpeed`])
+//! and tells the figure in its heartbeats. A shard is slow if the 99th percentile of its last two seconds
+//! is above [`SLOW_WRITE`] and [`TIMES_SLOWER`] times the median of the shards with which it shares ranges,
+//! if several writes were slow (one or two are a hiccup), and if that is so for [`LASTS`]: a disk that all
+//! share becomes slow for all, but one shard notices it first. Then it hands leaderships over to voters
+//! that are as much faster, at most a third of them a second, and accepts none for a minute. If none is
+//! faster, as on a disk that all nodes share, nothing moves.
 //!
 //! A write of the log that hangs for [`HANGS_AFTER`] makes the shard hand over everything at once to
 //! any voter that accepts; one that hangs for [`GIVEN_UP_AFTER`] ends the process. A log that waits

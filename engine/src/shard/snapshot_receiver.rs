@@ -1,13 +1,13 @@
 //! Receives a snapshot: stages its rows under a new data id, and installs them only when all are
 //! durable in the tree.
 //!
-//! The order: rows into the tree; a flush; one durable record in the log that switches data, state
-//! and log at once ([`crate::wal::GroupLog::switch`]); then the replica in memory. A crash before
-//! the record leaves rows without an owner, which compactions drop.
+//! The order: rows into the tree; a flush; one durable record in the log that switches data, state and log
+//! at once ([`crate::wal::GroupLog::install_snapshot`]); then the replica in memory. A crash before the
+//! record leaves rows without an owner, which compactions drop.
 //!
 //! A snapshot is refused while a replica of another range on this shard still holds some of its keys,
-//! because it has not yet applied the split that takes them away, and while another snapshot with some
-//! of its keys is being installed. The leader sends it again later.
+//! because that replica has not yet applied the split that takes them away, and while another snapshot with
+//! some of its keys is being installed. The leader sends it again later.
 //!
 //! A part may come again, because its answer was lost or late. It is stored once; every copy is
 //! answered when it is stored.

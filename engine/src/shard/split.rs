@@ -1,10 +1,11 @@
-//! Splits of the ranges that are led here: the order, and the start of the replicas that are born.
+//! Splits of the ranges that this shard leads: the order, and the start of the new replicas.
 //!
 //! The protocol, step by step:
 //!
 //! 1. The manager gives the ids of the child and of its replicas, and asks the leader.
-//! 2. The leader takes the flag of changes, so no change of members runs beside the split. It closes the
-//!    keys of the child and queues the split (`engine/src/range/splitting.rs`).
+//! 2. The leader sets the flag that allows one change of a range at a time (`begin_change`), so no change
+//!    of members runs beside the split. It closes the keys of the child and queues the split
+//!    (`engine/src/range/splitting.rs`).
 //! 3. The split is one entry of the log, alone. Each replica makes the birth durable before it applies
 //!    the entry, and then, in one turn, shrinks and gives birth ([`crate::range::split`]).
 //! 4. The leader tells its followers that the entry is committed as soon as it begins to apply it;
@@ -13,9 +14,8 @@
 //! 5. The newborn beside the leader campaigns at once, and again soon: its followers may not be born
 //!    yet. A newborn has promised nothing, so it grants the first pre-vote that comes.
 //!
-//! A replica that lags gives birth when it comes to the entry. One that takes over a snapshot from
-//! after the split never does: the cluster's manager notices that the child's replica is missing, and
-//! replaces it.
+//! A replica that lags gives birth when it comes to the entry. One that installs a snapshot from after the
+//! split never does: the cluster's manager notices that the child's replica is missing, and replaces it.
 
 use std::rc::Rc;
 use std::time::Duration;

@@ -1,7 +1,7 @@
-//! Orders to split ranges, of operators and of the manager itself ([`super::auto_splits`]), as the manager
-//! carries them out: ids first, then one split after the other, by halves ([`SplitOrder`]), and last until
-//! when the ranges are held against merging. An order for many keys makes coarse parts first, and goes on when
-//! these are scattered over nodes and shards.
+//! Orders to split ranges, from operators and from the manager itself ([`super::auto_splits`]). The manager
+//! first gives out ids, then makes one split after the other, by halves ([`SplitOrder`]), and at last
+//! records until when the new ranges must not be merged. An order for many keys makes coarse parts first,
+//! waits until these are scattered over nodes and shards, and then splits them.
 //!
 //! The leader of a range splits it ([`super::split`]), and reports both ranges at once; the next split of
 //! either begins when that report is there. A leader that has lost its leadership refuses, and the new one

@@ -1,9 +1,9 @@
-//! Requests to the manager, above all orders: another leader of a range, another place for a replica,
-//! a setting, a node that leaves.
+//! Orders to the manager and questions about the cluster. Orders change the leader of a range, move a
+//! replica, set a setting, or let a node leave.
 //!
-//! The manager refuses what cannot be done, gives the order to the shard that leads the range, and
-//! orders nothing else of that range for a while. It gives the orders of its own plan in the same way.
-//! Runs on the shard that hosts the manager.
+//! The manager refuses what cannot be done, gives the order to the shard that leads the range, and gives no
+//! other order for that range for a while. It gives the orders of its own plan in the same way. Runs on the
+//! shard that hosts the manager.
 
 use std::rc::Rc;
 use std::time::Duration;

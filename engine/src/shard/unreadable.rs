@@ -1,12 +1,12 @@
 //! What a shard does when a block of a table cannot be read or is damaged: it gives up the replicas whose
 //! reads have met it, and the manager has them made anew.
 //!
-//! The read itself fails with [`Error::Unreadable`]; it never finds nothing. A leader hands its leadership
-//! over, to a replica that can answer. A replica that does not lead removes itself, if without it a majority
-//! of the voters is well: it asks each of them. A voter that has met such a block itself says no, and one that
-//! asks has met one. So of two that ask at the same time at least one learns of the other, and no majority is
-//! ever given up. A replica that may not go stays: it votes, serves what does not need the block, and asks
-//! again. The only replica of a range stays for good.
+//! The read itself fails with [`Error::Unreadable`]; it never reports the key as absent. A leader hands its
+//! leadership over, to a replica that can answer. A replica that does not lead removes itself, if without
+//! it a majority of the voters is well: it asks each of them. A voter that has met such a block itself says
+//! no, and every replica that asks has met one. So of two that ask at the same time at least one learns of
+//! the other, and no majority is ever given up. A replica that may not go stays: it votes, serves what does
+//! not need the block, and asks again. The only replica of a range stays for good.
 //!
 //! The shard's thread looks once a second; nothing is kept between two looks.
 

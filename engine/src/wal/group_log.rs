@@ -1,5 +1,5 @@
-//! The log of one group as its replica uses it: changes the index in memory, and has the shard's log
-//! write the change.
+//! The log of one group as its replica uses it. Each change is made in the index in memory and appended to
+//! the shard's log.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;

@@ -1,4 +1,4 @@
-//! What the log says of itself as a whole: its identity, its length, and the replicas it has seen.
+//! Records about the log as a whole: its identity, its length, and the replicas it has seen.
 
 use crate::env::Env;
 use crate::types::ReplicaId;

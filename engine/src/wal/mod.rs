@@ -10,12 +10,12 @@
 //! batches ([`batch`]), each one durable write; a batch is a row of records ([`record`]). Those
 //! three modules describe the format byte by byte, and [`sealed`] that of block 0.
 //!
-//! Each segment begins with a checkpoint: every replica's creation, vote, purge position and commit
-//! hint, every tombstone, and the data ids reserved. So an old segment is needed only for its
-//! entries. The oldest segment is recycled when all its entries are purged. If there are too many
-//! segments, the live entries of the oldest are written again at the end, as long as less than half
-//! of the log is live. So the log takes at most twice the space of what is live in it, or that of a
-//! few segments; and a log that has to keep much is not copied over and over.
+//! Each segment begins with a checkpoint: every replica's creation, last installed snapshot, vote, purge
+//! position and commit hint, every replica tombstone, and the reserved data ids. So an old segment is
+//! needed only for its entries. The oldest segment is recycled when all its entries are purged. If there
+//! are too many segments, the live entries of the oldest are written again at the end, as long as less than
+//! half of the log is live. So the log takes at most twice the space of what is live in it, or that of a
+//! few segments; and a log of which most is live is not copied over and over.
 //!
 //! **Users' bytes are never taken for the log's.** A recycled segment holds, block by block, what
 //! clients wrote before, and recovery looks at blocks behind the last batch. So a batch carries a

@@ -1,4 +1,4 @@
-//! Records: a batch holds them one after the other. They are the same in both formats of the log.
+//! Records: a batch holds them one after the other. They are the same in all formats of the log.
 //!
 //! | bytes | field |
 //! |---|---|

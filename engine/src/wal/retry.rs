@@ -1,6 +1,6 @@
-//! What the log does on a full disk, or when the process lacks file descriptors or memory: it waits
-//! and tries again. Records appended meanwhile wait, too, so the shard refuses writes of users. The
-//! logs of leaders and followers go on where they were once there is room again.
+//! What the log does on a full disk, or when the process lacks file descriptors or memory: it waits and
+//! tries again. Records appended meanwhile wait, too, so the shard refuses writes of users. Once there is
+//! room again, the log continues where it stopped.
 
 use std::future::Future;
 use std::task::Waker;

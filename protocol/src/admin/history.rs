@@ -1,4 +1,4 @@
-//! What a node has kept of its past, in answers to [`super::Command::History`].
+//! The history that a node has kept, in answers to [`super::Command::History`].
 
 use std::collections::BTreeMap;
 

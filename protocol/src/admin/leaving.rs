@@ -1,4 +1,4 @@
-//! How far a node has left.
+//! The progress of a node that leaves the cluster.
 
 use serde::{Deserialize, Serialize};
 

@@ -1,4 +1,4 @@
-//! Answers about splits of ranges, and what a range's bounds are doing.
+//! Answers about splits of ranges, and the change of bounds that is under way at a range.
 
 use std::fmt;
 

@@ -1,5 +1,5 @@
-//! Collects what the node does from the reports of its shards, as the page of metrics does: the work of each
-//! minute for the history, and how the node is for the cluster's manager. Runs on the control thread.
+//! Collects figures of the node from the reports of its shards, as the page of metrics does: the work of
+//! each minute for the history, and the node's state for the cluster's manager. Runs on the control thread.
 
 use std::sync::Arc;
 use std::time::Duration;

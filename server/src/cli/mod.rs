@@ -1,6 +1,7 @@
-//! The command line's clients of a running node: `rangedb get|put|delete|cas|incr|scan|write`,
-//! `rangedb status`, `rangedb top`, `rangedb history`, `rangedb node`, `rangedb range`, `rangedb config`,
-//! `rangedb reload`. `rangedb version` asks no node. `rangedb demo` starts nodes as processes of their own.
+//! The command line's clients of a running node: `rangedb get|put|delete|cas|incr|scan|write`, `rangedb
+//! status`, `rangedb top`, `rangedb history`, `rangedb balance`, `rangedb node`, `rangedb range`, `rangedb
+//! config`, `rangedb reload`. `rangedb version` asks no node. `rangedb demo` starts nodes as processes of
+//! their own.
 //!
 //! A thin layer over the client library, in the binary alone. Of the server it uses only how batches, keys
 //! and values look in JSON. One thread, one tokio runtime.
