@@ -3,7 +3,6 @@
 use std::cell::RefCell;
 use std::io;
 use std::rc::Rc;
-use std::task::Poll;
 
 use crate::boot_time::BootTime;
 use crate::disk_fault::Lack;
@@ -191,14 +190,8 @@ impl<E: Env> Wal<E> {
         shared.health.closed.set(true);
         shared.wake_writer();
         // The writer first writes all pending records: the mark must name the very last batch.
-        std::future::poll_fn(|cx| {
-            if shared.wakers.writer_ended.get() || shared.health.lack.get().is_some() {
-                return Poll::Ready(());
-            }
-            *shared.wakers.for_end.borrow_mut() = Some(cx.waker().clone());
-            Poll::Pending
-        })
-        .await;
+        let is_over = || shared.events.has_ended.get() || shared.health.lack.get().is_some();
+        shared.events.end.until(is_over).await;
         if let Some(error) = shared.health.dead.borrow().clone() {
             return Err(error);
         }
@@ -227,15 +220,8 @@ impl<E: Env> Wal<E> {
 
     /// Waits until the pending records are within their bound, or the log has failed.
     pub async fn room(&self) {
-        std::future::poll_fn(|cx| {
-            if self.shared.has_room() {
-                return Poll::Ready(());
-            }
-            let mut waiting = self.shared.wakers.for_room.borrow_mut();
-            waiting.push(cx.waker().clone());
-            Poll::Pending
-        })
-        .await;
+        let has_room = || self.shared.has_room();
+        self.shared.events.room.until(has_room).await;
     }
 }
 

@@ -3,7 +3,6 @@
 //! room again, the log continues where it stopped.
 
 use std::future::Future;
-use std::task::Waker;
 use std::time::Duration;
 
 use crate::disk_fault::Lack;
@@ -65,8 +64,7 @@ impl<E: Env> SharedWal<E> {
         }
         // A clean stop does not wait until the disk has room: it wakes up and ends without the
         // mark.
-        let waiting = self.wakers.for_end.borrow_mut().take();
-        waiting.into_iter().for_each(Waker::wake);
+        self.events.end.notify();
         E::Runtime::sleep(RETRY_INTERVAL).await;
         Ok(())
     }
