@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use rangedb_tests::http::request;
 use rangedb_tests::load::{client, run};
-use rangedb_tests::process::Home;
+use rangedb_tests::process::{Home, succeeded};
 use serde_json::Value;
 
 /// How long the balancer may take on a machine that does other things, too.
@@ -151,8 +151,7 @@ fn ranges_of_an_interval_are_scattered_over_shards_and_bad_orders_are_refused() 
     for keys in borders.rchunks(2) {
         let at = keys.iter().flat_map(|key| ["--at", *key]);
         let order: Vec<&str> = ["range", "split", &id].into_iter().chain(at).collect();
-        let split = home.cli(&order);
-        assert!(split.status.success(), "{split:?}");
+        succeeded(&home.cli(&order));
     }
     eventually("leaders of all ranges", || led(&home).len() == KEYS.len());
     let before = led(&home);

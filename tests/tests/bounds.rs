@@ -272,8 +272,7 @@ fn ranges_split_and_merge_while_a_node_comes_back_without_its_folder() {
     let mut running = start_all(&homes);
     wait_until_replicated(&homes);
     let caller = Caller::new(&homes);
-    let set = caller.cli(&["config", "set", "dead-after", "5s"]);
-    assert!(set.status.success(), "{set:?}");
+    caller.set("dead-after", "5s");
     let check = caller.check(SECONDS, 8, seed());
     let operator = Operator::begin(&caller, seed());
     std::thread::sleep(Duration::from_secs(3));

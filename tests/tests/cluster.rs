@@ -89,7 +89,7 @@ fn one_node_of_three_may_be_missing_but_not_two() {
         node.take().expect("it runs").kill();
     }
     let begun = Instant::now();
-    let put = caller.cli(&["put", "a", "2", "--timeout", "2s"]);
+    let put = caller.try_put("a");
     assert!(!put.status.success(), "a minority must not write");
     let get = caller.cli(&["get", "a", "--timeout", "2s"]);
     assert!(!get.status.success(), "a minority must not read");

@@ -172,8 +172,7 @@ fn hot_gets_go_on_beside_a_snapshot_and_a_digest_of_cold_blocks() {
     let mut running = start_all(&homes);
     wait_until_replicated(&homes);
     let client = connect(&addresses(&homes));
-    let off = homes[0].cli(&["config", "set", "balance", "off"]);
-    assert!(off.status.success(), "{off:?}");
+    homes[0].set("balance", "off");
     put_all(&client);
     wait_until_alike(&homes);
     for (home, node) in homes.iter().zip(&mut running) {

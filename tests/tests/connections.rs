@@ -56,7 +56,7 @@ fn too_few_files_are_refused_with_the_number_that_is_needed() {
     // This number is enough.
     let limit = format!("--nofile={needed}:{needed}");
     let node = home.start_with(&["prlimit", &limit], Stdio::null(), home.log_file().into());
-    assert!(home.cli(&["put", "k", "v"]).status.success());
+    home.put("k", "v");
     drop(node);
 }
 
@@ -130,7 +130,7 @@ fn frames_in_the_making_take_their_share_of_memory_and_give_it_back() {
         clients.push(client);
     }
     let most = memory_mib(node.id());
-    assert!(home.cli(&["put", "k", "v"]).status.success());
+    home.put("k", "v");
     let unfinished = || home.metric_with("rangedb_memory_used_bytes", "budget=\"requests\"");
     let held = unfinished();
     assert!(held > 0.0 && held < f64::from(64 << 20), "{held}");

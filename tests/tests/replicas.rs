@@ -66,8 +66,7 @@ fn wait_until_on(home: &Home, wanted: &[u64]) {
 }
 
 fn set_dead_after(home: &Home, time: &str) {
-    let output = home.cli(&["config", "set", "dead-after", time]);
-    assert!(output.status.success(), "{output:?}");
+    home.set("dead-after", time);
 }
 
 fn id_of(home: &Home) -> u64 {

@@ -76,8 +76,7 @@ fn replicas_take_one_snapshot_and_catch_up_while_clients_write() {
     }
     let mut running = start_all(&homes);
     wait_until_replicated(&homes);
-    let off = homes[0].cli(&["config", "set", "balance", "off"]);
-    assert!(off.status.success(), "{off:?}");
+    homes[0].set("balance", "off");
     let caller = Caller::new(&homes);
     let (records, len) = ((mib << 20) / RECORD_LEN, RECORD_LEN.to_string());
     let records = records.to_string();

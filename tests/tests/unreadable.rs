@@ -137,8 +137,7 @@ fn is_replaced(damage: impl FnOnce(&Home, &mut Option<Node>)) {
     let mut running = start_all(&homes);
     wait_until_replicated(&homes);
     let client = connect(&addresses(&homes), Duration::from_secs(10));
-    let off = homes[0].cli(&["config", "set", "balance", "off"]);
-    assert!(off.status.success(), "{off:?}");
+    homes[0].set("balance", "off");
     put_all(&client);
     wait_until_alike(&homes);
     for (home, node) in homes.iter().zip(&mut running).skip(1) {
