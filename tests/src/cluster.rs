@@ -240,13 +240,28 @@ pub fn wait_until_alike(homes: &[Home]) -> Duration {
 ///
 /// # Panics
 /// This takes longer than a minute.
-pub fn wait_for<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
+pub fn wait_for<T>(what: &str, condition: impl FnMut() -> Option<T>) -> T {
+    wait_for_within(TIMEOUT, what, condition)
+}
+
+/// The same with another time limit.
+///
+/// # Panics
+/// This takes longer.
+pub fn wait_for_within<T>(
+    timeout: Duration,
+    what: &str,
+    mut condition: impl FnMut() -> Option<T>,
+) -> T {
     let begun = Instant::now();
     loop {
         if let Some(found) = condition() {
             return found;
         }
-        assert!(begun.elapsed() < TIMEOUT, "{what} does not come");
+        assert!(
+            begun.elapsed() < timeout,
+            "{what} does not come within {timeout:?}"
+        );
         std::thread::sleep(POLL_INTERVAL);
     }
 }

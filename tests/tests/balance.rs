@@ -42,7 +42,7 @@ fn led(home: &Home) -> BTreeMap<String, u64> {
     led.collect()
 }
 
-/// Waits until something is so.
+/// Waits until something is so. It looks seldom, because the commands take CPU time from the load.
 fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
     let until = Instant::now() + WAIT_TIMEOUT;
     while !is_so() {

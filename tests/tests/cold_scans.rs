@@ -196,6 +196,7 @@ fn hot_gets_go_on_beside_a_snapshot_and_a_digest_of_cold_blocks() {
     let (id, _) = range(&client).expect("it is known");
     beside_hot_gets(&client, || {
         let begun = Instant::now();
+        // Seldom, because each look may order a move.
         let wait = |what: &str, is_so: &dyn Fn() -> bool| {
             while !is_so() {
                 assert!(begun.elapsed() < WAIT_TIMEOUT, "{what} does not come");

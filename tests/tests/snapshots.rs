@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 
 use rangedb_engine::types::SYSTEM_RANGE;
 use rangedb_tests::cluster::{
-    Caller, SECRET, homes, nodes, ranges, start_all, variable, wait_until_replicated,
+    Caller, SECRET, homes, nodes, ranges, start_all, variable, wait_for_within,
+    wait_until_replicated,
 };
 use rangedb_tests::process::{Background, Home, command};
 
@@ -118,14 +119,7 @@ fn replicas_take_one_snapshot_and_catch_up_while_clients_write() {
     let flags = ["--shards", "1", "--cluster-secret", SECRET, "--join"];
     let fourth = Home::new(&folder, &[&flags[..], &[&caller.addresses]].concat());
     running.push(Some(fourth.start()));
-    let joins = Instant::now();
-    let fourth_id = loop {
-        if let Some(id) = id(&fourth) {
-            break id;
-        }
-        assert!(joins.elapsed() < timeout, "the fourth node does not join");
-        std::thread::sleep(POLL_INTERVAL);
-    };
+    let fourth_id = wait_for_within(timeout, "the fourth node", || id(&fourth));
     let (from, to) = (third.to_string(), fourth_id.to_string());
     // An order that was taken may come to nothing, if the leader changes.
     let order_moves = || {
