@@ -44,9 +44,9 @@ pub enum KeyRead<'a, 'e> {
     Absent,
     /// The key has this value.
     Value {
-        /// The value.
+        /// The newest value.
         value: &'a [u8],
-        /// Its version.
+        /// The commit timestamp of the value.
         version: u64,
     },
     /// The key cannot be read.

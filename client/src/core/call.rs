@@ -104,7 +104,7 @@ pub enum Event {
     Looked,
     /// Node `node` has refused the request, at its time `timestamp`.
     Refused {
-        /// The node.
+        /// The id of the node that has refused.
         node: u64,
         /// Its time, from the reply.
         timestamp: u64,

@@ -28,7 +28,7 @@ pub struct Part {
 /// Where a reply came from.
 #[derive(Clone, Debug)]
 pub struct Source {
-    /// The node.
+    /// The id of the node that has answered.
     pub node: u64,
     /// Where the request was sent.
     pub endpoint: Option<Endpoint>,

@@ -294,7 +294,7 @@ pub enum ClusterResponse {
 /// A range that takes much CPU time.
 #[derive(Clone, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub struct HotRange {
-    /// The range.
+    /// The id of the hot range.
     pub range: RangeId,
     /// The CPU time, in milliseconds a second, over the last 10 s.
     pub cpu_millis_per_second: u32,
@@ -332,7 +332,7 @@ impl SplitReason {
 pub struct SplitPart {
     /// Its id.
     pub range: RangeId,
-    /// Its keys.
+    /// The interval that it got.
     pub keys: KeyRange,
 }
 
@@ -430,7 +430,7 @@ impl ReplicaFault {
 pub struct NodeView {
     /// What it says of itself.
     pub record: NodeRecord,
-    /// Its state.
+    /// Whether it is alive, as far as the manager knows.
     pub state: NodeHealth,
     /// What operators have decided about it.
     pub membership: MembershipStatus,
@@ -444,7 +444,7 @@ pub struct NodeView {
 /// How far a node has left.
 #[derive(Clone, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub struct Leaving {
-    /// The node.
+    /// The node that leaves.
     pub node: NodeId,
     /// What operators have decided about it.
     pub membership: MembershipStatus,

@@ -13,7 +13,7 @@ use crate::wal::LogId;
 
 /// A replica that was taken over by another one and that the log still has.
 pub struct Absorbed<R> {
-    /// The replica.
+    /// The replica that was taken over.
     pub replica: Rc<R>,
     /// The range that has taken it over.
     pub by: RangeId,

@@ -174,7 +174,7 @@ struct Ranked {
 /// A key and its share of the requests of its range.
 #[derive(Clone, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub struct HotKey {
-    /// The key.
+    /// The user's key.
     pub key: Vec<u8>,
     /// Its share, in thousandths.
     pub share: u32,

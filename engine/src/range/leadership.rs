@@ -14,7 +14,7 @@ use crate::wal::LogId;
 /// The leadership of a replica in one term.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Leading {
-    /// The term.
+    /// The term of the leadership.
     pub term: u64,
     /// The index of the term's first entry, which is applied here.
     pub first_index: u64,

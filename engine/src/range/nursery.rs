@@ -35,9 +35,9 @@ pub trait Child {
 
 /// A replica that was born and does not run yet.
 pub struct Newborn<E: Env, R> {
-    /// The replica.
+    /// The replica that is to run.
     pub replica: Rc<R>,
-    /// Its log.
+    /// The log, in which its birth is durable.
     pub log: GroupLog<E>,
     /// Whether it was born before a restart, and whether it leads at once: the one beside the parent's
     /// leader does.

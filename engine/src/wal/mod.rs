@@ -91,7 +91,7 @@ pub use recent::{SLOW_WRITE, WriteSpeed};
 /// Identifies a replica and its log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Group {
-    /// The range.
+    /// The range that the replica belongs to.
     pub range: RangeId,
     /// The replica's id, which is never used again.
     pub replica: ReplicaId,
@@ -114,7 +114,7 @@ pub struct Group {
 pub struct LogId {
     /// The term of the leader that made the entry.
     pub term: u64,
-    /// That leader.
+    /// The leader of that term that made the entry.
     pub leader: ReplicaId,
     /// The index in the log.
     pub index: u64,
@@ -123,7 +123,7 @@ pub struct LogId {
 /// A replica's vote, as openraft keeps it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub struct Vote {
-    /// The term.
+    /// The term in which it votes.
     pub term: u64,
     /// The candidate that the vote is for.
     pub leader: ReplicaId,

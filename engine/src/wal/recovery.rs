@@ -40,7 +40,7 @@ pub struct RecoveredState<E: Env> {
     pub segments: Segments<FileOf<E>>,
     /// The generation of the segment in which the log goes on.
     pub generation: u64,
-    /// Its file.
+    /// The open file of that segment.
     pub file: Rc<FileOf<E>>,
     /// The offset of the next batch in it.
     pub offset: u64,

@@ -59,7 +59,7 @@ pub struct Period {
 pub struct NodeEvent {
     /// When, in milliseconds since 1970 of the node's wall clock.
     pub t: u64,
-    /// The node.
+    /// The node on which it happened.
     pub node: u64,
     /// Its kind, such as `node_started`.
     pub kind: String,

@@ -84,7 +84,7 @@ struct Request<'a> {
 
 /// A row that a multi-get has read.
 pub struct ReadRow {
-    /// The key.
+    /// The user's key.
     pub key: String,
     /// Its value and version, if it has one.
     pub found: Option<(Blob, Timestamp)>,

@@ -68,7 +68,7 @@ impl<'a, S, B> BlockReads<'a, S, B> {
 /// A block that a scan needs before it can go on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ColdStop {
-    /// The block.
+    /// The block to fetch first.
     pub block: ColdBlock,
     /// Whether the block cache takes it in, as for a get: short scans begin where others began.
     pub is_cached: bool,
