@@ -10,9 +10,9 @@ use crate::range::apply::Applied;
 use crate::range::command::{self, Entry};
 use crate::range::recover_state::load_snapshot_sessions;
 use crate::range::replica::Replica;
-use crate::range::saved;
 use crate::range::snapshot_export::Export;
 use crate::range::state::RangeState;
+use crate::range::state_rows;
 use crate::types::DataId;
 use crate::wal::{Body, Group, GroupLog, LogEntry, LogId, Payload};
 
@@ -99,7 +99,7 @@ impl<E: Env> Machine for Replica<E> {
         // Not before the switch: a start after a crash would find these rows beside the older
         // state.
         let replica = self.group.replica;
-        saved::save_snapshot_sessions(&self.store, replica, data_id, &mut state).await?;
+        state_rows::save_snapshot_sessions(&self.store, replica, data_id, &mut state).await?;
         self.become_snapshot(data_id, *state);
         self.absorb_covered();
         Ok(())

@@ -17,9 +17,9 @@ use futures_util::future::join_all;
 use super::balancing::{GivenOrders, Told};
 use super::bounds_changes::BoundsChanges;
 use super::load::LoadMeter;
+use super::manager_orders::{self, ORDER_TIMEOUT};
 use super::merge_orders::BoundsOrders;
 use super::report::{self, Reporting};
-use super::steering::{self, ORDER_TIMEOUT};
 use super::{IsAt, RangeHandle, Shard, ShardInner};
 use crate::cluster::manager::Manager;
 use crate::cluster::message::{self, Report};
@@ -450,7 +450,7 @@ impl<E: Env> ShardInner<E> {
             manager.refresh(now);
             manager.observe(now);
             for planned in manager.plan(now) {
-                let found = steering::ask_of(manager, planned.step, now);
+                let found = manager_orders::ask_of(manager, planned.step, now);
                 if let Some((_, request)) = &found {
                     manager.order(request, now);
                     manager.note(request, planned.why, now);
@@ -467,7 +467,7 @@ impl<E: Env> ShardInner<E> {
                 orders
                     .iter()
                     .filter_map(|(_, request)| request.range())
-                    .for_each(|range| manager.not_followed(range, steering::NO_IDS, now));
+                    .for_each(|range| manager.not_followed(range, manager_orders::NO_IDS, now));
             }
             return;
         }

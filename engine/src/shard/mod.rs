@@ -9,24 +9,25 @@
 //! ([`crate::range::apply`]) into the tree ([`crate::lsm`]) -> the caller's [`WriteSink`]. The path of a
 //! read: [`Shard::get`] checks the lease and reads the tree, in one turn.
 
-mod asking;
 mod auto_splits;
 mod availability;
 mod background;
 mod balancing;
 mod bounds_changes;
 mod bounds_requests;
+mod cluster_requests;
 mod cluster_time;
 pub mod contents;
 mod digests;
 mod folder;
 mod freeze;
-mod given_up;
 mod hot_ranges;
 mod leadership_transfer;
+mod leaving_shard;
 mod liveness;
 mod load;
 mod management;
+mod manager_orders;
 mod members;
 mod merge;
 mod merge_orders;
@@ -44,7 +45,6 @@ mod snapshot_receiver;
 mod split;
 mod split_orders;
 mod status;
-mod steering;
 mod system_places;
 mod unreadable;
 

@@ -20,7 +20,7 @@ use crate::raft::{GroupDeps, StartMode, encode_membership, members};
 use crate::range::data_parts::DataParts;
 use crate::range::nursery::Nursery;
 use crate::range::observer::ApplyObservers;
-use crate::range::propose;
+use crate::range::proposer_task;
 use crate::range::recover_state::recover_state;
 use crate::range::replica::{Home, Replica, ReplicaParts};
 use crate::range::state::{FIRST, RangeState};
@@ -309,7 +309,7 @@ impl<E: Env> ShardInner<E> {
         let (owner, group) = (replica.clone(), raft.clone());
         drop(E::Runtime::spawn(async move {
             let store = owner.store.clone();
-            if let Err(fatal) = propose::run(owner, group).await {
+            if let Err(fatal) = proposer_task::run(owner, group).await {
                 store.fail(fatal);
             }
         }));

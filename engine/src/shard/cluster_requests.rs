@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use openraft::async_runtime::{Oneshot, OneshotSender};
 
-use super::steering::ORDER_TIMEOUT;
+use super::manager_orders::ORDER_TIMEOUT;
 use super::{ShardInner, merge_orders, split_orders};
 use crate::cluster::message;
 use crate::cluster::{ClusterRequest, ClusterResponse};
