@@ -380,7 +380,7 @@ pub struct ClusterStatus {
     pub reasons: Vec<HealthReason>,
     /// The replicas that cannot do their part.
     pub replicas_in_trouble: Vec<ReplicaInTrouble>,
-    /// Who leads the system range.
+    /// The shard that leads the system range.
     pub system_leader: SystemLeader,
     /// The nodes, by their ids.
     pub nodes: Vec<Node>,

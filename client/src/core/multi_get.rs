@@ -123,7 +123,7 @@ impl ClientCore {
     }
 
     /// Learns the routes in the error, and forgets the route of a key that is elsewhere by now. A key
-    /// whose range has no leader yet keeps its route: the shard there learns first who leads.
+    /// whose range has no leader yet keeps its route: the shard there learns first which replica leads.
     fn follow(&self, key: &[u8], error: &ErrorReply, source: &Source) {
         let (Ok(code), Some(endpoint)) = (error.code, &source.endpoint) else {
             return;

@@ -108,7 +108,7 @@ fn together(here: &Values, parts: &[Values], part_of: &[Option<usize>]) -> Value
     all
 }
 
-/// The first key that was not read because it is not known here who leads its range, with the routes
+/// The first key that was not read because it is not known here which replica leads its range, with the routes
 /// that the refusals name. `None`: there is no such key, or the caller follows routes.
 fn unled<'k>(call: &Call, keys: &[&'k [u8]], values: &Values) -> Option<(&'k [u8], Vec<Route>)> {
     let is_unled = |error: &Error| refused(error, None).is_some();

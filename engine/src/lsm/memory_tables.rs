@@ -9,7 +9,7 @@
 //!
 //! With a [`SlowDisk`], blocks may be missing in memory for reads that must not wait. A block is a part of
 //! a run's rows, chosen by the hash of the key. It is cold until it was fetched; then it stays at least
-//! until a read has used it, so that a reader who asks again and again comes to an end. A scan needs the
+//! until a read has used it, so that a reader that asks again and again comes to an end. A scan needs the
 //! blocks in random order, as it would need those of many runs.
 //!
 //! Blocks of a [`MemoryDisk`] may be bad: reads of their rows fail, half of the blocks at once and the others

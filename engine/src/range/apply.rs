@@ -4,12 +4,13 @@
 //! [`Replica::apply`](super::replica::Replica::apply) carries out.
 //!
 //! Deterministic: apply reads the rows, the state and the entry, and nothing else — no clock, no
-//! randomness, no configuration. Conditional writes are decided within apply ([`super::conditional_write`]), in
-//! log order, so nothing needs latches. Synchronous: between its first and its last row nobody sees the entry, and an entry never spans
-//! memtables, so after a crash it is there whole or not at all. So the rows that the commands of an entry
-//! need are read before its first command is applied: if a block of a table with one of these rows cannot
-//! be read, nothing is applied. Any other error means that the tree or the log is damaged, and ends the
-//! process; it is never an error of the client.
+//! randomness, no configuration. Conditional writes are decided within apply
+//! ([`super::conditional_write`]), in log order, so nothing needs latches. Synchronous: between its first
+//! and its last row no task sees the entry, and an entry never spans memtables, so after a crash it is
+//! there whole or not at all. So the rows that the commands of an entry need are read before its first
+//! command is applied: if a block of a table with one of these rows cannot be read, nothing is applied. Any
+//! other error means that the tree or the log is damaged, and ends the process; it is never an error of the
+//! client.
 
 use crate::error::Fatal;
 use crate::lsm::LsmError;

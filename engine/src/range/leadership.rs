@@ -20,7 +20,7 @@ pub struct Leading {
     pub first_index: u64,
 }
 
-/// What one replica knows of who leads.
+/// What one replica knows of its range's leader.
 pub struct Leadership {
     me: ReplicaId,
     /// The term of this replica's vote when the process started.
@@ -100,7 +100,7 @@ impl Leadership {
         self.leading.set(None);
     }
 
-    /// Takes from openraft who leads, and the term of this replica's vote. Gives whether openraft says
+    /// Takes from openraft which replica leads, and the term of this replica's vote. Gives whether openraft says
     /// that this replica leads; if so, [`Leadership::begin`] is due.
     pub(super) fn follow(&self, leader: Option<ReplicaId>, term: u64) -> bool {
         self.leader.set(leader);

@@ -120,7 +120,7 @@ pub struct Replica<E: Env> {
     pub(super) state: RefCell<RangeState>,
     /// The index of the last entry in its log when the process started.
     last_before: u64,
-    /// Who leads, as far as this replica knows.
+    /// Which replica leads, as far as this one knows.
     pub leadership: Leadership,
     pub(super) saved: Saved,
     /// What users did with the range here.
@@ -234,7 +234,7 @@ impl<E: Env> Replica<E> {
         self.refuse_waiting();
     }
 
-    /// Takes from openraft who leads, and the term of this replica's vote.
+    /// Takes from openraft which replica leads, and the term of this replica's vote.
     pub fn follow(&self, leader: Option<ReplicaId>, term: u64) {
         let led = self.leading();
         match self.leadership.follow(leader, term) {
@@ -279,7 +279,7 @@ impl<E: Env> Replica<E> {
     }
 
     /// Refuses a request that names another range or version, or one to a replica that does not lead.
-    /// Who the members are does not matter to keys: a change of members refuses nothing.
+    /// Only the bounds count, not the members: a change of members refuses nothing.
     ///
     /// # Errors
     /// [`Error::Moved`], [`Error::NotLeader`], [`Error::NoQuorum`], [`Error::Diverged`].

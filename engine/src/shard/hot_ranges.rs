@@ -16,7 +16,7 @@ use crate::types::{Location, RangeId};
 
 /// Keys of each range that are shown.
 const KEYS_OF_RANGE: u32 = 10;
-/// Time limit of the question to a leader. Who asks the manager waits a little longer.
+/// Time limit of the question to a leader. The manager's own caller waits a little longer.
 const KEYS_TIMEOUT: Duration = Duration::from_millis(500);
 
 impl<E: Env> ShardInner<E> {

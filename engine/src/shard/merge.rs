@@ -293,7 +293,7 @@ impl<E: Env> ShardInner<E> {
             .await
     }
 
-    /// The answer to whoever has ordered a change of bounds; `None`: the shard stops.
+    /// The answer to the caller that ordered a change of bounds; `None`: the shard stops.
     pub(super) fn end_of_change(&self, end: Option<Result<(), OrderError>>) -> ClusterResponse {
         match end {
             Some(Ok(())) => ClusterResponse::Done,

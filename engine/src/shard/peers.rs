@@ -88,7 +88,7 @@ impl<E: Env> Shard<E> {
         (leader != self.inner.location).then_some(route)
     }
 
-    /// Waits until there may be news of who leads a key's range, for a caller that knows
+    /// Waits until there may be news of the leader of a key's range, for a caller that knows
     /// [`Shard::routes_version`] as it was: routes have changed, or the range's replica here leads.
     pub async fn leader_changed(&self, key: &[u8], known: usize) {
         let changed = pin!(self.routes_changed(known));

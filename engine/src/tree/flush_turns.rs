@@ -6,7 +6,7 @@ use std::cell::Cell;
 
 use crate::notify::Notify;
 
-/// Who has asked for a flush, and how far they have been served.
+/// The callers that have asked for a flush, and how many of them have been served.
 #[derive(Debug, Default)]
 pub(super) struct FlushTurns {
     /// How many have asked.

@@ -39,7 +39,7 @@ pub(super) struct Chunk {
     /// The entries among the records, and where each begins and ends among their bytes.
     pub entries: Vec<(Group, LogId, usize, usize)>,
     pub done: Vec<Done>,
-    /// Whether somebody waits for it. A chunk that nobody waits for is written with the next one.
+    /// Whether a task waits for it. A chunk that no task waits for is written with the next one.
     pub urgent: bool,
 }
 

@@ -1,5 +1,5 @@
-//! The figures of the whole node, such as latencies, disk space and clock error. The control thread measures them, and each
-//! shard sends them to the cluster's manager in its reports.
+//! The figures of the whole node, such as latencies, disk space and clock error. The control thread
+//! measures them, and each shard sends them to the cluster's manager in its reports.
 
 use std::sync::{Mutex, PoisonError};
 

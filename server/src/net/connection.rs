@@ -94,8 +94,8 @@ enum ConnectionState {
 }
 
 /// Handles one request of a client, whose frame may lie in the connection's own buffer. The reply goes to the
-/// connection, at once or later. The network knows no requests: who accepts connections says what handles
-/// their frames.
+/// connection, at once or later. This module knows no requests: the accepting side passes the function that
+/// handles frames.
 pub type Handle = fn(
     &Rc<Context>,
     &Rc<Connection>,

@@ -19,7 +19,7 @@ const CALLS: usize = 60;
 const AT_ONCE: usize = 4;
 const TIMEOUT: Duration = Duration::from_secs(4);
 
-/// A range and who leads it.
+/// A range and its leader.
 #[derive(Clone, Debug)]
 struct Range {
     id: u64,
