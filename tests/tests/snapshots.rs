@@ -56,7 +56,7 @@ fn wait_until_caught_up(
     }
 }
 
-fn taken_over(home: &Home) -> usize {
+fn installed(home: &Home) -> usize {
     home.log().matches("installed a snapshot").count()
 }
 
@@ -97,7 +97,7 @@ fn replicas_take_one_snapshot_and_catch_up_while_clients_write() {
     ];
     let small = ["--records", &records, "--value-size", "100"];
     let mut writes = Background::start(&mut loadgen("run", &caller, &[&pace[..], &small].concat()));
-    let before = taken_over(&homes[2]);
+    let before = installed(&homes[2]);
     running[2].take().expect("it runs").kill();
     std::thread::sleep(away);
     running[2] = Some(homes[2].start());
@@ -108,7 +108,7 @@ fn replicas_take_one_snapshot_and_catch_up_while_clients_write() {
     };
     let third = id(&homes[2]).expect("it is known");
     let took = wait_until_caught_up(&homes[0], third, timeout, || ());
-    let snapshots = taken_over(&homes[2]) - before;
+    let snapshots = installed(&homes[2]) - before;
     println!("{mib} MiB, {rate} writes/s: back after {took:?}, {snapshots} snapshots");
     // None, if what it missed was still in the log.
     assert!(snapshots <= 3 * SNAPSHOTS_MAX, "{snapshots}");
@@ -141,7 +141,7 @@ fn replicas_take_one_snapshot_and_catch_up_while_clients_write() {
         }
     };
     let took = wait_until_caught_up(&homes[0], fourth_id, 2 * timeout, order_moves);
-    let snapshots = taken_over(&fourth);
+    let snapshots = installed(&fourth);
     println!("{mib} MiB, {rate} writes/s: a fourth after {took:?}, {snapshots} snapshots");
     assert!((1..=3 * SNAPSHOTS_MAX).contains(&snapshots), "{snapshots}");
     assert!(writes.is_running(), "writes go on");

@@ -14,8 +14,8 @@ use crate::range::command::ArchivedSplitOrder;
 use crate::range::state::{FIRST, RangeState};
 use crate::types::{Epoch, KeyRange, RangeId, ReplicaId, ReplicaPlace, Timestamp};
 
-/// Splits the range and gives the child's state, if the order still fits it: its bounds are those of the version `proposed`, no
-/// joint change of members is half done, and the order names every replica.
+/// Splits the range and gives the child's state, if the order still fits it: its bounds are those of the
+/// version `proposed`, no joint change of members is half done, and the order names every replica.
 ///
 /// # Errors
 /// The membership in the state is damaged.
