@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::cluster::{Binding, ClusterId};
-use crate::core::Core;
+use crate::core::ClientCore;
 use crate::error::{Error, ErrorCode, Fate};
 use crate::opening::Opener;
 use crate::options::ClientOptions;
@@ -14,8 +14,9 @@ use crate::tls::Tls;
 /// Longest timeout of a call; a longer one counts as this.
 const TIMEOUT_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
-pub(crate) struct Inner {
-    pub core: Arc<Core>,
+/// What the clones of a [`Client`] share.
+pub(crate) struct ClientInner {
+    pub core: Arc<ClientCore>,
     pub pool: Pool,
     /// Held by the caller that asks for the directory.
     pub asking: tokio::sync::Mutex<()>,
@@ -25,7 +26,7 @@ pub(crate) struct Inner {
 /// used within a tokio runtime.
 #[derive(Clone)]
 pub struct Client {
-    pub(crate) inner: Arc<Inner>,
+    pub(crate) inner: Arc<ClientInner>,
     timeout: Duration,
 }
 
@@ -89,7 +90,7 @@ impl Client {
             return Err(Error::new(ErrorCode::Invalid, Fate::NotApplied, message));
         }
         let addresses = (options.addresses.iter()).map(|address| Arc::from(&**address));
-        let core = Core::new(addresses.collect(), rand::random(), Instant::now());
+        let core = ClientCore::new(addresses.collect(), rand::random(), Instant::now());
         let core = Arc::new(core);
         let tls = options.tls.as_ref().map(Tls::new).transpose();
         let opener = Opener {
@@ -97,7 +98,7 @@ impl Client {
             tls: tls.map_err(|why| Error::new(ErrorCode::Invalid, Fate::NotApplied, why))?,
             forwarded: options.forwarded,
         };
-        let inner = Inner {
+        let inner = ClientInner {
             pool: Pool::new(opener, core.clone()),
             core,
             asking: tokio::sync::Mutex::default(),

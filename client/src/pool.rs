@@ -11,7 +11,7 @@ use tokio::sync::watch;
 
 use crate::cluster::ClusterId;
 use crate::connection::Connection;
-use crate::core::{Core, Endpoint};
+use crate::core::{ClientCore, Endpoint};
 use crate::error::Reason;
 use crate::opening::Opener;
 
@@ -27,7 +27,7 @@ type Slot = watch::Receiver<Option<Opened>>;
 pub struct Pool {
     opener: Arc<Opener>,
     slots: Mutex<HashMap<Endpoint, Slot>>,
-    core: Arc<Core>,
+    core: Arc<ClientCore>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -37,7 +37,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Pool {
     /// An empty pool. All its connections will go to nodes of one cluster.
-    pub fn new(opener: Opener, core: Arc<Core>) -> Pool {
+    pub fn new(opener: Opener, core: Arc<ClientCore>) -> Pool {
         Pool {
             opener: Arc::new(opener),
             slots: Mutex::default(),

@@ -1,8 +1,8 @@
 //! The retry loop of a call: [`Client::call`] opens connections, sends, waits, pauses and asks for the
 //! directory, as the [core](crate::core) decides, until the call has a result or the core gives up.
 //!
-//! Which node is tried, how often and when is not decided here, but in the core. The loop runs in the
-//! task of the caller.
+//! The core, not this loop, decides which node is tried, how often and when. The loop runs in the task of
+//! the caller.
 
 use std::sync::Arc;
 use std::time::Instant;

@@ -134,7 +134,7 @@ from_ranges!(
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Row {
-    /// The key.
+    /// The key as it was written.
     pub key: Bytes,
     /// The key's value; empty if the scan asked for keys only.
     pub value: Bytes,

@@ -28,8 +28,8 @@ use tokio_rustls::client::TlsStream;
 
 use crate::error::Reason;
 
-/// What a client trusts, and who it is, when its connections are encrypted. All files and texts are PEM;
-/// files are read when the client is made.
+/// What a client trusts, and the certificate that it shows, when its connections are encrypted. All files
+/// and texts are PEM; files are read when the client is made.
 ///
 /// ```
 /// use rangedb_client::{ClientOptions, TlsOptions};

@@ -206,7 +206,7 @@ pub enum Fatal {
          node with an empty --data-dir and --join NODES: it gets its replicas anew"
     )]
     OldFolder {
-        /// The node.
+        /// The node that the folder belongs to.
         node: NodeId,
         /// Which start of the folder this is.
         start: u64,

@@ -5,10 +5,11 @@
 //! back while the process lives; over restarts each range starts above its own `last_ts` and
 //! ceiling, so nothing here is stored. Kulkarni et al., "Logical Physical Clocks" (2014).
 //!
-//! It follows what its replicas have applied, since that has happened. It follows a client, and the heartbeats of
-//! other nodes, only up to [`MAX_CLOCK_OFFSET_MS`] above the wall clock. The bound is reckoned from the wall clock and never
-//! from the hybrid clock: otherwise each request could move the clock by the bound once more. The
-//! ceilings of ranges are reckoned from the wall clock for the same reason.
+//! It follows what its replicas have applied, since that has happened. It follows a client, and the
+//! heartbeats of other nodes, only up to [`MAX_CLOCK_OFFSET_MS`] above the wall clock. The bound is
+//! reckoned from the wall clock and never from the hybrid clock: otherwise each request could move the
+//! clock by the bound once more. The ceilings of ranges are reckoned from the wall clock for the same
+//! reason.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

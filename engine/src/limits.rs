@@ -66,7 +66,7 @@ pub const COLD_BLOCKS_MAX: usize = 16 << 10;
 /// Versions that one turn of a scan looks at before it lets others run, about: those of one key are not
 /// left half read.
 pub const SCAN_STEPS_PER_TURN: usize = 1024;
-/// Versions that a scan looks at for one page, about, whether they are sent or not. Delete marks and old
+/// Versions that a scan looks at for one page, about, whether they are sent or not. Tombstones and old
 /// versions may be far more than rows: the page ends, and the scan goes on with the next one.
 pub const SCAN_STEPS_MAX: usize = 256 << 10;
 /// Bytes of keys and values that one turn of a scan reads, whether they are sent or not, before it lets

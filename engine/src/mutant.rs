@@ -26,7 +26,7 @@ pub enum Mutant {
     /// A snapshot is installed before its rows are durable.
     SnapshotBeforeDurable,
     /// A replica uses a snapshot before the log says so durably.
-    SwitchWithoutLog,
+    SnapshotInstallWithoutLog,
     /// A vote is answered before it is durable.
     VoteBeforeDurable,
     /// A read without a lease does not wait for a majority.
@@ -140,7 +140,7 @@ impl Mutant {
         Mutant::SessionRequestForgotten,
         Mutant::PurgeBeforeDurable,
         Mutant::SnapshotBeforeDurable,
-        Mutant::SwitchWithoutLog,
+        Mutant::SnapshotInstallWithoutLog,
         Mutant::VoteBeforeDurable,
         Mutant::ReadBarrierAsksNobody,
         Mutant::TruncationNotLogged,

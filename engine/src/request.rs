@@ -34,7 +34,7 @@ pub struct RequestId {
 /// Which range the sender believes to own the key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub struct Target {
-    /// The range.
+    /// The id of that range.
     pub range: RangeId,
     /// Its epoch as the sender knows it.
     pub epoch: Epoch,
@@ -63,7 +63,7 @@ impl Target {
 /// What a key must be for a batch to be written.
 #[derive(Clone, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub struct Condition {
-    /// The key.
+    /// The key that the condition is about.
     pub key: Blob,
     /// What is expected of it.
     pub expected: Expected,
@@ -95,7 +95,7 @@ impl Expected {
 /// One change of a batch.
 #[derive(Clone, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub struct Mutation {
-    /// The key.
+    /// The key that is changed.
     pub key: Blob,
     /// What becomes of it.
     pub change: Change,
@@ -399,7 +399,7 @@ impl ScanRequest {
 )]
 pub struct ScanReply {
     /// In key order, descending if the scan is in reverse. There may be none although the scan goes on: a
-    /// page ends too when so many delete marks and old versions were passed over.
+    /// page ends too when so many tombstones and old versions were passed over.
     pub rows: Rows,
     /// The snapshot read.
     pub at: Timestamp,

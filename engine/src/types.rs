@@ -170,7 +170,7 @@ pub struct Epoch {
 pub struct MergeId {
     /// The left range, which takes over the right one.
     pub left: RangeId,
-    /// Its version.
+    /// The version of the left range's epoch when the attempt began.
     pub version: u32,
 }
 
@@ -242,7 +242,7 @@ impl KeyRange {
     rkyv::Deserialize,
 )]
 pub struct Location {
-    /// Its node.
+    /// The node that has the shard.
     pub node: NodeId,
     /// Its shard on that node.
     pub shard: ShardId,
@@ -268,7 +268,7 @@ pub struct ReplicaPlace {
 /// Where to send requests for an interval of keys.
 #[derive(Clone, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub struct Route {
-    /// The range.
+    /// The range that holds the interval.
     pub range: RangeId,
     /// The range's epoch when the route was made.
     pub epoch: Epoch,

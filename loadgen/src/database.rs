@@ -19,7 +19,7 @@ pub struct Failure {
 /// The result of a read that found the key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Found<V> {
-    /// The value.
+    /// The value that was read.
     pub value: V,
     /// The version of the value.
     pub version: u64,

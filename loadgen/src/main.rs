@@ -30,7 +30,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 const EXIT_FAILED: u8 = 1;
 const EXIT_USAGE: u8 = 2;
 
-enum Trouble {
+enum CliError {
     Usage(String),
     Failed(String),
 }
@@ -45,26 +45,26 @@ fn main() -> ExitCode {
         Command::Manual { folder } => rangedb_manual::write(&Cli::command(), &folder)
             .map(|()| ExitCode::SUCCESS)
             .map_err(|error| {
-                Trouble::Usage(format!("cannot write into {}: {error}", folder.display()))
+                CliError::Usage(format!("cannot write into {}: {error}", folder.display()))
             }),
-        Command::SplitKeys(args) => (args.list().map_err(Trouble::Usage))
+        Command::SplitKeys(args) => (args.list().map_err(CliError::Usage))
             .and_then(|list| say(&format!("{list}\n")))
             .map(|()| ExitCode::SUCCESS),
     };
-    result.unwrap_or_else(|trouble| {
-        let (message, code) = match trouble {
-            Trouble::Usage(message) => (message, EXIT_USAGE),
-            Trouble::Failed(message) => (message, EXIT_FAILED),
+    result.unwrap_or_else(|error| {
+        let (message, code) = match error {
+            CliError::Usage(message) => (message, EXIT_USAGE),
+            CliError::Failed(message) => (message, EXIT_FAILED),
         };
         eprintln!("loadgen: {message}");
         ExitCode::from(code)
     })
 }
 
-fn drive(args: &DriveArgs, load: bool) -> Result<ExitCode, Trouble> {
-    let settings = args.drive(load).map_err(Trouble::Usage)?;
-    let plan = args.plan(load).map_err(Trouble::Usage)?;
-    let stop = Stop::on_signals().map_err(Trouble::Failed)?;
+fn drive(args: &DriveArgs, load: bool) -> Result<ExitCode, CliError> {
+    let settings = args.drive(load).map_err(CliError::Usage)?;
+    let plan = args.plan(load).map_err(CliError::Usage)?;
+    let stop = Stop::on_signals().map_err(CliError::Failed)?;
     let run = |to_log: &mut dyn FnMut(&Interval)| {
         let mut each_second = |interval: &Interval| {
             // The run goes on if nobody reads this.
@@ -79,17 +79,17 @@ fn drive(args: &DriveArgs, load: bool) -> Result<ExitCode, Trouble> {
     };
     let output = &args.output;
     let measured = hdr::with_interval_log(output.hlog.as_deref(), run).flatten();
-    let measured = measured.map_err(Trouble::Failed)?;
+    let measured = measured.map_err(CliError::Failed)?;
     if let Some(path) = &output.hgrm {
         let all = measured.probe.all_latencies();
-        hdr::write_distribution(path, &all).map_err(Trouble::Failed)?;
+        hdr::write_distribution(path, &all).map_err(CliError::Failed)?;
     }
     let exit = print(&measured, conditions(args, load), output.format)?;
     if measured.is_stopped {
         return Ok(ExitCode::from(EXIT_STOPPED));
     }
     if measured.probe.missing > 0 && !args.allow_missing {
-        return Err(Trouble::Failed(format!(
+        return Err(CliError::Failed(format!(
             "{} reads found nothing where a record was expected: load them first, with loadgen load \
              --records {}, or give --allow-missing",
             measured.probe.missing, args.records
@@ -123,8 +123,8 @@ fn drive_database(
 }
 
 /// Compares two results.
-fn compare(args: &CompareArgs) -> Result<ExitCode, Trouble> {
-    let [a, b] = [&args.a, &args.b].map(|path| compare::read(path).map_err(Trouble::Usage));
+fn compare(args: &CompareArgs) -> Result<ExitCode, CliError> {
+    let [a, b] = [&args.a, &args.b].map(|path| compare::read(path).map_err(CliError::Usage));
     let (text, verdict) = compare::compare(&a?, &b?, args.tolerance / 100.0);
     say(&text)?;
     Ok(match verdict {
@@ -138,7 +138,7 @@ fn print(
     measured: &Measured,
     conditions: Map<String, Value>,
     format: Format,
-) -> Result<ExitCode, Trouble> {
+) -> Result<ExitCode, CliError> {
     match format {
         Format::Table => say(&report::run_table(measured, &conditions))?,
         Format::Json => say(&format!("{}\n", report::run_json(measured, conditions)))?,
@@ -150,35 +150,35 @@ fn print(
 }
 
 /// Prints a result. A reader that has seen enough of it is no failure.
-fn say(text: &str) -> Result<(), Trouble> {
+fn say(text: &str) -> Result<(), CliError> {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
-            Err(Trouble::Failed(format!("cannot print the result: {error}")))
-        }
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(CliError::Failed(format!(
+            "cannot print the result: {error}"
+        ))),
         _ => Ok(()),
     }
 }
 
-fn scan(args: &ScanArgs) -> Result<ExitCode, Trouble> {
+fn scan(args: &ScanArgs) -> Result<ExitCode, CliError> {
     let scanned = runtime()?.block_on(async {
         let binding = args.address.binding();
         let (addresses, tls) = (&args.address.addresses, args.address.tls.options()?);
         let database = ClientDatabase::connect(addresses, &binding, tls).await?;
         database.scan_everything().await
     });
-    let (measured, bytes) = scanned.map_err(Trouble::Failed)?;
+    let (measured, bytes) = scanned.map_err(CliError::Failed)?;
     let mut conditions = Map::new();
     conditions.insert("command".into(), json!("scan"));
     conditions.insert("bytes".into(), json!(bytes));
     print(&measured, conditions, args.format)
 }
 
-fn runtime() -> Result<tokio::runtime::LocalRuntime, Trouble> {
+fn runtime() -> Result<tokio::runtime::LocalRuntime, CliError> {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build_local(Default::default())
-        .map_err(|error| Trouble::Failed(format!("cannot start a runtime: {error}")))
+        .map_err(|error| CliError::Failed(format!("cannot start a runtime: {error}")))
 }
 
 fn conditions(args: &DriveArgs, load: bool) -> Map<String, Value> {
@@ -212,8 +212,8 @@ fn conditions(args: &DriveArgs, load: bool) -> Map<String, Value> {
     conditions
 }
 
-fn check(args: &CheckArgs) -> Result<ExitCode, Trouble> {
-    let options = args.options(rand::random()).map_err(Trouble::Usage)?;
+fn check(args: &CheckArgs) -> Result<ExitCode, CliError> {
+    let options = args.options(rand::random()).map_err(CliError::Usage)?;
     let checked = runtime()?
         .block_on(async {
             let mut databases = Vec::new();
@@ -224,7 +224,7 @@ fn check(args: &CheckArgs) -> Result<ExitCode, Trouble> {
             }
             Ok(clients::run(databases, options).await)
         })
-        .map_err(Trouble::Failed)?;
+        .map_err(CliError::Failed)?;
     let mut facts = Map::new();
     facts.insert("command".into(), json!("check"));
     facts.insert("seconds".into(), json!(args.duration.as_secs_f64()));

@@ -21,7 +21,7 @@ pub struct Faults {
 type Rows = BTreeMap<Vec<u8>, (Vec<u8>, u64)>;
 
 #[derive(Debug, Default)]
-struct Inner {
+struct MemoryRows {
     rows: RefCell<Rows>,
     count: Cell<u64>,
 }
@@ -29,7 +29,7 @@ struct Inner {
 /// The database; clones share it.
 #[derive(Clone, Debug, Default)]
 pub struct MemoryDatabase {
-    inner: Rc<Inner>,
+    shared: Rc<MemoryRows>,
     faults: Faults,
 }
 
@@ -43,14 +43,14 @@ impl MemoryDatabase {
     /// An empty database with these faults.
     pub fn new(faults: Faults) -> MemoryDatabase {
         MemoryDatabase {
-            inner: Rc::default(),
+            shared: Rc::default(),
             faults,
         }
     }
 
     async fn begin(&self) -> Result<Fault, Failure> {
-        let count = self.inner.count.get() + 1;
-        self.inner.count.set(count);
+        let count = self.shared.count.get() + 1;
+        self.shared.count.set(count);
         // Others run in between, so that operations overlap.
         for _ in 0..count % 4 {
             tokio::task::yield_now().await;
@@ -72,9 +72,9 @@ impl MemoryDatabase {
     }
 
     async fn write(&self, key: &[u8], value: Option<&[u8]>, fault: Fault) -> Result<(), Failure> {
-        let version = self.inner.count.get();
+        let version = self.shared.count.get();
         if matches!(fault, Fault::None | Fault::Unknown { is_applied: true }) {
-            let mut rows = self.inner.rows.borrow_mut();
+            let mut rows = self.shared.rows.borrow_mut();
             match value {
                 Some(value) => rows.insert(key.to_vec(), (value.to_vec(), version)),
                 None => rows.remove(key),
@@ -96,7 +96,7 @@ impl Database for MemoryDatabase {
 
     async fn get(&self, key: &[u8]) -> Result<Option<Found<Vec<u8>>>, Failure> {
         self.begin().await?;
-        let rows = self.inner.rows.borrow();
+        let rows = self.shared.rows.borrow();
         Ok(rows.get(key).map(|(value, version)| Found {
             value: value.clone(),
             version: *version,
@@ -110,7 +110,7 @@ impl Database for MemoryDatabase {
 
     async fn delete(&self, key: &[u8]) -> Result<bool, Failure> {
         let fault = self.begin().await?;
-        let existed = self.inner.rows.borrow().contains_key(key);
+        let existed = self.shared.rows.borrow().contains_key(key);
         self.write(key, None, fault).await?;
         Ok(existed)
     }
@@ -123,7 +123,7 @@ impl Database for MemoryDatabase {
     ) -> Result<bool, Failure> {
         let fault = self.begin().await?;
         let holds = {
-            let rows = self.inner.rows.borrow();
+            let rows = self.shared.rows.borrow();
             match (condition, rows.get(key)) {
                 (Condition::Absent, present) => present.is_none(),
                 (Condition::Value(wanted), Some((value, _))) => value == wanted,
@@ -140,7 +140,7 @@ impl Database for MemoryDatabase {
     async fn scan(&self, start: &[u8], rows: usize) -> Result<usize, Failure> {
         self.begin().await?;
         Ok(self
-            .inner
+            .shared
             .rows
             .borrow()
             .range(start.to_vec()..)

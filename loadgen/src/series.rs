@@ -85,7 +85,7 @@ pub struct Told {
 pub struct Interval {
     /// When it began, since the start of the run.
     pub begin: Duration,
-    /// Its length.
+    /// How long it lasted: a second, or less for the first and the last one.
     pub length: Duration,
     /// Whether it lies before the measured time.
     pub is_warmup: bool,
@@ -98,7 +98,7 @@ pub struct Interval {
 pub struct SecondSummary {
     /// When it began, since the start of the run.
     pub begin: Duration,
-    /// Its length.
+    /// How long it lasted: a second, or less for the first and the last one.
     pub length: Duration,
     /// Whether it lies before the measured time.
     pub is_warmup: bool,

@@ -1,7 +1,7 @@
-//! The commands of admin requests and what answers them, which are JSON. A node writes the answers and
-//! clients read them: an unknown member is passed over and an unknown word of a state is
-//! [`Unknown`](Health::Unknown), so that a client reads what a newer node writes. Members are added but
-//! never renamed, since other tools read them, too. Pure.
+//! The commands of admin requests and their answers, in JSON. A node writes the answers and clients read
+//! them. A reader ignores unknown members and reads an unknown word of a state as
+//! [`Unknown`](Health::Unknown), so that a client can read the answers of a newer node. Members are added
+//! but never renamed, since other tools read them, too. Pure.
 
 mod balance;
 mod hex;
@@ -38,14 +38,14 @@ pub enum Command {
     Status {},
     /// Has another node lead a range. [`Done`] is the answer.
     TransferLeader {
-        /// The range.
+        /// The range whose leader changes.
         range: u64,
         /// The node; any other than the present leader's if none is given.
         to: Option<u64>,
     },
     /// Moves a replica of a range to another node or shard. [`Done`] is the answer.
     MoveReplica {
-        /// The range.
+        /// The range whose replica moves.
         range: u64,
         /// The node that has the replica.
         from: u64,
@@ -56,7 +56,7 @@ pub enum Command {
     },
     /// Splits a range at keys, in any order. [`Split`] is the answer.
     SplitRange {
-        /// The range.
+        /// The range to split.
         range: u64,
         /// The keys at which new ranges begin.
         #[serde(with = "ranges::hexes")]
@@ -68,12 +68,12 @@ pub enum Command {
     },
     /// Has a range take over its right neighbour. [`Merged`] is the answer.
     MergeRange {
-        /// The range.
+        /// The left range, which takes over the other.
         range: u64,
     },
     /// Splits a range into parts of about the same size. [`Split`] is the answer.
     SplitInto {
-        /// The range.
+        /// The range to split.
         range: u64,
         /// How many parts.
         parts: u32,
@@ -89,7 +89,7 @@ pub enum Command {
     },
     /// Has a range be no longer held against merging. [`Done`] is the answer.
     ReleaseRange {
-        /// The range.
+        /// The range that may be merged again.
         range: u64,
     },
     /// Shows settings of the cluster. [`Setting`] is the answer if a name is given, else [`Settings`].
@@ -99,28 +99,28 @@ pub enum Command {
     },
     /// Has other nodes lead what a node leads, so that it can stop. [`Done`] is the answer.
     DrainNode {
-        /// The node.
+        /// The node that is to lead nothing.
         node: u64,
     },
     /// Takes a drain or a decommissioning back. [`Done`] is the answer.
     UndrainNode {
-        /// The node.
+        /// The node that is to stay.
         node: u64,
     },
     /// Moves all replicas of a node to others. [`Done`] is the answer.
     DecommissionNode {
-        /// The node.
+        /// The node that is to hold nothing.
         node: u64,
     },
     /// Forgets a node that is dead or decommissioned; its id is refused from then on. [`Done`] is the
     /// answer.
     RemoveNode {
-        /// The node.
+        /// The node to forget.
         node: u64,
     },
     /// Shows what still keeps a node from leaving. [`Leaving`] is the answer.
     NodeLeaving {
-        /// The node.
+        /// The node that leaves.
         node: u64,
         /// Shows what its decommissioning would do, instead.
         #[serde(default)]
@@ -231,7 +231,7 @@ pub struct Started {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Node {
-    /// Its id.
+    /// The node's id, never used for another one.
     pub id: u64,
     /// Where it listens for clients.
     pub address: String,
@@ -296,7 +296,7 @@ pub struct NodeStats {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Range {
-    /// Its id.
+    /// The range's id, never used for another one.
     pub id: u64,
     /// Whether it is the range of the cluster's own records, whose keys are no client's.
     pub system: bool,
@@ -312,7 +312,7 @@ pub struct Range {
     pub leader_node: Option<u64>,
     /// The shard of that node.
     pub leader_shard: Option<u16>,
-    /// Its replicas.
+    /// Voters and learners.
     pub replicas: Vec<Replica>,
     /// The leader's term.
     pub term: u64,
@@ -349,7 +349,7 @@ pub struct Epoch {
 pub struct Replica {
     /// Its id.
     pub replica: u64,
-    /// Its node.
+    /// The node that has the replica.
     pub node: u64,
     /// Its shard of that node.
     pub shard: u16,
@@ -383,7 +383,7 @@ pub struct ClusterStatus {
     pub reasons: Vec<HealthReason>,
     /// The replicas that cannot do their part.
     pub replicas_in_trouble: Vec<ReplicaInTrouble>,
-    /// Who leads the system range.
+    /// The shard that leads the system range.
     pub system_leader: SystemLeader,
     /// The nodes, by their ids.
     pub nodes: Vec<Node>,
@@ -407,11 +407,11 @@ pub struct HealthReason {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct ReplicaInTrouble {
-    /// Its range.
+    /// The range that it is a replica of.
     pub range: u64,
     /// Its id.
     pub replica: u64,
-    /// Its node.
+    /// The node that has the replica.
     pub node: u64,
     /// Its shard of that node.
     pub shard: u16,
@@ -423,7 +423,7 @@ pub struct ReplicaInTrouble {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct SystemLeader {
-    /// Its node.
+    /// The node that has the shard.
     pub node: u64,
     /// Its number within the node.
     pub shard: u16,
@@ -433,7 +433,7 @@ pub struct SystemLeader {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Setting {
-    /// Its name.
+    /// The name by which `config set` and `config get` know it.
     pub name: String,
     /// Its value, as typed; `None`: it was never set.
     pub value: Option<String>,

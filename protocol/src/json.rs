@@ -1,5 +1,5 @@
-//! Reads JSON that people and other programs write: what is wrong with it is told in the words of this
-//! project, with its place and how it should look. Pure.
+//! Reads JSON that people and other programs write. An error says what is wrong, at which line and column,
+//! and what is expected, without names of Rust's types. Pure.
 
 use serde::Deserialize;
 use serde_json::error::Category;

@@ -1,6 +1,5 @@
-//! Multi-gets: the list of keys in the request, and what the reply gives for each. Keys and values
-//! stand in one vector of bytes each, one right behind the other, so that neither side allocates for
-//! each of them.
+//! Multi-gets: the list of keys in the request, and the results in the reply. Keys and values lie in one
+//! vector of bytes each, one right after the other, so that neither side allocates for each of them.
 
 use flatbuffers::FlatBufferBuilder;
 
@@ -45,9 +44,9 @@ pub enum KeyRead<'a, 'e> {
     Absent,
     /// The key has this value.
     Value {
-        /// The value.
+        /// The newest value.
         value: &'a [u8],
-        /// Its version.
+        /// The commit timestamp of the value.
         version: u64,
     },
     /// The key cannot be read.

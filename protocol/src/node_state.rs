@@ -37,7 +37,7 @@ pub struct RangeState {
 pub struct ShardState {
     /// Its number on the node.
     pub shard: u16,
-    /// Its ranges.
+    /// The ranges of which the shard has a replica.
     pub ranges: Vec<RangeState>,
     /// Bytes of the log that a restart would replay.
     pub replay_bytes: u64,
@@ -51,7 +51,7 @@ pub struct ShardState {
     pub log_writes: u64,
     /// Bytes of these writes.
     pub log_bytes: u64,
-    /// Bytes of its tables.
+    /// Bytes of all its tables together.
     pub table_bytes: u64,
     /// Number of its tables.
     pub tables: u32,
@@ -67,7 +67,7 @@ pub struct ShardState {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct MemoryUse {
-    /// Its name.
+    /// What the memory is used for.
     pub name: String,
     /// Bytes in use.
     pub used: u64,
@@ -101,7 +101,7 @@ pub struct NodeState {
     pub health: String,
     /// Milliseconds since the node started.
     pub uptime_ms: u64,
-    /// Its shards.
+    /// The state of each shard.
     pub shards: Vec<ShardState>,
 }
 

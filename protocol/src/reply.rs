@@ -36,7 +36,7 @@ pub mod kind {
 /// Where to send requests for the keys of a range.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Route {
-    /// The range.
+    /// The range that holds the keys.
     pub range: u64,
     /// The version in the range's epoch.
     pub version: u32,
@@ -56,11 +56,11 @@ pub struct Route {
 /// A row of a scan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Row<'a> {
-    /// The key.
+    /// The key, as it was written.
     pub key: &'a [u8],
     /// Its value; empty if the scan asked for keys only.
     pub value: &'a [u8],
-    /// Its version.
+    /// The commit timestamp of the value.
     pub version: u64,
 }
 

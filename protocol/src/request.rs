@@ -44,7 +44,7 @@ pub struct Session {
 /// The range that the sender believes to own the first key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Target {
-    /// The range.
+    /// The id of that range.
     pub range: u64,
     /// The version in the range's epoch.
     pub version: u32,
@@ -55,7 +55,7 @@ pub struct Target {
 /// A condition that a key must meet for a batch to be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Condition<'a> {
-    /// The key.
+    /// The key that the condition is about.
     pub key: &'a [u8],
     /// What is expected of it.
     pub expected: Expected<'a>,
@@ -77,7 +77,7 @@ pub enum Expected<'a> {
 /// One change of a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mutation<'a> {
-    /// The key.
+    /// The key that is changed.
     pub key: &'a [u8],
     /// The change of its value.
     pub change: Change<'a>,

@@ -8,6 +8,7 @@ mod bench;
 mod cluster;
 mod compare;
 mod deps;
+mod field_comments;
 mod generated;
 mod imports;
 mod layers;

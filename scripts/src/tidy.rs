@@ -4,6 +4,7 @@
 use std::path::Path;
 
 use crate::Outcome;
+use crate::field_comments::repetitions;
 use crate::process::output;
 
 /// The largest number of lines of a file, without its tests.
@@ -117,6 +118,12 @@ fn check_source(file: &File, complaints: &mut Vec<String>) {
     let mut complain = |message: String| complaints.push(format!("{path}: {message}"));
     if !text.starts_with("//!") {
         complain("does not open with //! and what it is".to_owned());
+    }
+    for (line, field) in repetitions(text) {
+        complain(format!(
+            "line {line}: the comment of the field {field} says no more than its name; say what it is of, its \
+             unit, its bounds or its meaning"
+        ));
     }
     let lines = production_lines(text).count();
     if !is_test(path) && lines > LINES_MAX {
@@ -232,6 +239,10 @@ mod tests {
             ("engine/src/a.rs", "//! T.\nunsafe {}\n"),
             ("engine/src/lsm/a.rs", "//! T.\nuse lsm_tree::Tree;\n"),
             ("server/src/a.rs", "//! T.\nuse rangedb_client::Client;\n"),
+            (
+                "engine/src/a.rs",
+                "//! T.\nstruct A {\n    /// The b.\n    pub b: u8,\n}\n",
+            ),
             ("notes/a.rs", "//! T.\n"),
             ("engine/Cargo.toml", "[dependencies]\nrand = \"1\"\n"),
         ] {

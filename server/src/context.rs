@@ -54,7 +54,7 @@ pub struct NodeInfo {
     pub clients: Arc<ConnectionLimit>,
     /// The limit on connections of other nodes.
     pub peers: Arc<ConnectionLimit>,
-    /// Its history.
+    /// The history that the node keeps of itself.
     pub history: History,
 }
 
@@ -124,7 +124,7 @@ pub struct Context {
     pub gateway: Gateway<GlommioEnv>,
     /// The other shards of the node.
     pub mesh: Rc<Mesh>,
-    /// Its node.
+    /// What this shard knows of its node.
     pub node: NodeInfo,
     /// The other nodes.
     pub peers: Arc<Peers>,

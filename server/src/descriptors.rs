@@ -63,7 +63,7 @@ pub struct Shares {
     pub limit: usize,
     /// The process itself, and the logs of its shards.
     pub own: usize,
-    /// Tables.
+    /// Open files of tables.
     pub tables: usize,
     /// Links with other nodes.
     pub peers: usize,

@@ -1,13 +1,12 @@
 //! The node: threads, sockets and files around the engine.
 //!
-//! The way of a request: [`net`] reads it from a socket, [`handler`] turns its frame into a call of
-//! the engine's gateway, and [`net`] the answer into a frame. [`shard`] runs an engine's shard on its
-//! thread, where all tasks share a [`context`]; [`mesh`] has the channels to the others of this node, and
-//! [`peers`] links it with other nodes. [`mod@env`]
-//! implements the engine's traits of the machine. [`node`] starts it all by the settings of
-//! [`config`], which [`settings_in_force`] reloads, on the folder of [`data_dir`]; [`admin`] shows its state.
-//! [`check`] says whether the machine is fit for it. [`history`] keeps what the node did and what
-//! happened to it.
+//! The path of a request: [`net`] reads it from a socket, [`handler`] turns its frame into a call of the
+//! engine's gateway, and [`net`] the answer into a frame. [`shard`] runs an engine's shard on its thread,
+//! where all tasks share a [`context`]; [`mesh`] has the channels to the others of this node, and [`peers`]
+//! links it with other nodes. [`mod@env`] implements the engine's traits of the machine. [`node`] starts it
+//! all by the settings of [`config`], which [`settings_in_force`] reloads, on the folder of [`data_dir`];
+//! [`admin`] shows its state. [`check`] says whether the machine is fit for a node. [`history`] records the
+//! node's work and its events.
 
 // These macros panic if they cannot print; see `logging`.
 #![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]

@@ -32,7 +32,7 @@ use crate::admin::{self, Pages, Phase, Serving};
 use crate::check;
 use crate::config::Config;
 use crate::context::{ClientLimits, NodeInfo};
-use crate::data_dir::{BadFolder, Birth, DataDir, Wanted};
+use crate::data_dir::{BadFolder, Birth, DataDir, FolderOptions};
 use crate::descriptors::{ConnectionLimit, Needs, Shares, TooFew};
 use crate::env::{SystemClock, huge_pages, kernel, reactor};
 use crate::fatal::{die, refuse};
@@ -132,9 +132,9 @@ async fn open_folder(config: &Config, pages: &admin::Node) -> Result<DataDir, No
     let (ask, asked) = oneshot::channel::<String>();
     let (tell, told) = std::sync::mpsc::channel();
     let path = config.data_dir.clone();
-    let wanted = Wanted::of(config);
+    let options = FolderOptions::of(config);
     let mut opening = tokio::task::spawn_blocking(move || {
-        DataDir::open(&path, &wanted, |token| {
+        DataDir::open(&path, &options, |token| {
             // If the node is being stopped meanwhile, the receivers are gone.
             let _ = ask.send(token.to_owned());
             let stopped = || Err("the node was told to stop".to_owned());

@@ -1,4 +1,4 @@
-//! The kinds of requests, and what is kept of a request until its reply. Pure.
+//! The kinds of requests, and the data that is kept for a request until its reply. Pure.
 
 use rangedb_engine::boot_time::BootTime;
 use rangedb_protocol::{Batch, Change, RequestBody};

@@ -2,13 +2,12 @@
 //! since.
 //!
 //! A reload ([`Settings::reload`]) reads the file again and checks all settings. If one breaks a rule,
-//! nothing changes. Otherwise the settings that can change while the node runs are taken over all at
-//! once; the others keep counting from the next start on. [`Key::counts`] is the table of which is
-//! which. This is not where settings are parsed: that is [`crate::config`].
+//! nothing changes. Otherwise the settings that can change while the node runs are taken over all at once;
+//! the others take effect at the next start. [`Key::counts`] is the table of which is which. This is not
+//! where settings are parsed: that is [`crate::config`].
 //!
-//! Shared by all threads. A reload runs on a thread of its own ([`Settings::reload_apart`]), since a
-//! file or the address of a name may be long in coming. Shards read single words and take no lock on
-//! the data path.
+//! Shared by all threads. A reload runs on a thread of its own ([`Settings::reload_apart`]), since reading
+//! a file or looking up a name may take long. Shards read single words and take no lock on the data path.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};

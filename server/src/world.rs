@@ -1,5 +1,5 @@
-//! The engine's world on a real node: the environment's runtime, clock and disk, the tables of the
-//! LSM library, and the links to other nodes.
+//! The engine's environment on a real node: the runtime, clock and disk, the tables of the LSM library, and
+//! the links to other nodes.
 
 use std::time::Duration;
 

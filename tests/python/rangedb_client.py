@@ -44,7 +44,7 @@ PUT, DELETE, ADD = (CHANGE[name] for name in ("Put", "Delete", "Add"))
 PROTOCOL_VERSION = 2
 NOT_APPLIED, UNKNOWN = 0, 1
 ANY_SHARD = 0xFFFF
-PATIENCE = 30
+WAIT_TIMEOUT = 30
 KEY_MAX = 4096
 
 
@@ -119,7 +119,7 @@ class Connection:
 
     def __init__(self, address, first=None, **options):
         host, port = address.rsplit(":", 1)
-        self.socket = socket.create_connection((host.strip("[]"), int(port)), timeout=PATIENCE)
+        self.socket = socket.create_connection((host.strip("[]"), int(port)), timeout=WAIT_TIMEOUT)
         self.address = address
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.next = 0
@@ -264,7 +264,7 @@ class Client:
         """Asks where the key `at` is believed to be, follows routes, tries again; gives kind and fields."""
         if name in WRITES and "session" not in fields:
             fields["session"] = self.session()
-        until = time.monotonic() + PATIENCE
+        until = time.monotonic() + WAIT_TIMEOUT
         route = self.route(at)
         while True:
             place = (route["address"], route["shard"]) if route["led"] else (self.addresses[0], ANY_SHARD)

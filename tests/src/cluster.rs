@@ -14,7 +14,7 @@ use tempfile::TempDir;
 
 use crate::net::available;
 use crate::net::netns::Net;
-use crate::process::{Home, Node, cli_in, command_in, free_port};
+use crate::process::{Home, Node, cli_in, command_in, free_port, succeeded};
 
 /// The secret of all test clusters.
 pub const SECRET: &str = "a secret of the test";
@@ -185,8 +185,7 @@ pub fn leader(homes: &[Home], key: &str) -> usize {
 /// # Panics
 /// This takes longer than a minute.
 pub fn hold_leaders(homes: &[Home]) {
-    let off = homes[0].cli(&["config", "set", "balance", "off"]);
-    assert!(off.status.success(), "{off:?}");
+    homes[0].set("balance", "off");
     let leaders = || -> Option<BTreeMap<u64, (u64, u64)>> {
         let of = |(id, range): (u64, Range)| Some((id, (range.leader?, range.term)));
         ranges(homes.first()?)?.into_iter().map(of).collect()
@@ -241,13 +240,28 @@ pub fn wait_until_alike(homes: &[Home]) -> Duration {
 ///
 /// # Panics
 /// This takes longer than a minute.
-pub fn wait_for<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
+pub fn wait_for<T>(what: &str, condition: impl FnMut() -> Option<T>) -> T {
+    wait_for_within(TIMEOUT, what, condition)
+}
+
+/// The same with another time limit.
+///
+/// # Panics
+/// This takes longer.
+pub fn wait_for_within<T>(
+    timeout: Duration,
+    what: &str,
+    mut condition: impl FnMut() -> Option<T>,
+) -> T {
     let begun = Instant::now();
     loop {
         if let Some(found) = condition() {
             return found;
         }
-        assert!(begun.elapsed() < TIMEOUT, "{what} does not come");
+        assert!(
+            begun.elapsed() < timeout,
+            "{what} does not come within {timeout:?}"
+        );
         std::thread::sleep(POLL_INTERVAL);
     }
 }
@@ -275,6 +289,19 @@ impl Caller {
         cli_in(self.space.as_deref(), &self.addresses, arguments)
     }
 
+    /// Sets a setting of the cluster.
+    ///
+    /// # Panics
+    /// The order fails.
+    pub fn set(&self, name: &str, value: &str) {
+        succeeded(&self.cli(&["config", "set", name, value]));
+    }
+
+    /// Tries once, for at most two seconds, to write a key.
+    pub fn try_put(&self, key: &str) -> Output {
+        self.cli(&["put", key, "v", "--timeout", "2s"])
+    }
+
     /// All ranges by id, the system range included; `None` if there is no answer.
     pub fn ranges(&self) -> Option<BTreeMap<u64, Range>> {
         ranges_in(&self.cli(&LIST_RANGES))
@@ -287,7 +314,7 @@ impl Caller {
     pub fn first_write(&self, key: &str) -> Duration {
         let begun = Instant::now();
         loop {
-            let put = self.cli(&["put", key, "v", "--timeout", "2s"]);
+            let put = self.try_put(key);
             if put.status.success() {
                 return begun.elapsed();
             }

@@ -246,6 +246,22 @@ impl Home {
         cli_in(self.space.as_deref(), &self.listen, arguments)
     }
 
+    /// Writes a key with the command line.
+    ///
+    /// # Panics
+    /// The write fails.
+    pub fn put(&self, key: &str, value: &str) {
+        succeeded(&self.cli(&["put", key, value]));
+    }
+
+    /// Sets a setting of the cluster.
+    ///
+    /// # Panics
+    /// The order fails.
+    pub fn set(&self, name: &str, value: &str) {
+        succeeded(&self.cli(&["config", "set", name, value]));
+    }
+
     /// Requests an admin page; returns the status code and the body.
     pub fn page(&self, path: &str) -> (u16, String) {
         let mut stream = TcpStream::connect(&self.http).expect("the admin pages are there");
@@ -295,6 +311,15 @@ pub fn cli_in(space: Option<&str>, address: &str, arguments: &[&str]) -> Output 
         .args(["--addr", address])
         .output()
         .expect("the command runs")
+}
+
+/// What a command has printed.
+///
+/// # Panics
+/// The command has failed.
+pub fn succeeded(output: &Output) -> String {
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
 /// A running node; it is killed when this is dropped.

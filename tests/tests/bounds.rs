@@ -306,6 +306,7 @@ fn ranges_split_and_merge_while_the_disk_of_a_node_is_full() {
     let caller = Caller::new(&homes);
     let check = caller.check(FULL_FOR.as_secs() * 2 + SECONDS_AFTER, 8, seed());
     let operator = Operator::begin(&caller, seed());
+    // The load and the operator work for a while before, and while the disk is full.
     std::thread::sleep(FULL_FOR / 2);
     disk.fill();
     wait_for("a full disk", || is_full(&homes[0]).then_some(()));
@@ -333,10 +334,10 @@ fn ranges_split_and_merge_while_a_node_comes_back_without_its_folder() {
     let mut running = start_all(&homes);
     wait_until_replicated(&homes);
     let caller = Caller::new(&homes);
-    let set = caller.cli(&["config", "set", "dead-after", "5s"]);
-    assert!(set.status.success(), "{set:?}");
+    caller.set("dead-after", "5s");
     let check = caller.check(SECONDS, 8, seed());
     let operator = Operator::begin(&caller, seed());
+    // The load and the operator work for a while with all nodes.
     std::thread::sleep(Duration::from_secs(3));
     running[2].take().expect("it runs").kill();
     std::fs::remove_dir_all(&homes[2].folder).expect("it is removed");

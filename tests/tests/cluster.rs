@@ -89,7 +89,7 @@ fn one_node_of_three_may_be_missing_but_not_two() {
         node.take().expect("it runs").kill();
     }
     let begun = Instant::now();
-    let put = caller.cli(&["put", "a", "2", "--timeout", "2s"]);
+    let put = caller.try_put("a");
     assert!(!put.status.success(), "a minority must not write");
     let get = caller.cli(&["get", "a", "--timeout", "2s"]);
     assert!(!get.status.success(), "a minority must not read");
@@ -167,8 +167,8 @@ fn a_node_that_was_away_for_long_catches_up_by_a_snapshot() {
     let caller = Caller::new(&homes);
     wait_until_replicated(&homes);
     caller.first_writes();
-    let taken_over = |home: &Home| home.log().matches("took over a snapshot").count();
-    let before = taken_over(&homes[2]);
+    let installed = |home: &Home| home.log().matches("installed a snapshot").count();
+    let before = installed(&homes[2]);
     nodes[2].take().expect("it runs").kill();
     // One entry each: more than a log keeps, and more bytes than a memtable holds.
     let mut load = command("loadgen")
@@ -190,7 +190,7 @@ fn a_node_that_was_away_for_long_catches_up_by_a_snapshot() {
     assert!(wait(&mut load).success());
     nodes[2] = Some(homes[2].start());
     println!("caught up after {:?}", wait_until_alike(&homes));
-    assert!(taken_over(&homes[2]) > before, "{}", homes[2].log());
+    assert!(installed(&homes[2]) > before, "{}", homes[2].log());
     // It keeps the majority when one of the others is gone.
     nodes[0].take().expect("it runs").kill();
     caller.first_write("a");

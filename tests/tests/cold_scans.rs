@@ -24,7 +24,7 @@ const LATE: &str = "reads=150ms";
 /// reads beside the thread there would be as many as waits of the snapshot, some 60.
 const STALLS_OF_APPLY: f64 = 8.0;
 /// How long anything may take. A range is compared once it is at rest for a minute.
-const PATIENCE: Duration = Duration::from_mins(4);
+const WAIT_TIMEOUT: Duration = Duration::from_mins(4);
 /// Pause between two hot gets: the machine has other work.
 const PAUSE: Duration = Duration::from_millis(1);
 /// Hot gets in a second, at least. If they waited for reads, there would be seven.
@@ -172,8 +172,7 @@ fn hot_gets_go_on_beside_a_snapshot_and_a_digest_of_cold_blocks() {
     let mut running = start_all(&homes);
     wait_until_replicated(&homes);
     let client = connect(&addresses(&homes));
-    let off = homes[0].cli(&["config", "set", "balance", "off"]);
-    assert!(off.status.success(), "{off:?}");
+    homes[0].set("balance", "off");
     put_all(&client);
     wait_until_alike(&homes);
     for (home, node) in homes.iter().zip(&mut running) {
@@ -197,9 +196,10 @@ fn hot_gets_go_on_beside_a_snapshot_and_a_digest_of_cold_blocks() {
     let (id, _) = range(&client).expect("it is known");
     beside_hot_gets(&client, || {
         let begun = Instant::now();
+        // Seldom, because each look may order a move.
         let wait = |what: &str, is_so: &dyn Fn() -> bool| {
             while !is_so() {
-                assert!(begun.elapsed() < PATIENCE, "{what} does not come");
+                assert!(begun.elapsed() < WAIT_TIMEOUT, "{what} does not come");
                 std::thread::sleep(Duration::from_millis(500));
             }
             println!("{what} after {:?}", begun.elapsed());

@@ -342,6 +342,7 @@ fn one_write_of_five_seconds_has_the_shard_step_down_and_harms_nobody() {
         let late = leader(&homes, KEYS[0]);
         let id = cluster::status(&homes[late])["node"].as_u64();
         homes[late].set_disk_fault("5500ms");
+        // The load has begun a write by then.
         tokio::time::sleep(Duration::from_millis(300)).await;
         homes[late].set_disk_fault("");
         wait_for("a node that leads nothing", || {

@@ -166,6 +166,7 @@ fn a_node_with_another_secret_is_refused_and_says_so_once() {
     let node = other.start();
     let why = "the cluster's secret is another one";
     wait_for_page(&other, "/readyz", 503, why);
+    // Time for many attempts, of which only the first may be logged.
     std::thread::sleep(Duration::from_secs(3));
     for (home, words) in [
         (&homes[0], "was refused: the cluster's secret"),

@@ -54,7 +54,7 @@ fn has(events: &[Value], kind: &str) -> bool {
 /// The node serves, and its history is told.
 fn assert_serves(home: &Home, number: u64) {
     let value = number.to_string();
-    assert!(home.cli(&["put", "k", &value]).status.success());
+    home.put("k", &value);
     assert_eq!(
         home.cli(&["get", "k"]).stdout,
         format!("{value}\n").as_bytes()
@@ -194,7 +194,7 @@ fn a_history_on_a_full_disk_pauses_and_goes_on() {
     });
     for number in 0..20 {
         let value = number.to_string();
-        assert!(home.cli(&["put", "k", &value]).status.success());
+        home.put("k", &value);
     }
     assert_eq!(home.page("/livez").0, 200);
     assert_eq!(home.page("/readyz").0, 200);

@@ -162,7 +162,7 @@ fn a_hot_key_is_cut_out_and_shown_and_is_not_split_again() {
     let _node = start(&home);
     load(&home, "1");
     for neighbour in ["!", "~"] {
-        assert!(home.cli(&["put", neighbour, "v"]).status.success());
+        home.put(neighbour, "v");
     }
     let rows = json(&home, &["scan", "--keys-only"]);
     let key = rows["rows"][1]["key"].as_str().expect("a key").to_owned();
@@ -241,7 +241,7 @@ fn a_range_is_split_into_equal_parts_by_command_and_only_if_it_has_the_keys() {
     };
     refused(&id, "2", "too few keys");
     for key in ["a", "b", "c"] {
-        assert!(home.cli(&["put", key, "v"]).status.success());
+        home.put(key, "v");
     }
     refused(&id, "9", "too few keys");
     for parts in ["0", "1", "1025", "4000000000"] {

@@ -13,7 +13,7 @@ use rangedb_tests::cluster::{
 };
 use rangedb_tests::http::{Response, request};
 use rangedb_tests::load::{Load, run};
-use rangedb_tests::process::{Home, Node, command, free_port};
+use rangedb_tests::process::{Home, Node, command, free_port, succeeded};
 use serde_json::{Value, json};
 
 /// The exit code of an order that was refused.
@@ -32,12 +32,6 @@ fn id(home: &Home) -> u64 {
 /// Gives an order about a node through another one.
 fn order(by: &Home, verb: &str, node: u64, flags: &[&str]) -> Output {
     by.cli(&[&["node", verb, &node.to_string()], flags].concat())
-}
-
-fn succeeds(output: &Output) -> String {
-    let complaint = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{complaint}");
-    String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
 /// The words of an order that was refused.
@@ -91,7 +85,7 @@ fn a_rolling_restart_with_drains_under_load_fails_no_request() {
         for place in 0..homes.len() {
             let (home, other) = (&homes[place], &homes[(place + 1) % homes.len()]);
             let node = id(home);
-            let printed = succeeds(&order(other, "drain", node, &["--wait"]));
+            let printed = succeeded(&order(other, "drain", node, &["--wait"]));
             let lines = progress(&printed);
             let last = lines.last().expect("a line");
             assert_eq!(
@@ -113,7 +107,7 @@ fn a_rolling_restart_with_drains_under_load_fails_no_request() {
                 shown["membership"], "draining",
                 "the order outlives the process"
             );
-            succeeds(&order(other, "undrain", node, &[]));
+            succeeded(&order(other, "undrain", node, &[]));
             wait_until_replicated(&homes);
             load.goes_on();
         }
@@ -149,13 +143,13 @@ fn what_would_leave_a_range_without_a_majority_is_refused_with_the_reason() {
     );
 
     // The second of two drains would leave one voter.
-    succeeds(&order(&homes[0], "drain", ids[2], &["--wait"]));
-    succeeds(&order(&homes[0], "drain", ids[2], &["--wait"]));
+    succeeded(&order(&homes[0], "drain", ids[2], &["--wait"]));
+    succeeded(&order(&homes[0], "drain", ids[2], &["--wait"]));
     let second = refused(&order(&homes[0], "drain", ids[1], &["--wait"]));
     assert!(second.contains("1 of its 3 voters"), "{second}");
     let to_drained = homes[0].cli(&["range", "transfer-leader", "2", "--to", &ids[2].to_string()]);
     assert!(refused(&to_drained).contains("draining"), "{to_drained:?}");
-    succeeds(&order(&homes[0], "undrain", ids[2], &[]));
+    succeeded(&order(&homes[0], "undrain", ids[2], &[]));
 
     // So would the drain of a node while another is gone.
     running[2].take().expect("it runs").kill();
@@ -187,7 +181,7 @@ fn a_drain_outlives_the_node_that_is_killed_and_the_command_that_gives_up() {
         "{late:?}"
     );
     running[2] = Some(homes[2].start());
-    let printed = succeeds(&order(&homes[0], "drain", node, &["--wait"]));
+    let printed = succeeded(&order(&homes[0], "drain", node, &["--wait"]));
     progress(&printed);
     wait_until_alike(&homes);
     let shown = listed(&homes[0], node).expect("it is known");
@@ -196,7 +190,7 @@ fn a_drain_outlives_the_node_that_is_killed_and_the_command_that_gives_up() {
         (&json!("draining"), &json!(0)),
         "{shown}"
     );
-    succeeds(&order(&homes[1], "undrain", node, &[]));
+    succeeded(&order(&homes[1], "undrain", node, &[]));
     wait_for("a leader there", || {
         let shown = listed(&homes[0], node)?;
         (shown["membership"] == "active" && shown["leaders"].as_u64()? > 0).then_some(())
@@ -218,9 +212,9 @@ fn a_node_is_decommissioned_and_removed_and_refused_when_it_comes_back() {
         let alive = nodes.values().filter(|(state, _)| state == "alive");
         (alive.count() == 4).then_some(())
     });
-    let foreseen = succeeds(&order(by, "decommission", node, &["--dry-run"]));
+    let foreseen = succeeded(&order(by, "decommission", node, &["--dry-run"]));
     assert!(foreseen.contains("would move to"), "{foreseen}");
-    let printed = succeeds(&order(by, "decommission", node, &["--wait"]));
+    let printed = succeeded(&order(by, "decommission", node, &["--wait"]));
     let lines = progress(&printed);
     let last = lines.last().expect("a line");
     assert_eq!(
@@ -244,7 +238,7 @@ fn a_node_is_decommissioned_and_removed_and_refused_when_it_comes_back() {
         Some(0),
         "it is not missed"
     );
-    succeeds(&order(by, "remove", node, &[]));
+    succeeded(&order(by, "remove", node, &[]));
     assert_eq!(listed(by, node), None);
     let mut back = homes[0].try_start();
     if let Ok(node) = &mut back {
@@ -285,10 +279,10 @@ fn every_order_that_took_effect_says_so_if_its_answer_cannot_be_printed() {
     let temp = tempfile::tempdir().expect("a folder");
     let (homes, mut running) = four_nodes(temp.path());
     let (by, node, fourth) = (&homes[1], id(&homes[0]), id(&homes[3]));
-    let printed = succeeds(&order(by, "drain", node, &["--format", "json"]));
+    let printed = succeeded(&order(by, "drain", node, &["--format", "json"]));
     let printed: Value = serde_json::from_str(&printed).expect("JSON");
     assert_eq!(printed, json!({ "started": true, "done": false }));
-    succeeds(&order(by, "undrain", node, &[]));
+    succeeded(&order(by, "undrain", node, &[]));
     let (node, fourth) = (node.to_string(), fourth.to_string());
     for words in [
         &["put", "k", "v"][..],
@@ -318,7 +312,7 @@ fn every_order_that_took_effect_says_so_if_its_answer_cannot_be_printed() {
     ] {
         takes_effect_unprinted(by, words);
     }
-    succeeds(&by.cli(&[
+    succeeded(&by.cli(&[
         "node",
         "decommission",
         &fourth,
@@ -365,7 +359,7 @@ fn two_of_five_nodes_leave_at_once_under_load_and_no_call_fails() {
         tokio::task::block_in_place(|| {
             load.goes_on();
             let second = ids[1].to_string();
-            let printed = succeeds(&order(
+            let printed = succeeded(&order(
                 &staying[0],
                 "decommission",
                 ids[0],
@@ -394,7 +388,7 @@ fn two_of_five_nodes_leave_at_once_under_load_and_no_call_fails() {
             }
             load.goes_on();
             for node in &ids {
-                succeeds(&order(&staying[0], "remove", *node, &[]));
+                succeeded(&order(&staying[0], "remove", *node, &[]));
             }
             let known = ranges(&staying[0]).expect("it answers");
             assert!(
@@ -411,7 +405,7 @@ fn two_of_five_nodes_leave_at_once_under_load_and_no_call_fails() {
 fn a_dead_node_that_others_have_replaced_is_not_missed_and_can_be_removed() {
     let temp = tempfile::tempdir().expect("a folder");
     let (homes, mut running) = four_nodes(temp.path());
-    succeeds(&homes[1].cli(&["config", "set", "dead-after", "4s"]));
+    homes[1].set("dead-after", "4s");
     let (node, by) = (id(&homes[0]), &homes[1]);
     running[0].take().expect("it runs").kill();
     wait_for("a node that is silent", || {
@@ -422,7 +416,7 @@ fn a_dead_node_that_others_have_replaced_is_not_missed_and_can_be_removed() {
         let dead = nodes(by)?.get(&node)?.0 == "dead";
         (dead && by.cli(&["status"]).status.code() == Some(0)).then_some(())
     });
-    succeeds(&order(by, "remove", node, &[]));
+    succeeded(&order(by, "remove", node, &[]));
     assert_eq!(listed(by, node), None);
     let gone = refused(&order(by, "drain", node, &[]));
     assert!(gone.contains("was removed"), "{gone}");
@@ -447,7 +441,7 @@ fn a_node_that_is_told_to_stop_serves_for_a_while_and_says_that_it_stops() {
         (home.page("/readyz").0 == 503).then_some(())
     });
     assert_eq!(request(&home, "PUT", "kv/k", b"v").status, 200);
-    succeeds(&home.cli(&["put", "k", "w"]));
+    home.put("k", "w");
     assert!(node.is_running());
     assert_eq!(node.wait().code(), Some(0), "{}", home.log());
 }
@@ -481,7 +475,7 @@ fn a_drain_may_be_ordered_twice_at_once_and_outlives_its_command() {
         let manager = manager.expect("an id");
         let orders: Vec<Child> = homes.iter().map(|by| draining(by, manager)).collect();
         for order in orders {
-            let printed = succeeds(&order.wait_with_output().expect("it ends"));
+            let printed = succeeded(&order.wait_with_output().expect("it ends"));
             let lines = progress(&printed);
             let last = lines.last().expect("a line");
             assert_eq!(
@@ -490,7 +484,7 @@ fn a_drain_may_be_ordered_twice_at_once_and_outlives_its_command() {
             );
         }
         load.goes_on();
-        succeeds(&order(&homes[0], "undrain", manager, &[]));
+        succeeded(&order(&homes[0], "undrain", manager, &[]));
         // A command that is killed leaves the order in force. Another node manages now, and leads.
         let manager = cluster::status(&homes[0])["system_leader"]["node"].as_u64();
         let manager = manager.expect("an id");
@@ -534,7 +528,7 @@ fn a_node_that_is_told_to_stop_while_it_drains_ends_in_order() {
             "{refused}"
         );
         running[2] = Some(homes[2].start());
-        succeeds(&order(&homes[0], "undrain", node, &[]));
+        succeeded(&order(&homes[0], "undrain", node, &[]));
         wait_until_replicated(&homes);
         load.goes_on();
         load.end().await.assert_unharmed("a stop during a drain");
@@ -549,7 +543,7 @@ fn a_node_that_is_told_to_stop_while_it_starts_ends_in_order() {
     let home = Home::new(temp.path(), &["--shards", "2", "--split-at", "m"]);
     let node = home.start();
     for key in ["a", "z"] {
-        succeeds(&home.cli(&["put", key, "v"]));
+        home.put(key, "v");
     }
     node.kill();
     let mut in_order = 0;

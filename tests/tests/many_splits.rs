@@ -37,7 +37,7 @@ const CALM: Duration = Duration::from_millis(500);
 /// How long ranges are merged while the clients are busy still.
 const MERGED_BUSY: Duration = Duration::from_secs(10);
 /// How long an order of an operator is given again while it is refused.
-const PATIENCE: Duration = Duration::from_secs(20);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long nothing may be merged while ranges are left that should be: the manager tries a merge that has
 /// failed again after one minute, and then after two.
 const STILL_MAX: Duration = Duration::from_secs(240);
@@ -164,7 +164,7 @@ async fn wait_for_tile(client: &Client) -> Vec<Range> {
         if let Some(ranges) = tile(client).await {
             return ranges;
         }
-        assert!(begun.elapsed() < PATIENCE, "the ranges do not tile");
+        assert!(begun.elapsed() < WAIT_TIMEOUT, "the ranges do not tile");
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
 }
@@ -210,7 +210,7 @@ async fn split_one_by_one(
                 }
                 Err(why) => {
                     refused.fetch_add(1, Ordering::Relaxed);
-                    assert!(begun.elapsed() < PATIENCE, "no split at {key}: {why}");
+                    assert!(begun.elapsed() < WAIT_TIMEOUT, "no split at {key}: {why}");
                     tokio::time::sleep(Duration::from_millis(50)).await;
                     look(&client, known).await;
                 }
@@ -243,7 +243,7 @@ async fn split_all(homes: &[Home], keys: &[String], file: &std::path::Path) {
         }
         let complaint = String::from_utf8_lossy(&split.stderr);
         println!("{}", complaint.trim());
-        assert!(begun.elapsed() < PATIENCE * 3, "{complaint}");
+        assert!(begun.elapsed() < WAIT_TIMEOUT * 3, "{complaint}");
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
     println!(

@@ -2,7 +2,6 @@
 //! wiped node that comes back as a new one, a node that is dead for good, one at a new address, and a
 //! folder that two processes use.
 
-use std::process::Output;
 use std::time::Duration;
 
 use rangedb_tests::cluster::{
@@ -10,14 +9,8 @@ use rangedb_tests::cluster::{
     wait_until_replicated,
 };
 use rangedb_tests::http::request;
-use rangedb_tests::process::{Home, free_port};
+use rangedb_tests::process::{Home, free_port, succeeded};
 use serde_json::json;
-
-fn succeeded(output: &Output) -> String {
-    let complaint = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{complaint}");
-    String::from_utf8_lossy(&output.stdout).into_owned()
-}
 
 /// Waits until a node, by its id, has no replica, or some.
 fn wait_for_replicas(home: &Home, node: u64, has_some: bool) {
@@ -90,7 +83,7 @@ fn a_cluster_of_one_grows_to_four_and_is_steered() {
     let mut homes = vec![Home::new(&first, &flags)];
     let mut running = vec![homes[0].start()];
     for key in KEYS {
-        succeeded(&homes[0].cli(&["put", key, "before"]));
+        homes[0].put(key, "before");
     }
     for name in ["second", "third"] {
         homes.push(joining(temp.path(), name, &homes));
@@ -109,7 +102,7 @@ fn a_cluster_of_one_grows_to_four_and_is_steered() {
     wait_until_replicated(&homes);
 
     // Steering: another leader, a replica on a fourth node, a setting.
-    succeeded(&homes[0].cli(&["config", "set", "balance", "off"]));
+    homes[0].set("balance", "off");
     homes.push(joining(temp.path(), "fourth", &homes));
     running.push(homes[3].start());
     wait_for("the fourth node", || {
@@ -188,7 +181,7 @@ fn a_wiped_node_comes_back_as_a_new_one_and_a_dead_one_is_replaced() {
     });
 
     // A node that is silent for longer than `dead-after`.
-    succeeded(&homes[0].cli(&["config", "set", "dead-after", "5s"]));
+    homes[0].set("dead-after", "5s");
     homes.push(joining(temp.path(), "fifth", &homes));
     running.push(Some(homes[3].start()));
     running[1].take().expect("it runs").kill();

@@ -139,12 +139,8 @@ fn a_neighbour_on_another_shard_moves_first_and_what_was_merged_is_there_after_a
     let temp = tempfile::tempdir().expect("a folder");
     let home = Home::new(temp.path(), &["--shards", "2", "--split-at", "m"]);
     let node = home.start();
-    let put = |key: &str| {
-        let put = home.cli(&["put", key, "value"]);
-        assert!(put.status.success(), "{put:?}");
-    };
     for key in ["a", "l", "m", "z"] {
-        put(key);
+        home.put(key, "value");
     }
     let two = wait_for("two ranges", || {
         try_starts(&home).filter(|starts| starts.len() == 2)
@@ -169,7 +165,7 @@ fn a_neighbour_on_another_shard_moves_first_and_what_was_merged_is_there_after_a
         ["done"],
         "what is refused is no decision"
     );
-    put("n");
+    home.put("n", "value");
     node.kill();
     let node = home.start();
     wait_for("the range after the kill", || {
@@ -211,8 +207,7 @@ fn neighbours_that_are_small_and_cold_are_merged_unless_they_are_held() {
     let held = ["split", &id, "--at", "g", "--at", "p", "--hold", "1h"];
     range(&home, &held).expect("it is split");
     assert_eq!(starts(&home).len(), before.len() + 3);
-    let set = home.cli(&["config", "set", "merge-after", "1s"]);
-    assert!(set.status.success(), "{set:?}");
+    home.set("merge-after", "1s");
     wait_for("the merge of what is not held", || {
         let now = try_starts(&home)?;
         (now.len() == before.len() + 2).then_some(())

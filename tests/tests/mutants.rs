@@ -143,7 +143,7 @@ mutants! {
     finds_session_request_forgotten: SessionRequestForgotten by seed,
     finds_purge_before_durable: PurgeBeforeDurable by seed,
     finds_snapshot_before_durable: SnapshotBeforeDurable by install,
-    finds_switch_without_log: SwitchWithoutLog by install,
+    finds_snapshot_install_without_log: SnapshotInstallWithoutLog by install,
     finds_vote_before_durable: VoteBeforeDurable by seed,
     finds_read_barrier_asks_nobody: ReadBarrierAsksNobody by seed,
     finds_truncation_not_logged: TruncationNotLogged by seed,

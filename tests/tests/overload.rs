@@ -9,7 +9,7 @@ use rangedb_protocol::{Batch, Change, ErrorCode, Reply, RequestBody, Session, fr
 use rangedb_tests::cluster::{ranges, wait_for};
 use rangedb_tests::net::available;
 use rangedb_tests::net::small_disk::SmallDisk;
-use rangedb_tests::process::Home;
+use rangedb_tests::process::{Home, succeeded};
 use rangedb_tests::raw::{RawClient, request};
 
 /// Connections that flood the range of small keys.
@@ -144,19 +144,17 @@ fn on_a_full_disk_ranges_are_merged_and_split_and_a_restart_finds_what_they_were
     });
     let keys = ["a", "n", "u"];
     for key in keys {
-        assert!(home.cli(&["put", key, "value"]).status.success());
+        home.put(key, "value");
     }
     disk.fill();
     // The second merge takes over a range of which nothing was ever flushed, and the right neighbour of a
     // range that has taken over one.
     for _ in 0..2 {
         let begun = Instant::now();
-        let merged = home.cli(&["range", "merge", "2", "--timeout", "30s"]);
-        assert!(merged.status.success(), "{merged:?}");
+        succeeded(&home.cli(&["range", "merge", "2", "--timeout", "30s"]));
         assert!(begun.elapsed() < Duration::from_secs(5), "{begun:?}");
     }
-    let split = home.cli(&["range", "split", "2", "--at", "g", "--timeout", "10s"]);
-    assert!(split.status.success(), "{split:?}");
+    succeeded(&home.cli(&["range", "split", "2", "--at", "g", "--timeout", "10s"]));
     let all_there = |node: &str| {
         for key in keys {
             let found = home.cli(&["get", key]);
@@ -216,12 +214,10 @@ fn on_a_full_disk_puts_are_refused_and_deletes_and_splits_go_on() {
     let said = String::from_utf8_lossy(&refused.stderr).into_owned();
     assert!(said.contains("disk is full"), "{said}");
     for number in 5..10 {
-        let deleted = home.cli(&["delete", &format!("k{number}")]);
-        assert!(deleted.status.success(), "{deleted:?}");
+        succeeded(&home.cli(&["delete", &format!("k{number}")]));
     }
     assert!(!put("k0").status.success(), "puts are still refused");
-    let split = home.cli(&["range", "split", "2", "--at", "k5", "--timeout", "10s"]);
-    assert!(split.status.success(), "{split:?}");
+    succeeded(&home.cli(&["range", "split", "2", "--at", "k5", "--timeout", "10s"]));
     let all = wait_for("reports of all ranges", || ranges(&home));
     assert_eq!(all.len(), 3, "{all:?}");
     disk.make_room();

@@ -16,7 +16,7 @@ use rangedb_tests::cluster::{
 };
 use rangedb_tests::http::{Response, exchange, request};
 use rangedb_tests::load::{client, run};
-use rangedb_tests::process::{Background, Home, command};
+use rangedb_tests::process::{Background, Home, command, succeeded};
 use serde_json::Value;
 
 /// A viewer that hears nothing for this long has failed.
@@ -130,7 +130,7 @@ fn the_stream_tells_each_second_what_the_node_did() {
     // The first event has nothing to compare with.
     viewer.event("second");
     for key in ["apple", "pear"] {
-        assert!(home.cli(&["put", key, "x"]).status.success());
+        home.put(key, "x");
         assert!(home.cli(&["get", key]).status.success());
     }
     let (mut gets, mut reads, mut writes) = (0, 0, 0);
@@ -223,8 +223,7 @@ fn split(home: &Home, folder: &Path) -> u64 {
         "--timeout",
         "200s",
     ];
-    let output = home.cli(&words);
-    assert!(output.status.success(), "{output:?}");
+    succeeded(&home.cli(&words));
     count
 }
 
@@ -497,7 +496,7 @@ fn a_browser_shows_a_cluster_of_three_nodes_without_an_error() {
     let homes = homes(temp.path());
     let _nodes = start_all(&homes);
     wait_until_replicated(&homes);
-    assert!(homes[0].cli(&["put", "k", "v"]).status.success());
+    homes[0].put("k", "v");
     let odd = "<script>window.hacked=1</script>\"'&\n<img src=x onerror=hacked=1>";
     let at = serde_json::json!({ "at": [odd], "hold_ms": 3_600_000 }).to_string();
     let split = request(&homes[0], "POST", "ranges/2/split", at.as_bytes());

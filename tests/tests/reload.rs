@@ -205,8 +205,7 @@ fn a_good_file_is_taken_over() {
     // enough. So may any other request on a busy machine.
     let value = "v".repeat(100_000);
     let slow = (0..100).find_map(|_| {
-        let put = place.home.cli(&["put", "key", &value]);
-        assert!(put.status.success(), "{put:?}");
+        place.home.put("key", &value);
         let log = place.home.log();
         let lines = log.lines().filter(|line| line.contains("\"slow_request\""));
         let mut slow = lines.map(|line| serde_json::from_str::<Value>(line).expect("JSON"));

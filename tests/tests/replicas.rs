@@ -65,11 +65,6 @@ fn wait_until_on(home: &Home, wanted: &[u64]) {
     });
 }
 
-fn set_dead_after(home: &Home, time: &str) {
-    let output = home.cli(&["config", "set", "dead-after", time]);
-    assert!(output.status.success(), "{output:?}");
-}
-
 fn id_of(home: &Home) -> u64 {
     status(home)["node"].as_u64().expect("a node has an id")
 }
@@ -199,7 +194,7 @@ fn a_node_that_nobody_reaches_is_not_chosen_and_complains() {
     let mut homes = homes(temp.path());
     let mut running = start_all(&homes);
     wait_until_replicated(&homes);
-    set_dead_after(&homes[0], "5s");
+    homes[0].set("dead-after", "5s");
     let bad = joining(temp.path(), "bad", &homes, &["--advertise", NOWHERE]);
     let unreachable = bad.start();
     homes.push(joining(temp.path(), "spare", &homes, &[]));
@@ -240,7 +235,7 @@ fn a_member_that_comes_back_where_nobody_reaches_it_is_told_and_replaced() {
     homes.push(joining(temp.path(), "spare", &homes, &[]));
     running.push(Some(homes[3].start()));
     wait_until_replicated(&homes[..3]);
-    set_dead_after(&homes[0], "10s");
+    homes[0].set("dead-after", "10s");
     let mut wanted: Vec<u64> = [0, 2, 3].map(|at: usize| id_of(&homes[at])).to_vec();
     wanted.sort_unstable();
     running[1].take().expect("it runs").kill();

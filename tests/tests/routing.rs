@@ -310,6 +310,7 @@ fn a_plain_client_is_never_told_that_a_leader_has_moved() {
         for id in ids.iter().cycle().take(12) {
             let moved = homes[0].cli(&["range", "transfer-leader", id]);
             moves += usize::from(moved.status.success());
+            // The clients make some calls between two moves.
             std::thread::sleep(Duration::from_millis(200));
         }
         stop.store(true, Ordering::Relaxed);

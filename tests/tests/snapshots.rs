@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 
 use rangedb_engine::types::SYSTEM_RANGE;
 use rangedb_tests::cluster::{
-    Caller, SECRET, homes, nodes, ranges, start_all, variable, wait_until_replicated,
+    Caller, SECRET, homes, nodes, ranges, start_all, variable, wait_for_within,
+    wait_until_replicated,
 };
 use rangedb_tests::process::{Background, Home, command};
 
@@ -55,8 +56,8 @@ fn wait_until_caught_up(
     }
 }
 
-fn taken_over(home: &Home) -> usize {
-    home.log().matches("took over a snapshot").count()
+fn installed(home: &Home) -> usize {
+    home.log().matches("installed a snapshot").count()
 }
 
 #[test]
@@ -76,8 +77,7 @@ fn replicas_take_one_snapshot_and_catch_up_while_clients_write() {
     }
     let mut running = start_all(&homes);
     wait_until_replicated(&homes);
-    let off = homes[0].cli(&["config", "set", "balance", "off"]);
-    assert!(off.status.success(), "{off:?}");
+    homes[0].set("balance", "off");
     let caller = Caller::new(&homes);
     let (records, len) = ((mib << 20) / RECORD_LEN, RECORD_LEN.to_string());
     let records = records.to_string();
@@ -97,7 +97,7 @@ fn replicas_take_one_snapshot_and_catch_up_while_clients_write() {
     ];
     let small = ["--records", &records, "--value-size", "100"];
     let mut writes = Background::start(&mut loadgen("run", &caller, &[&pace[..], &small].concat()));
-    let before = taken_over(&homes[2]);
+    let before = installed(&homes[2]);
     running[2].take().expect("it runs").kill();
     std::thread::sleep(away);
     running[2] = Some(homes[2].start());
@@ -108,7 +108,7 @@ fn replicas_take_one_snapshot_and_catch_up_while_clients_write() {
     };
     let third = id(&homes[2]).expect("it is known");
     let took = wait_until_caught_up(&homes[0], third, timeout, || ());
-    let snapshots = taken_over(&homes[2]) - before;
+    let snapshots = installed(&homes[2]) - before;
     println!("{mib} MiB, {rate} writes/s: back after {took:?}, {snapshots} snapshots");
     // None, if what it missed was still in the log.
     assert!(snapshots <= 3 * SNAPSHOTS_MAX, "{snapshots}");
@@ -119,14 +119,7 @@ fn replicas_take_one_snapshot_and_catch_up_while_clients_write() {
     let flags = ["--shards", "1", "--cluster-secret", SECRET, "--join"];
     let fourth = Home::new(&folder, &[&flags[..], &[&caller.addresses]].concat());
     running.push(Some(fourth.start()));
-    let joins = Instant::now();
-    let fourth_id = loop {
-        if let Some(id) = id(&fourth) {
-            break id;
-        }
-        assert!(joins.elapsed() < timeout, "the fourth node does not join");
-        std::thread::sleep(POLL_INTERVAL);
-    };
+    let fourth_id = wait_for_within(timeout, "the fourth node", || id(&fourth));
     let (from, to) = (third.to_string(), fourth_id.to_string());
     // An order that was taken may come to nothing, if the leader changes.
     let order_moves = || {
@@ -148,7 +141,7 @@ fn replicas_take_one_snapshot_and_catch_up_while_clients_write() {
         }
     };
     let took = wait_until_caught_up(&homes[0], fourth_id, 2 * timeout, order_moves);
-    let snapshots = taken_over(&fourth);
+    let snapshots = installed(&fourth);
     println!("{mib} MiB, {rate} writes/s: a fourth after {took:?}, {snapshots} snapshots");
     assert!((1..=3 * SNAPSHOTS_MAX).contains(&snapshots), "{snapshots}");
     assert!(writes.is_running(), "writes go on");

@@ -84,8 +84,7 @@ fn a_range_that_grows_is_split_because_of_its_size() {
     let temp = tempfile::tempdir().expect("a folder");
     let home = Home::new(temp.path(), &["--shards", "1"]);
     let node = home.start();
-    let set = home.cli(&["config", "set", "range-size-max", "16MiB"]);
-    assert!(set.status.success(), "{set:?}");
+    home.set("range-size-max", "16MiB");
     let before = wait_for("reports of all ranges", || ranges(&home)).len();
     run(async {
         let client = client(std::slice::from_ref(&home)).await;

@@ -2,7 +2,7 @@
 
 use std::net::TcpListener;
 
-use rangedb_tests::process::{Home, Node, cli};
+use rangedb_tests::process::{Home, Node, cli, succeeded};
 
 /// A cluster of one node, and its id.
 struct Alone {
@@ -42,8 +42,7 @@ fn a_list_of_addresses_means_one_cluster() {
     let both = format!("{},{}", ours.home.listen, other.home.listen);
     for number in 0..10 {
         let key = format!("key{number}");
-        let put = cli(&both, &["put", &key, "v"]);
-        assert!(put.status.success(), "{put:?}");
+        succeeded(&cli(&both, &["put", &key, "v"]));
     }
     for number in 0..10 {
         let got = cli(&both, &["get", &format!("key{number}")]);
@@ -82,8 +81,7 @@ fn a_silent_address_does_not_use_up_a_short_time() {
     // It takes connections and never says a word.
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let silent = listener.local_addr().expect("bound").to_string();
-    let put = cli(&node.home.listen, &["put", "k", "v"]);
-    assert!(put.status.success(), "{put:?}");
+    succeeded(&cli(&node.home.listen, &["put", "k", "v"]));
     for number in 0..20 {
         let list = match number % 2 {
             0 => format!("{silent},{}", node.home.listen),

@@ -14,18 +14,18 @@
 //!              answered
 //! ```
 //!
-//! The first retry after a stale route is made at once and takes nothing from the budget of retries.
-//! Later ones pause, and take from it. After a split, the refusal has the routes of all parts: the next
-//! try goes to the right one at once, and takes nothing either. A range that has no leader yet, after a
-//! split or when its leader has died, is asked again a few milliseconds later. A write whose fate is unknown is tried again under the same
-//! request id until the fate is known. The rules for each error are in [`Call::refused`] and
-//! [`Call::lost`].
+//! The first retry after a stale route is made at once and takes nothing from the budget of retries. Later
+//! ones pause, and take from it. After a split, the refusal has the routes of all parts: the next try goes
+//! to the right one at once, and takes nothing either. A range that has no leader yet, after a split or
+//! when its leader has died, is asked again a few milliseconds later. A write whose fate is unknown is
+//! tried again under the same request id until the fate is known. The rules for each error are in
+//! [`Call::refused`] and [`Call::lost`].
 
 use std::time::{Duration, Instant};
 
 use rangedb_protocol::{ErrorReply, Route, Session as RequestId, Target};
 
-use super::Core;
+use super::ClientCore;
 use super::directory::{Destination, Endpoint, names_no_leader};
 use super::session::Write;
 use crate::error::{Error, ErrorCode, Fate, Reason};
@@ -104,7 +104,7 @@ pub enum Event {
     Looked,
     /// Node `node` has refused the request, at its time `timestamp`.
     Refused {
-        /// The node.
+        /// The id of the node that has refused.
         node: u64,
         /// Its time, from the reply.
         timestamp: u64,
@@ -120,7 +120,7 @@ pub enum Event {
 /// What the driver does next.
 #[derive(Debug)]
 pub enum Action {
-    /// Asks a node for the directory, within the call's deadline; see [`Core::order`].
+    /// Asks a node for the directory, within the call's deadline; see [`ClientCore::order`].
     Refresh,
     /// Opens a connection, or takes the one that is open.
     Open {
@@ -162,7 +162,7 @@ pub struct Attempt {
 /// A call. Dropping it gives it up: its write may still be applied.
 #[derive(Debug)]
 pub struct Call<'a> {
-    core: &'a Core,
+    core: &'a ClientCore,
     key: Option<&'a [u8]>,
     kind: Kind,
     deadline: Instant,
@@ -197,7 +197,7 @@ enum Next {
     GiveUp(Error),
 }
 
-impl Core {
+impl ClientCore {
     /// Begins a call for a key, or for any node. It gives up at the deadline.
     pub fn begin<'a>(&'a self, key: Option<&'a [u8]>, kind: Kind, deadline: Instant) -> Call<'a> {
         self.budget.earn();

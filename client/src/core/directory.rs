@@ -22,12 +22,12 @@ pub struct Endpoint {
     pub shard: Option<u16>,
 }
 
-/// Where a try goes: the endpoint, and the range that the client believes to be there, if it knows one.
+/// Where a try goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Destination {
-    /// The range.
+    /// The range that the client believes to be there, if it knows one.
     pub target: Option<Target>,
-    /// The endpoint.
+    /// The address to connect to, and the shard there if it is known.
     pub endpoint: Endpoint,
 }
 

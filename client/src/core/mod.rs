@@ -1,7 +1,7 @@
 //! The decisions of a client, apart from everything that carries them out: which node a call goes
 //! to, when it is tried again, under which request id, and when it ends.
 //!
-//! Events go in, actions come out. [`Call`] is the state machine of one call; [`Core`] holds what
+//! Events go in, actions come out. [`Call`] is the state machine of one call; [`ClientCore`] holds what
 //! the calls of a client share: the addresses, the [`directory`] of routes, the [`session`] with its
 //! request ids, the [`backoff`] budget and the addresses that [failed](failures).
 //!
@@ -41,7 +41,7 @@ const ATTEMPT_DELAY_MAX: Duration = Duration::from_millis(100);
 
 /// What the calls of one client share.
 #[derive(Debug)]
-pub struct Core {
+pub struct ClientCore {
     addresses: Vec<Arc<str>>,
     session: Session,
     directory: Directory,
@@ -52,11 +52,11 @@ pub struct Core {
     directories: AtomicU64,
 }
 
-impl Core {
+impl ClientCore {
     /// The core of a client that was given these addresses of nodes, at least one. The client's id
     /// is random.
-    pub fn new(addresses: Vec<Arc<str>>, client: u128, now: Instant) -> Core {
-        Core {
+    pub fn new(addresses: Vec<Arc<str>>, client: u128, now: Instant) -> ClientCore {
+        ClientCore {
             addresses,
             session: Session::new(client, now),
             directory: Directory::default(),

@@ -1,16 +1,16 @@
-//! Multi-gets: which keys are asked for together, and which ones again.
+//! Multi-gets: which keys are requested together, and which keys are requested again.
 //!
 //! The keys are split into parts by the shard that leads their ranges. Each part is a [call](super::call)
 //! of its own, which goes to the shard of its first key, and all parts are made at the same time. A reply
 //! has a result for each key. Keys that were not read, or that another shard leads by now, are split into
-//! new parts: so a stale route is corrected. Every reply that counts has at least one more key. A reply
-//! without any is a [refusal] of the whole call, and the rules of a call say whether and when it is tried
-//! again.
+//! new parts: so a stale route is corrected. Every reply that counts answers at least one more key. A reply
+//! that answers no key is a [refusal] of the whole call, and the rules of a call say whether and when it is
+//! tried again.
 
 use rangedb_protocol::limits::{MULTI_GET_KEYS_LEN_MAX, MULTI_GET_KEYS_MAX};
 use rangedb_protocol::{ErrorReply, KeyRead};
 
-use super::Core;
+use super::ClientCore;
 use super::directory::{Destination, Endpoint, names_no_leader};
 use crate::error::{Error, ErrorCode, Fate, passes};
 
@@ -28,7 +28,7 @@ pub struct Part {
 /// Where a reply came from.
 #[derive(Clone, Debug)]
 pub struct Source {
-    /// The node.
+    /// The id of the node that has answered.
     pub node: u64,
     /// Where the request was sent.
     pub endpoint: Option<Endpoint>,
@@ -71,7 +71,7 @@ pub fn refusal<'a, 'e>(reads: impl Iterator<Item = KeyRead<'a, 'e>>) -> Option<E
     }))
 }
 
-impl Core {
+impl ClientCore {
     /// Splits those of the keys whose places are `wanted`.
     pub fn parts(&self, keys: &[&[u8]], wanted: impl IntoIterator<Item = usize>) -> Vec<Part> {
         let mut parts: Vec<Part> = Vec::new();
@@ -123,7 +123,7 @@ impl Core {
     }
 
     /// Learns the routes in the error, and forgets the route of a key that is elsewhere by now. A key
-    /// whose range has no leader yet keeps its route: the shard there learns first who leads.
+    /// whose range has no leader yet keeps its route: the shard there learns first which replica leads.
     fn follow(&self, key: &[u8], error: &ErrorReply, source: &Source) {
         let (Ok(code), Some(endpoint)) = (error.code, &source.endpoint) else {
             return;
@@ -168,9 +168,9 @@ mod tests {
     }
 
     /// A client that has heard of three ranges, of which node 1 leads the first and the last.
-    fn core() -> Core {
+    fn core() -> ClientCore {
         let from: Arc<str> = Arc::from("node1:1");
-        let core = Core::new(vec![from.clone()], 7, Instant::now());
+        let core = ClientCore::new(vec![from.clone()], 7, Instant::now());
         let routes = vec![
             route(1, 1, ("a", "g"), 1),
             route(2, 1, ("g", "n"), 2),

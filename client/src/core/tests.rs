@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use rangedb_protocol::{ErrorReply, Route};
 
-use super::{Action, Attempt, Call, Core, Endpoint, Event, Kind, Lost};
+use super::{Action, Attempt, Call, ClientCore, Endpoint, Event, Kind, Lost};
 use crate::error::{Error, ErrorCode, Fate};
 
 const KEY: &[u8] = b"k";
@@ -33,7 +33,7 @@ fn route(version: u32, leader: u64) -> Route {
 
 /// A client of three nodes that has heard that node 1 leads the only range.
 struct Client {
-    core: Core,
+    core: ClientCore,
     now: Instant,
 }
 
@@ -45,7 +45,7 @@ impl Client {
     fn with(addresses: &[&str]) -> Client {
         let now = Instant::now();
         let addresses = addresses.iter().map(|&address| Arc::from(address));
-        let core = Core::new(addresses.collect(), 7 << 64 | 3, now);
+        let core = ClientCore::new(addresses.collect(), 7 << 64 | 3, now);
         let client = Client { core, now };
         client.told(route(1, 1), 1);
         client
@@ -143,7 +143,7 @@ fn a_known_route_is_followed_at_once() {
 fn without_a_directory_a_call_asks_for_one_before_it_names_a_time() {
     for key in [Some(KEY), None] {
         let now = Instant::now();
-        let core = Core::new(vec![Arc::from("node1:1")], 7, now);
+        let core = ClientCore::new(vec![Arc::from("node1:1")], 7, now);
         let mut call = core.begin(key, Kind::Write, now + TIMEOUT);
         assert!(matches!(call.on(Event::Resume, now), Action::Refresh));
         let address = Arc::from("node1:1");

@@ -9,7 +9,7 @@ use crate::error::OrderError;
 /// A setting of the cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rule {
-    /// Its name.
+    /// The name by which `config set` and `config get` know it.
     pub name: &'static str,
     /// Its value as long as it was never set.
     pub default: &'static str,

@@ -71,9 +71,9 @@ pub enum Outcome {
 /// A decision that is about to be noted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NewDecision {
-    /// The range.
+    /// The range whose leader, replica or bounds change.
     pub range: RangeId,
-    /// Its kind.
+    /// What is changed, such as a leader or a replica.
     pub kind: DecisionKind,
     /// Why, for people.
     pub reason: String,
@@ -92,9 +92,9 @@ pub struct Decision {
     pub id: u64,
     /// When it was decided, in milliseconds since 1970 of the manager's wall clock.
     pub at_ms: u64,
-    /// The range.
+    /// The range whose leader, replica or bounds change.
     pub range: RangeId,
-    /// Its kind.
+    /// What is changed, such as a leader or a replica.
     pub kind: DecisionKind,
     /// Why, for people.
     pub reason: String,

@@ -11,7 +11,7 @@ use crate::cluster::record::{
 };
 use crate::cluster::{
     BlockReason, Decision, DecisionKind, HighestIds, HotRange, Leaving, NodeHealth, NodeView,
-    Outcome, RangeStats, RangeView, ShardStats, SplitBlocked, SplitPart, SplitReason, Trouble,
+    Outcome, RangeStats, RangeView, ReplicaFault, ShardStats, SplitBlocked, SplitPart, SplitReason,
 };
 use crate::error::OrderError;
 use crate::range::hot_keys::HotKey;
@@ -87,7 +87,7 @@ fn view() -> View {
         term: 4,
         applied: 100,
         lag: vec![(ReplicaId(9), u64::MAX)],
-        troubles: vec![(ReplicaId(9), Trouble::Missing)],
+        faults: vec![(ReplicaId(9), ReplicaFault::Missing)],
         under_replicated: true,
         unavailable: false,
         phase: crate::cluster::BoundsPhase::Splitting,

@@ -19,7 +19,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::backoff::{Backoff, Limits};
-use super::message::{Follower, Peer, Trouble};
+use super::message::{Follower, Peer, ReplicaFault};
 use crate::boot_time::BootTime;
 use crate::range::Descriptor;
 use crate::types::{Location, NodeId, RangeId, ReplicaId};
@@ -174,13 +174,13 @@ impl Health {
     }
 
     /// What is wrong with a member of a range, if anything is.
-    pub fn trouble(
+    pub fn fault(
         &self,
         range: RangeId,
         replica: ReplicaId,
         dead_after: Duration,
         now: BootTime,
-    ) -> Option<Trouble> {
+    ) -> Option<ReplicaFault> {
         let member = self.members.get(&(range, replica))?;
         let is_absent = member
             .absent
@@ -188,11 +188,11 @@ impl Health {
             .is_some_and(|spell| Spell::lasts(Some(&spell), ABSENT_FOR, now));
         let timeout = dead_after.max(BEHIND_AT_LEAST);
         if member.is_lost {
-            Some(Trouble::Lost)
+            Some(ReplicaFault::Lost)
         } else if is_absent {
-            Some(Trouble::Missing)
+            Some(ReplicaFault::Missing)
         } else if Spell::lasts(member.behind.as_ref(), timeout, now) {
-            Some(Trouble::Behind)
+            Some(ReplicaFault::Behind)
         } else {
             None
         }
@@ -282,18 +282,17 @@ mod tests {
             &mut self,
             time: Duration,
             mut report: impl FnMut(u64) -> Follower,
-        ) -> Option<Trouble> {
+        ) -> Option<ReplicaFault> {
             for number in 0..=(time.as_millis() / REPORT.as_millis()) as u64 {
                 let (health, descriptor) = (&mut self.health, descriptor(&[1, 2]));
                 health.take_followers(&descriptor, ReplicaId(1), &[report(number)], self.now);
                 self.now += REPORT;
             }
-            self.trouble()
+            self.fault()
         }
 
-        fn trouble(&self) -> Option<Trouble> {
-            self.health
-                .trouble(RANGE, ReplicaId(2), DEAD_AFTER, self.now)
+        fn fault(&self) -> Option<ReplicaFault> {
+            self.health.fault(RANGE, ReplicaId(2), DEAD_AFTER, self.now)
         }
     }
 
@@ -303,7 +302,7 @@ mod tests {
         assert_eq!(case.led(DEAD_AFTER / 2, |_| follower(5, 3)), None);
         assert_eq!(
             case.led(DEAD_AFTER, |_| follower(5, 3)),
-            Some(Trouble::Behind)
+            Some(ReplicaFault::Behind)
         );
         assert_eq!(
             case.led(REPORT, |_| follower(8, 0)),
@@ -319,7 +318,7 @@ mod tests {
             answers: false,
             ..follower(5, 0)
         };
-        assert_eq!(case.led(DEAD_AFTER * 2, silent), Some(Trouble::Behind));
+        assert_eq!(case.led(DEAD_AFTER * 2, silent), Some(ReplicaFault::Behind));
     }
 
     #[test]
@@ -343,7 +342,7 @@ mod tests {
         let mut case = Case::new();
         assert_eq!(case.led(DEAD_AFTER / 2, |_| follower(5, 3)), None);
         case.now += DEAD_AFTER * 5;
-        assert_eq!(case.trouble(), None);
+        assert_eq!(case.fault(), None);
         assert_eq!(case.led(DEAD_AFTER / 2, |_| follower(5, 3)), None);
     }
 
@@ -354,10 +353,10 @@ mod tests {
             lost: true,
             ..follower(5, 3)
         };
-        assert_eq!(case.led(Duration::ZERO, lost), Some(Trouble::Lost));
+        assert_eq!(case.led(Duration::ZERO, lost), Some(ReplicaFault::Lost));
         let health = &mut case.health;
         health.take_followers(&descriptor(&[1, 3]), ReplicaId(1), &[], case.now);
-        assert_eq!(case.trouble(), None);
+        assert_eq!(case.fault(), None);
     }
 
     #[test]
@@ -369,13 +368,13 @@ mod tests {
                 health.take_presence(RANGE, ReplicaId(2), is_there, case.now);
                 case.now += REPORT;
             }
-            case.trouble()
+            case.fault()
         };
         assert_eq!(presence(true, 9), None);
         assert_eq!(presence(false, 2), None, "it may be on its way in");
         assert_eq!(presence(true, 1), None);
         assert_eq!(presence(false, 3), None);
-        assert_eq!(presence(false, 3), Some(Trouble::Missing));
+        assert_eq!(presence(false, 3), Some(ReplicaFault::Missing));
         assert_eq!(presence(true, 1), None);
     }
 

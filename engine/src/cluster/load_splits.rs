@@ -34,7 +34,7 @@ pub enum Way {
 /// A range that is to be split because of its load.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TooHot {
-    /// The range.
+    /// The range to split.
     pub range: RangeId,
     /// The version of its bounds.
     pub version: u32,

@@ -2,10 +2,10 @@
 //! orders that are under way. No I/O here.
 //!
 //! There are two of them ([`Span`]). The *short* load is what reports have, over about the last 10 s. For a
-//! while after a range was led elsewhere, they still show its load at the old place. The load that an order takes along ([`Loads::begin`]) is therefore taken
-//! from where it goes away and added to where it comes, as long as it is under way; after its end the rest
-//! of it that reports do not show yet. What several orders take along is added up; none of them replaces
-//! what is known of another.
+//! while after a range was led elsewhere, they still show its load at the old place. The load that an order
+//! takes along ([`Loads::begin`]) is therefore taken from where it goes away and added to where it comes,
+//! as long as it is under way; after its end the rest of it that reports do not show yet. What several
+//! orders take along is added up; none of them replaces what is known of another.
 //!
 //! The *long* load of a shard is made of means over 5 minutes ([`super::load_mean`]): those of the ranges that
 //! are led there, or will be after the orders that are under way, and that of all else that the shard does. So

@@ -16,7 +16,7 @@ use super::ids::Ids;
 use super::known_shards::KnownShards;
 use super::load_mean::RangeMean;
 use super::loads::Cpu;
-use super::message::{ClusterRequest, HighestIds, LedRange, NodeHealth, Trouble};
+use super::message::{ClusterRequest, HighestIds, LedRange, NodeHealth, ReplicaFault};
 use super::moves::Moves;
 use super::news::Published;
 use super::placement::{Range, Slot};
@@ -354,7 +354,7 @@ impl Manager {
                 .collect(),
             given_up: given_up.map(|(replica, _)| replica),
             not_on: given_up
-                .filter(|(_, trouble)| *trouble == Trouble::Behind)
+                .filter(|(_, fault)| *fault == ReplicaFault::Behind)
                 .and_then(|(replica, _)| descriptor.location(replica))
                 .map(|at| at.node),
             leader: report.map(|report| report.leader),
@@ -371,25 +371,25 @@ impl Manager {
     /// The member of a range that must be replaced although its node is alive. Only one at a time,
     /// only while most voters are well, and never the leader. One that cannot read all its rows votes and
     /// appends, so it stands in no other's way. It goes by itself once it may; then it is missing.
-    fn given_up(&self, known: &KnownRange, now: BootTime) -> Option<(ReplicaId, Trouble)> {
+    fn given_up(&self, known: &KnownRange, now: BootTime) -> Option<(ReplicaId, ReplicaFault)> {
         let RangeRecord {
             descriptor, voters, ..
         } = &known.record;
         let leader = self.fresh(known, now).map(|report| report.leader);
-        let mut troubles = self.troubles(known, now);
-        troubles.retain(|(replica, trouble)| {
-            Some(*replica) != leader && *trouble != Trouble::Unreadable
+        let mut faults = self.faults(known, now);
+        faults.retain(|(replica, fault)| {
+            Some(*replica) != leader && *fault != ReplicaFault::Unreadable
         });
         let is_well = |voter: &&ReplicaId| {
             let place = descriptor.location(**voter);
             let node = place.and_then(|place| self.nodes.get(&place.node));
-            troubles.iter().all(|(replica, _)| replica != *voter)
+            faults.iter().all(|(replica, _)| replica != *voter)
                 && node.is_some_and(|node| self.node_health(node, now) == NodeHealth::Alive)
         };
         let well = voters.iter().filter(is_well).count();
-        let worst = troubles
+        let worst = faults
             .iter()
-            .min_by_key(|(_, trouble)| *trouble == Trouble::Behind);
+            .min_by_key(|(_, fault)| *fault == ReplicaFault::Behind);
         worst.copied().filter(|_| well * 2 > voters.len())
     }
 

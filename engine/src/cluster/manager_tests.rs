@@ -219,7 +219,7 @@ fn a_cluster_that_is_well_is_left_alone() {
     case.pass(30);
     let range = case.range();
     assert!(
-        !range.under_replicated && range.troubles.is_empty(),
+        !range.under_replicated && range.faults.is_empty(),
         "{range:?}"
     );
     assert_eq!(case.planned(), None);
@@ -233,7 +233,7 @@ fn a_replica_that_has_lost_entries_is_replaced_at_once_also_on_its_own_node() {
         case.lost = vec![3];
         case.pass(1);
         let range = case.range();
-        assert_eq!(range.troubles, [(ReplicaId(3), Trouble::Lost)]);
+        assert_eq!(range.faults, [(ReplicaId(3), ReplicaFault::Lost)]);
         assert!(range.under_replicated);
         assert_eq!(case.planned(), Some((vec![new], vec![1, 2])));
     }
@@ -244,7 +244,7 @@ fn nothing_is_replaced_while_most_voters_are_in_trouble_and_never_two_at_a_time(
     let mut case = Case::new(&[1, 2, 3]);
     case.lost = vec![2, 3];
     case.pass(5);
-    assert_eq!(case.range().troubles.len(), 2);
+    assert_eq!(case.range().faults.len(), 2);
     assert_eq!(case.planned(), None);
     let mut case = Case::new(&[1, 2, 3, 4, 5]);
     case.members = vec![1, 2, 3, 4, 5];
@@ -266,9 +266,9 @@ fn a_replica_that_its_shard_does_not_report_is_missing_and_replaced() {
     case.pass(5);
     case.missing = vec![2];
     case.pass(1);
-    assert_eq!(case.range().troubles, [], "not after two reports");
+    assert_eq!(case.range().faults, [], "not after two reports");
     case.pass(3);
-    assert_eq!(case.range().troubles, [(ReplicaId(2), Trouble::Missing)]);
+    assert_eq!(case.range().faults, [(ReplicaId(2), ReplicaFault::Missing)]);
     assert!(case.range().under_replicated);
     assert_eq!(case.planned(), Some((vec![2], vec![1, 3])));
 }
@@ -279,17 +279,20 @@ fn a_replica_that_cannot_read_all_its_rows_is_told_and_replaced_once_it_is_gone(
     case.pass(5);
     case.unreadable = vec![2];
     case.pass(5);
-    assert_eq!(case.range().troubles, [(ReplicaId(2), Trouble::Unreadable)]);
+    assert_eq!(
+        case.range().faults,
+        [(ReplicaId(2), ReplicaFault::Unreadable)]
+    );
     assert!(case.range().under_replicated);
     assert_eq!(case.planned(), None, "it goes by itself");
     // It votes: another one that is missing is replaced meanwhile.
     case.missing = vec![3];
     case.pass(5);
     let both = [
-        (ReplicaId(2), Trouble::Unreadable),
-        (ReplicaId(3), Trouble::Missing),
+        (ReplicaId(2), ReplicaFault::Unreadable),
+        (ReplicaId(3), ReplicaFault::Missing),
     ];
-    assert_eq!(case.range().troubles, both);
+    assert_eq!(case.range().faults, both);
     assert_eq!(case.planned(), Some((vec![4], vec![1, 2])));
     // Not if it has lost entries besides.
     case.lost = vec![2];
@@ -298,7 +301,7 @@ fn a_replica_that_cannot_read_all_its_rows_is_told_and_replaced_once_it_is_gone(
     case.lost = Vec::new();
     (case.unreadable, case.missing) = (Vec::new(), vec![2]);
     case.pass(5);
-    assert_eq!(case.range().troubles, [(ReplicaId(2), Trouble::Missing)]);
+    assert_eq!(case.range().faults, [(ReplicaId(2), ReplicaFault::Missing)]);
     assert_eq!(case.planned(), Some((vec![4], vec![1, 3])));
 }
 

@@ -31,7 +31,7 @@ pub const MERGES_MAX: usize = 8;
 pub enum MergeStep {
     /// A replica of this range, the right one, must move.
     Move {
-        /// The range.
+        /// The range whose replica must move.
         range: RangeId,
         /// The node that has the replica.
         from: NodeId,

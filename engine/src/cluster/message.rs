@@ -294,7 +294,7 @@ pub enum ClusterResponse {
 /// A range that takes much CPU time.
 #[derive(Clone, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub struct HotRange {
-    /// The range.
+    /// The id of the hot range.
     pub range: RangeId,
     /// The CPU time, in milliseconds a second, over the last 10 s.
     pub cpu_millis_per_second: u32,
@@ -332,7 +332,7 @@ impl SplitReason {
 pub struct SplitPart {
     /// Its id.
     pub range: RangeId,
-    /// Its keys.
+    /// The interval that it got.
     pub keys: KeyRange,
 }
 
@@ -401,7 +401,7 @@ impl NodeHealth {
 
 /// What is wrong with a member of a range that does not do its part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
-pub enum Trouble {
+pub enum ReplicaFault {
     /// It has lost entries that it had acknowledged.
     Lost,
     /// Its shard does not have it.
@@ -413,14 +413,14 @@ pub enum Trouble {
     Unreadable,
 }
 
-impl Trouble {
+impl ReplicaFault {
     /// The word for it, in logs and replies.
     pub fn name(self) -> &'static str {
         match self {
-            Trouble::Lost => "lost",
-            Trouble::Missing => "missing",
-            Trouble::Behind => "behind",
-            Trouble::Unreadable => "unreadable",
+            ReplicaFault::Lost => "lost",
+            ReplicaFault::Missing => "missing",
+            ReplicaFault::Behind => "behind",
+            ReplicaFault::Unreadable => "unreadable",
         }
     }
 }
@@ -430,7 +430,7 @@ impl Trouble {
 pub struct NodeView {
     /// What it says of itself.
     pub record: NodeRecord,
-    /// Its state.
+    /// Whether it is alive, as far as the manager knows.
     pub state: NodeHealth,
     /// What operators have decided about it.
     pub membership: MembershipStatus,
@@ -444,7 +444,7 @@ pub struct NodeView {
 /// How far a node has left.
 #[derive(Clone, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub struct Leaving {
-    /// The node.
+    /// The node that leaves.
     pub node: NodeId,
     /// What operators have decided about it.
     pub membership: MembershipStatus,
@@ -482,7 +482,7 @@ pub struct RangeView {
     /// How many entries each other replica lacks; `u64::MAX` if that is not known.
     pub lag: Vec<(ReplicaId, u64)>,
     /// The replicas that do not do their part, and why.
-    pub troubles: Vec<(ReplicaId, Trouble)>,
+    pub faults: Vec<(ReplicaId, ReplicaFault)>,
     /// Whether fewer voters are alive and up to date than there should be.
     pub under_replicated: bool,
     /// Whether it has no leader, or its leader reaches no majority.

@@ -54,8 +54,8 @@ mod view;
 pub use decisions::{Decision, DecisionKind, NewDecision, Outcome};
 pub use message::{
     BoundsPhase, ClusterRequest, ClusterResponse, HighestIds, HotRange, Leaving, NodeHealth,
-    NodeView, RangeRates, RangeStats, RangeView, ShardStats, SplitPart, SplitReason, Trouble, View,
-    ViewNews,
+    NodeView, RangeRates, RangeStats, RangeView, ReplicaFault, ShardStats, SplitPart, SplitReason,
+    View, ViewNews,
 };
 pub use orders::voter_on;
 pub use record::{MembershipStatus, NodeRecord, Setting};

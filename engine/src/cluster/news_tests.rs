@@ -19,7 +19,7 @@ fn range(id: u64, version: u32) -> RangeView {
         term: 0,
         applied: 0,
         lag: Vec::new(),
-        troubles: Vec::new(),
+        faults: Vec::new(),
         under_replicated: false,
         unavailable: false,
         phase: BoundsPhase::None,

@@ -275,11 +275,11 @@ impl Manager {
             .collect()
     }
 
-    /// The voters of a range on nodes that are alive and in no trouble.
+    /// The voters of a range on nodes that are alive and have no fault.
     fn voters_alive(&self, known: &KnownRange, now: BootTime) -> Vec<Location> {
-        let troubles = self.troubles(known, now);
+        let faults = self.faults(known, now);
         let voters = known.record.voters.iter();
-        let well = voters.filter(|voter| troubles.iter().all(|(id, _)| id != *voter));
+        let well = voters.filter(|voter| faults.iter().all(|(id, _)| id != *voter));
         let places = well.filter_map(|voter| known.record.descriptor.location(*voter));
         let alive = places.filter(|at| {
             let node = self.nodes.get(&at.node);

@@ -8,7 +8,7 @@
 //! one range: clients find a leader for every key, and a leader that no longer owns a key names the
 //! range that does.
 //!
-//! The exception is a new range that is not reported for [`GAP_PATIENCE`], because it has no leader: then
+//! The exception is a new range that is not reported for [`GAP_TIMEOUT`], because it has no leader: then
 //! the view has its keys in no range, and takes the bounds that its neighbours report.
 
 use std::ops::Bound;
@@ -21,7 +21,7 @@ use crate::range::{Descriptor, Keyspace};
 use crate::types::{KeyRange, RangeId};
 
 /// How long the new bounds of a range wait for the report of the range that took the rest of its keys.
-const GAP_PATIENCE: Duration = Duration::from_secs(10);
+const GAP_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl Manager {
     /// Whether reports have told of other bounds of known ranges since this was asked last.
@@ -49,7 +49,7 @@ impl Manager {
             return Some(settled);
         }
         let since = *self.bounds.postponed.entry(new.range).or_insert(now);
-        if now >= since + GAP_PATIENCE {
+        if now >= since + GAP_TIMEOUT {
             return Some(settled);
         }
         let before = &self.ranges.get(&new.range)?.record.descriptor;

@@ -95,10 +95,7 @@ fn a_replica_of_a_new_range_that_no_shard_reports_is_replaced_after_a_while() {
     case.missing.insert(lost);
     case.pass(1);
     let view = case.range(child).expect("it is known");
-    assert!(
-        view.troubles.is_empty() && !view.under_replicated,
-        "not yet"
-    );
+    assert!(view.faults.is_empty() && !view.under_replicated, "not yet");
     let is_replaced = |case: &Case| {
         let steps = case.manager.plan(case.now);
         steps.iter().any(|planned| {
@@ -109,10 +106,10 @@ fn a_replica_of_a_new_range_that_no_shard_reports_is_replaced_after_a_while() {
     assert!(!is_replaced(&case));
     case.pass(3);
     let view = case.range(child).expect("it is known");
-    assert_eq!(view.troubles, [(lost, Trouble::Missing)]);
+    assert_eq!(view.faults, [(lost, ReplicaFault::Missing)]);
     assert!(view.under_replicated && is_replaced(&case));
     assert!(
         case.range(USERS)
-            .is_some_and(|range| range.troubles.is_empty())
+            .is_some_and(|range| range.faults.is_empty())
     );
 }

@@ -27,7 +27,7 @@ pub const CAUGHT_UP: u64 = 100;
 /// A node, as placement sees it. Dead nodes are left out, and those that are decommissioned.
 #[derive(Clone, Debug)]
 pub struct Node {
-    /// Its id.
+    /// The node's id, never used for another one.
     pub id: NodeId,
     /// How many shards may get replicas: those with the lowest numbers.
     pub shards: u16,
@@ -42,11 +42,11 @@ pub struct Node {
 /// A range, as placement sees it.
 #[derive(Clone, Debug)]
 pub struct Range {
-    /// Its id.
+    /// The range's id, never used for another one.
     pub id: RangeId,
-    /// Its voters.
+    /// The replicas with a vote.
     pub voters: Vec<ReplicaPlace>,
-    /// Its learners.
+    /// The replicas without a vote.
     pub learners: Vec<ReplicaPlace>,
     /// A member that does not do its part, and must be replaced.
     pub given_up: Option<ReplicaId>,
@@ -112,16 +112,16 @@ impl Slot {
 pub enum Step {
     /// These must become the members of a range.
     Change {
-        /// The range.
+        /// The range whose members change.
         range: RangeId,
-        /// Its voters.
+        /// All voters after the change.
         voters: Vec<Slot>,
-        /// Its learners.
+        /// All learners after the change.
         learners: Vec<Slot>,
     },
     /// Another replica must lead a range.
     Lead {
-        /// The range.
+        /// The range whose leader changes.
         range: RangeId,
         /// The replica that must lead.
         to: ReplicaId,

@@ -64,9 +64,9 @@ impl Why {
 /// A step, and why.
 #[derive(Clone, Debug)]
 pub struct Planned {
-    /// The step.
+    /// What is to be done.
     pub step: Step,
-    /// Why.
+    /// Why it is done, and what it is expected to improve.
     pub why: Why,
 }
 

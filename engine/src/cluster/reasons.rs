@@ -59,12 +59,12 @@ impl Manager {
         if let Some(gone) = gone {
             let ReplicaPlace { replica, location } = gone;
             let node = location.node;
-            let troubles = self.troubles(known, now);
-            let trouble = troubles.iter().find(|(id, _)| id == replica);
+            let faults = self.faults(known, now);
+            let fault = faults.iter().find(|(id, _)| id == replica);
             let state = self.nodes.get(&node).map(|n| self.node_health(n, now));
-            return match (trouble, self.membership(node)) {
-                (Some((_, trouble)), _) => {
-                    let name = trouble.name();
+            return match (fault, self.membership(node)) {
+                (Some((_, fault)), _) => {
+                    let name = fault.name();
                     Some(format!("replica {replica} at {location} is {name}"))
                 }
                 (None, MembershipStatus::Active) => match state {

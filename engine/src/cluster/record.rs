@@ -60,7 +60,7 @@ pub type Row = (Vec<u8>, Vec<u8>);
     Clone, Debug, Default, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize,
 )]
 pub struct NodeRecord {
-    /// Its id.
+    /// The node's id, never used for another one.
     pub id: NodeId,
     /// The address under which other nodes reach it, HOST:PORT.
     pub address: String,
@@ -196,7 +196,7 @@ impl MembershipStatus {
 /// What operators have decided about a node, as a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub struct MembershipRecord {
-    /// The node.
+    /// The node that operators have decided about.
     pub node: NodeId,
     /// The last decision.
     pub status: MembershipStatus,
@@ -258,7 +258,7 @@ impl RangeRecord {
 /// between them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub struct HeldRecord {
-    /// The range.
+    /// The range on the right of the border.
     pub range: RangeId,
     /// The time, in milliseconds since 1970; 0 if the range is not held, `u64::MAX` if it is held for
     /// ever.
@@ -283,7 +283,7 @@ impl HeldRecord {
 pub struct Setting {
     /// The number of this change, counted from 1 over all settings.
     pub version: u64,
-    /// Its name.
+    /// The name by which `config set` and `config get` know it.
     pub name: String,
     /// Its value, as typed.
     pub value: String,

@@ -90,7 +90,7 @@ pub struct RangeStats {
 pub struct RangeRates {
     /// Keys that were read and pages of scans a second.
     pub reads_per_second: u32,
-    /// Writes a second.
+    /// Batches that were written in one second, on average.
     pub writes_per_second: u32,
     /// CPU time in milliseconds a second.
     pub cpu_millis_per_second: u32,
@@ -151,7 +151,7 @@ pub struct LedRange {
     pub has_quorum: bool,
     /// The replica that leads.
     pub leader: ReplicaId,
-    /// Its term.
+    /// The term in which it leads.
     pub term: u64,
     /// The index of the last entry that it has applied.
     pub applied: u64,
@@ -199,7 +199,7 @@ pub enum BoundsPhase {
 /// A replica as the leader of its range sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub struct Follower {
-    /// The replica.
+    /// The id of the follower or learner.
     pub replica: ReplicaId,
     /// The index of the last entry that it is known to have.
     pub matched: Option<u64>,
@@ -231,9 +231,9 @@ impl Follower {
 /// A replica that does not lead.
 #[derive(Clone, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub struct HeldReplica {
-    /// Its range.
+    /// The range that it is a replica of.
     pub range: RangeId,
-    /// The replica.
+    /// The id of this replica.
     pub replica: ReplicaId,
     /// The descriptor's `conf`, as far as it has applied it.
     pub conf: u32,

@@ -77,7 +77,7 @@ impl Manager {
         now: BootTime,
     ) -> Option<Step> {
         let range = ranges.get(index)?;
-        // A change that was left half done is ended first, and a replica in trouble is replaced first.
+        // A change that was left half done is ended first, and a faulty replica is replaced first.
         if range.busy || range.is_joint || range.given_up.is_some() {
             return None;
         }

@@ -37,7 +37,7 @@ const LITTLE_BESIDE: usize = 2;
 /// A key at which a range is to be split, and the ids of the range that begins there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cut {
-    /// The key.
+    /// The first key of the new range.
     pub key: Vec<u8>,
     /// The new range.
     pub child: RangeId,
@@ -48,7 +48,7 @@ pub struct Cut {
 /// A range, and the keys at which it is to be split, in their order: at least one.
 #[derive(Debug)]
 pub struct Piece {
-    /// The range.
+    /// The range to split.
     pub range: RangeId,
     /// Whether a split of the same order has made it.
     pub is_new: bool,
@@ -201,7 +201,7 @@ impl SplitOrder {
 /// A range that is to be split because of its size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TooLarge {
-    /// The range.
+    /// The range to split.
     pub range: RangeId,
     /// The version of its bounds.
     pub version: u32,

@@ -8,7 +8,7 @@ use super::*;
 use crate::boot_time::BootTime;
 use crate::boot_time::test_clock;
 use crate::cluster::manager::Manager;
-use crate::cluster::message::{Follower, HeldReplica, HighestIds, LedRange, Report, Trouble};
+use crate::cluster::message::{Follower, HeldReplica, HighestIds, LedRange, ReplicaFault, Report};
 use crate::cluster::placement::{Slot, Step};
 use crate::cluster::record::{self, MembershipRecord, MembershipStatus, NodeRecord};
 use crate::cluster::test_reports::Reporters;

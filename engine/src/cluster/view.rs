@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 
 use super::manager::{KnownNode, KnownRange, Manager, SILENT_AFTER};
-use super::message::{NodeHealth, NodeView, RangeStats, RangeView, ShardStats, Trouble, View};
+use super::message::{NodeHealth, NodeView, RangeStats, RangeView, ReplicaFault, ShardStats, View};
 use super::placement;
 use super::record::{MembershipStatus, NodeRecord, Setting};
 use crate::boot_time::BootTime;
@@ -38,18 +38,22 @@ impl Manager {
     }
 
     /// What is wrong with members of a range, for those with which something is.
-    pub(super) fn troubles(&self, known: &KnownRange, now: BootTime) -> Vec<(ReplicaId, Trouble)> {
+    pub(super) fn faults(
+        &self,
+        known: &KnownRange,
+        now: BootTime,
+    ) -> Vec<(ReplicaId, ReplicaFault)> {
         let (descriptor, dead_after) = (&known.record.descriptor, self.dead_after());
-        let trouble = |place: &ReplicaPlace| {
+        let fault = |place: &ReplicaPlace| {
             let (replica, shard) = (place.replica, self.shards.known.get(&place.location));
-            let trouble = self
+            let fault = self
                 .health
-                .trouble(descriptor.range, replica, dead_after, now);
+                .fault(descriptor.range, replica, dead_after, now);
             let is_unreadable = shard.is_some_and(|shard| shard.unreadable.contains(&replica));
-            let trouble = trouble.or(is_unreadable.then_some(Trouble::Unreadable));
-            trouble.map(|trouble| (replica, trouble))
+            let fault = fault.or(is_unreadable.then_some(ReplicaFault::Unreadable));
+            fault.map(|fault| (replica, fault))
         };
-        descriptor.replicas.iter().filter_map(trouble).collect()
+        descriptor.replicas.iter().filter_map(fault).collect()
     }
 
     /// The state of the cluster as of now.
@@ -74,10 +78,10 @@ impl Manager {
         let ranges = self.ranges.values().map(|known| {
             let descriptor = known.record.descriptor.clone();
             let report = self.fresh(known, now);
-            let troubles = self.troubles(known, now);
+            let faults = self.faults(known, now);
             let live = known.record.voters.iter().filter(|voter| {
                 let place = descriptor.location(**voter);
-                let is_well = troubles.iter().all(|(replica, _)| replica != *voter);
+                let is_well = faults.iter().all(|(replica, _)| replica != *voter);
                 is_well && place.is_some_and(|place| alive(place.node))
             });
             let wanted = wanted.max(known.record.voters.len());
@@ -98,7 +102,7 @@ impl Manager {
                     followers.map(|other| (other.replica, other.lag)).collect()
                 }),
                 voters: known.record.voters.clone(),
-                troubles,
+                faults,
                 descriptor,
             }
         });
@@ -155,36 +159,33 @@ impl Manager {
         }
         view.nodes.iter_mut().for_each(|node| node.shards.clear());
         if view != self.published.view {
-            self.log_troubles(&view);
+            self.log_faults(&view);
             self.log_nodes(&view);
             self.published.publish(view);
         }
     }
 
     /// Logs what has newly gone wrong with a replica or a node.
-    fn log_troubles(&self, view: &View) {
+    fn log_faults(&self, view: &View) {
         let before = self.published.view.ranges.iter();
         let before = before.flat_map(|range| {
             let range_id = range.descriptor.range;
-            range
-                .troubles
-                .iter()
-                .map(move |trouble| (range_id, *trouble))
+            range.faults.iter().map(move |fault| (range_id, *fault))
         });
         let before: Vec<_> = before.collect();
         for range in &view.ranges {
             let range_id = range.descriptor.range;
-            let news = range.troubles.iter();
-            for (replica, trouble) in news.filter(|news| !before.contains(&(range_id, **news))) {
+            let news = range.faults.iter();
+            for (replica, fault) in news.filter(|news| !before.contains(&(range_id, **news))) {
                 let at = range.descriptor.location(*replica);
                 let node = at.and_then(|at| self.nodes.get(&at.node));
                 let address = node.map_or("", |known| &known.record.address);
                 let at = at.unwrap_or_default();
-                if *trouble == Trouble::Unreadable {
+                if *fault == ReplicaFault::Unreadable {
                     tracing::warn!(range = %range_id, %replica, %at, address, "a replica cannot read all its rows");
                     continue;
                 }
-                tracing::warn!(range = %range_id, %replica, %at, address, trouble = trouble.name(), "a replica is a member by name only");
+                tracing::warn!(range = %range_id, %replica, %at, address, fault = fault.name(), "a replica is a member by name only");
             }
         }
     }

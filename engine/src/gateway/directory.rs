@@ -2,13 +2,14 @@
 //! is.
 //!
 //! A [`Directory`] is an immutable snapshot; new knowledge makes a new one. It has only ranges of the
-//! users' key space, so no key that a user sends can name the cluster's own records. What it is made
-//! of are [`Routes`]: those of the replicas on this node, and the last view of the cluster's manager.
+//! users' key space, so no key that a user sends can reach the cluster's own records. It is built from
+//! [`Routes`]: those of the replicas on this node, and those in the last view of the cluster's manager.
 //! What it knows of a key never goes back to an older epoch.
 //!
-//! After a split the two halves become known in any order, and the second one maybe much later. The
-//! route of the first half takes its keys from the route of the range that was split, and what is left
-//! of that stays until the second half is known: the shard there knows better.
+//! After a split the directory learns of the two halves in any order, and of the second one maybe much
+//! later. The route of the first half takes its keys from the route of the range that was split, and the
+//! rest of that route stays until the second half is known: a request that follows it reaches a shard that
+//! knows the new route.
 //!
 //! The client's cache of routes (`client/src/core/directory.rs`) is a type of its own: it learns one route
 //! at a time, forgets one that was wrong, and has addresses and a lock, while this one is made anew of all

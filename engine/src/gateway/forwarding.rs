@@ -1,15 +1,16 @@
-//! Forwards requests of callers that do not follow routes to the shard that leads their range, on
-//! this node or on another: the asking side.
+//! The sending side of forwarding: requests of callers that do not follow routes go to the shard that leads
+//! their range, on this node or on another. [`super::received`] is the other side.
 //!
-//! A request is one message over the transport, of the class of clients, so it stands in front of no
-//! append. The other shard forwards it no further: it answers, or says where the range is. If the
-//! connection breaks after the message may have been sent, the fate of a write is unknown. The same
-//! holds if the other shard falls silent: a process that is stopped keeps its connections open, so
-//! a shard that owes answers is asked from time to time whether it is alive.
+//! A request is one message over the transport, of class
+//! [`MessageClass::Clients`](crate::env::MessageClass), so no append waits behind it. The other shard
+//! forwards it no further: it answers, or says where the range is. If the connection breaks after the
+//! message may have been sent, the fate of a write is unknown. The same holds if the other shard falls
+//! silent: a process that is stopped keeps its connections open, so a shard that owes answers is asked from
+//! time to time whether it is alive.
 //!
-//! The places on the way to a shard, and the memory of all requests on their way, are shared fairly by
-//! the ranges ([`crate::fair_share`]): a range whose leader is slow does not stop the requests for others.
-//! Lives on its shard's thread.
+//! The number of requests in flight to a shard, and the memory of all requests in flight, are shared fairly
+//! by the ranges ([`crate::fair_share`]): a range whose leader is slow does not stop the requests for
+//! others. Lives on its shard's thread.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;

@@ -1,15 +1,15 @@
-//! How a request gets to the leader of its range if the shard that got it cannot answer at once: it is
-//! sent to where the range is led, after a refusal to where that says, and while the range has no
-//! leader it waits.
+//! How a request reaches the leader of its range if the shard that received it cannot answer at once. It is
+//! sent to the leader that the directory names; after a refusal, to the leader that the refusal names;
+//! while the range has no leader, it waits.
 //!
-//! A range has no leader for moments: after its leader has died, when its leader has begun to split it,
-//! and when it has just been made by a split. A caller that follows routes is told, and tries again
-//! itself. For any other the gateway that got the request does so: each try is a forwarded request,
-//! which is answered at once, also if it goes to the same shard. Only refusals that leave a request
-//! undone lead to another try, so a write is not proposed twice at the same time. The wait ends with
-//! the deadline, and at the latest after [`LEADER_WAIT_MAX`].
+//! A range can be without a leader for a moment: after its leader has died, when its leader has begun to
+//! split it, and when it has just been made by a split. A caller that follows routes gets the error and
+//! tries again itself. For any other caller the gateway that received the request does so: each try is a
+//! forwarded request, which is answered at once, even if it goes to the same shard. Only refusals that
+//! leave a request undone lead to another try, so a write is not proposed twice at the same time. The wait
+//! ends with the deadline, and at the latest after [`LEADER_WAIT_MAX`].
 //!
-//! Lives on its shard's thread. A request that is answered at once meets nothing of this.
+//! Lives on its shard's thread. A request that can be answered at once never comes here.
 
 use std::rc::Rc;
 use std::time::Duration;

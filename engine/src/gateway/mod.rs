@@ -1,11 +1,10 @@
 //! The gateway: the layer between the clients' requests and the shard.
 //!
-//! A [`Gateway`] decides what becomes of a request for a key: this shard answers it, or the caller is
-//! told the route, or it goes, once, to the shard that leads the range, on this node or on another.
-//! It owns the [`directory`], the forwarding, and the counts of what is in flight. Requests and
-//! answers are the engine's own types: the gateway sees no frame and no socket. The server turns
-//! frames into calls of it, and takes the answers as a [`Responder`]; so does the simulator, without
-//! frames.
+//! A [`Gateway`] decides what becomes of a request for a key: this shard answers it, or the caller gets the
+//! route, or the gateway forwards the request, once, to the shard that leads the range, on this node or on
+//! another. It owns the [`directory`], the forwarding, and the counts of what is in flight. Requests and
+//! answers are the engine's own types: the gateway sees no frame and no socket. The server turns frames
+//! into calls of it, and takes the answers as a [`Responder`]; so does the simulator, without frames.
 //!
 //! ```text
 //!   a client's connection ---> Gateway ---> Shard            the range is led here
@@ -14,12 +13,12 @@
 //!                                  one message (MessageClass::Clients)
 //! ```
 //!
-//! **The path of a get.** [`Gateway::get`] asks the shard, which passes the value, where it lies, to
-//! [`Responder::answer`]. While the lease holds nothing is allocated, copied or awaited. A read that
-//! must wait, for a majority or for the disk ([`Read::Wait`]), goes on in a task: it waits for what the
-//! read names, then looks again, until nothing is left to wait for.
+//! **The path of a get.** [`Gateway::get`] asks the shard, which passes the value to [`Responder::answer`]
+//! without copying it. While the lease holds, nothing is allocated, copied or awaited. A read that must
+//! wait, for a majority or for the disk ([`Read::Wait`]), goes on in a task: it waits for what the read
+//! names, then looks again, until nothing is left to wait for.
 //!
-//! **Several keys** in one request are the matter of [`multi_get`].
+//! **Several keys** in one request: see [`multi_get`].
 //!
 //! **Forwarding.** The first shard sends the request with the time that is left and the range that the
 //! caller believes in; the second one checks both again. It never forwards: if it does not lead
@@ -65,7 +64,8 @@ use crate::request::{Batch, Read, RequestId, ScanReply, ScanRequest, Target, Wai
 use crate::shard::{Shard, WriteRequest};
 use crate::types::{Blob, Location, Route, ShardId};
 
-struct Inner<E: Env> {
+/// What the clones of a [`Gateway`] share.
+struct GatewayInner<E: Env> {
     shard: Shard<E>,
     here: Location,
     admission: Admission,
@@ -76,7 +76,7 @@ struct Inner<E: Env> {
 
 /// The gateway of a shard. Clones are the same gateway.
 pub struct Gateway<E: Env> {
-    inner: Rc<Inner<E>>,
+    inner: Rc<GatewayInner<E>>,
 }
 
 impl<E: Env> Clone for Gateway<E> {
@@ -91,7 +91,7 @@ impl<E: Env> Gateway<E> {
     /// The gateway of a shard. It knows the shard's own ranges, and follows the views of the cluster.
     pub fn new(shard: Shard<E>) -> Gateway<E> {
         let here = shard.location();
-        let inner = Rc::new(Inner {
+        let inner = Rc::new(GatewayInner {
             here,
             admission: Admission::default(),
             routes: RefCell::default(),
@@ -146,7 +146,7 @@ impl<E: Env> Gateway<E> {
     /// How many requests were refused because their range has its share of what the ranges of the shard
     /// share.
     pub fn overloaded(&self) -> u64 {
-        let Inner {
+        let GatewayInner {
             admission,
             forwarding,
             shard,
@@ -355,7 +355,7 @@ impl<E: Env> Gateway<E> {
 
     /// Scans rows of a range that this shard leads.
     async fn scan_here(&self, call: &Call, scan: ScanRequest) -> Result<ScanReply, Error> {
-        let Inner {
+        let GatewayInner {
             admission, shard, ..
         } = self.inner.as_ref();
         let _running = admission.begin_scan(shard.range_of(&scan.first_key()))?;
@@ -390,7 +390,7 @@ fn refuse<R: Responder>(responder: &R, token: u64, error: Error) {
     }
 }
 
-impl<E: Env> Inner<E> {
+impl<E: Env> GatewayInner<E> {
     /// Takes new routes, and makes the directory anew.
     fn learn(&self, take: impl FnOnce(&mut Routes)) {
         let mut routes = self.routes.borrow_mut();

@@ -1,16 +1,16 @@
 //! Multi-gets: keys of any ranges in one request.
 //!
-//! [`Gateway::multi_get`] reads, in one turn, what it can of the ranges that this shard leads by a
-//! lease. If that was all, the answer is given at once. Otherwise the rest makes up parts: the keys of
-//! each range that are left to later turns, because the time was up or a block must be read from the
-//! disk; the keys of each range whose leadership a majority must confirm first; and the keys of each
-//! other shard to which they are sent on, in one message. All parts are asked at the same time, and
-//! their results are put together in the order of the keys.
+//! [`Gateway::multi_get`] reads, in one turn, what it can of the ranges that this shard leads by a lease.
+//! If those are all the keys, the answer is given at once. Otherwise the other keys are divided into parts:
+//! the keys of each range that are left to later turns, because the time was up or a block must be read
+//! from the disk; the keys of each range whose leadership a majority must confirm first; and, for each
+//! other shard, the keys that are forwarded to it, in one message. All parts are asked at the same time,
+//! and their results are put together in the order of the keys.
 //!
-//! The keys of one range are read at one moment, in however many turns: see [`Moment`]. What goes
-//! wrong with a key or a part is the result of its keys alone. If that is that a range has no leader
-//! at the moment, and the caller follows no routes, all is read anew a little later, as other requests
-//! wait for a leader ([`super::leader_wait`]).
+//! The keys of one range are read at one moment, in however many turns: see [`Moment`]. An error of a key
+//! or a part is the result of its keys alone. One error is handled here: if a range has no leader and the
+//! caller follows no routes, all keys are read again a little later, as other requests wait for a leader
+//! ([`super::leader_wait`]).
 
 use std::cell::RefCell;
 use std::future::{Future, poll_fn};
@@ -108,7 +108,7 @@ fn together(here: &Values, parts: &[Values], part_of: &[Option<usize>]) -> Value
     all
 }
 
-/// The first key that was not read because it is not known here who leads its range, with the routes
+/// The first key that was not read because it is not known here which replica leads its range, with the routes
 /// that the refusals name. `None`: there is no such key, or the caller follows routes.
 fn unled<'k>(call: &Call, keys: &[&'k [u8]], values: &Values) -> Option<(&'k [u8], Vec<Route>)> {
     let is_unled = |error: &Error| refused(error, None).is_some();

@@ -1,5 +1,5 @@
-//! Orders of operators, and questions about the cluster. They go to the cluster's manager, wherever it
-//! is; an order is given once. Lives on its shard's thread.
+//! Orders of operators, and questions about the cluster. They go to the cluster's manager, on whichever
+//! shard it is. An order is sent at most once. Lives on its shard's thread.
 
 use super::Gateway;
 use crate::boot_time::BootTime;
@@ -23,14 +23,14 @@ pub enum Order {
     },
     /// Another node must lead a range.
     TransferLeader {
-        /// The range.
+        /// The range whose leader changes.
         range: RangeId,
         /// The node; any other than the present leader's if none is given.
         to: Option<NodeId>,
     },
     /// The replica of a range on a node must move.
     MoveReplica {
-        /// The range.
+        /// The range whose replica moves.
         range: RangeId,
         /// The node that has the replica.
         from: NodeId,
@@ -41,17 +41,17 @@ pub enum Order {
     },
     /// A range that was held against merging may be merged again.
     ReleaseRange {
-        /// The range.
+        /// The range that may be merged again.
         range: RangeId,
     },
     /// A range takes over its right neighbour.
     MergeRange {
-        /// The range.
+        /// The left range, which takes over the other.
         range: RangeId,
     },
     /// A node drains, is decommissioned, is active again or is removed.
     SetMembership {
-        /// The node.
+        /// The node whose membership changes.
         node: NodeId,
         /// Its new membership.
         status: MembershipStatus,

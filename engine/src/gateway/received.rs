@@ -1,5 +1,5 @@
-//! Forwarded requests: the answering side. Each takes one answer, which goes back to the shard that
-//! has forwarded it. Lives on its shard's thread.
+//! The answering side of forwarding. Each request gets one answer, which goes back to the shard that has
+//! forwarded it. Lives on its shard's thread.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;

@@ -1,5 +1,6 @@
-//! A client's request as the gateway sees it: who asks, until when, and what of the cluster the
-//! sender has seen. The operations are in [`crate::request`]. Pure.
+//! A client's request as the gateway sees it: the caller, the deadline, the largest timestamp that the
+//! caller has seen, and the range that it believes to hold the key. The operations are in
+//! [`crate::request`]. Pure.
 
 use crate::boot_time::BootTime;
 use crate::request::Target;

@@ -1,5 +1,5 @@
-//! What takes the answers to requests: a client's connection, or a request that another shard has
-//! forwarded. Lives on its shard's thread.
+//! The receiver of an answer: a client's connection, or a request that another shard has forwarded. Lives
+//! on its shard's thread.
 
 use std::pin::Pin;
 use std::rc::Rc;

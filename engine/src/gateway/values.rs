@@ -1,4 +1,4 @@
-//! What a multi-get gives for its keys. The values stand in one buffer, one right behind the other,
+//! The results of a multi-get, one for each key. The values lie in one buffer, one right after the other,
 //! and keys of one range share an error, so that nothing is allocated for each key. Pure.
 
 #![allow(

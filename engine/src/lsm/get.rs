@@ -1,10 +1,10 @@
 //! Reads of one row: its newest version, or the newest at or below a timestamp.
 //!
-//! There are two kinds of reads. [`Lsm::newest`] and [`Lsm::get`] may wait for the disk: apply reads
-//! by them, and a start. [`Lsm::try_newest`] never waits. If a block that it needs is not in memory,
-//! it gives the [`ColdBlock`]: the caller has it fetched ([`Lsm::fetch`]), lets others run until it is
-//! there, and reads again from the beginning. Nothing of the first try is kept, so a write that comes
-//! in between is seen, and the row cache takes in only what is still the newest version.
+//! There are two kinds of reads. [`Lsm::newest`] and [`Lsm::get`] may wait for the disk: apply and recovery
+//! use them. [`Lsm::try_newest`] never waits. If a block that it needs is not in memory, it gives the
+//! [`ColdBlock`]: the caller has it fetched ([`Lsm::fetch`]), lets others run until it is there, and reads
+//! again from the beginning. Nothing of the first try is kept, so a write that comes in between is seen,
+//! and the row cache takes in only what is still the newest version.
 //!
 //! Lives on its shard's thread.
 

@@ -7,10 +7,10 @@
 //! on threads. The store is too slow for real data: each flush and compaction visits all rows of the run that
 //! it makes once more, to add up their sizes.
 //!
-//! With a [`SlowDisk`], reads that do not wait meet blocks that are not in memory. A block is a part of a
-//! run's rows, chosen by the hash of the key. It is cold until it was fetched; then it stays at least
-//! until a read has used it, so that a reader who asks again and again comes to an end. A scan meets the blocks
-//! in no order, as it would meet those of many runs.
+//! With a [`SlowDisk`], blocks may be missing in memory for reads that must not wait. A block is a part of
+//! a run's rows, chosen by the hash of the key. It is cold until it was fetched; then it stays at least
+//! until a read has used it, so that a reader that asks again and again comes to an end. A scan needs the
+//! blocks in random order, as it would need those of many runs.
 //!
 //! Blocks of a [`MemoryDisk`] may be bad: reads of their rows fail, half of the blocks at once and the others
 //! when they are fetched, and so do compactions, until the disk is mended.

@@ -52,7 +52,7 @@ impl Slot {
 pub struct Entry<'a> {
     /// The row's key.
     pub key: &'a [u8],
-    /// Its version.
+    /// The commit timestamp of this version.
     pub version: Timestamp,
     /// The value, or `None` for a tombstone.
     pub value: Option<&'a [u8]>,

@@ -14,8 +14,8 @@
 //! not hold the key.
 //!
 //! Neither a read of a client nor one for a snapshot waits for the disk on the shard's thread:
-//! [`get`](mod@get) and [`scan`](mod@scan) say which block they would have to wait for. Only what happens within apply,
-//! what must be known before a write goes into the log, and a start wait.
+//! [`get`](mod@get) and [`scan`](mod@scan) say which block they would have to wait for. Only apply,
+//! recovery, and the reads that must be done before a write goes into the log wait for it.
 //!
 //! There are two implementations of [`TableStore`]. [`tables`] uses `lsm-tree`, the engine inside
 //! fjall, with threads for flushes, compactions and fetched blocks. [`memory_tables`] keeps tables in memory

@@ -1,7 +1,7 @@
 //! The row cache of a shard: whole rows that were read lately, by row key, each in its newest version.
 //!
-//! It lies before the memtables on the way of a read of the newest version ([`super::Lsm::newest`]).
-//! What it gives is what memtables and tables hold:
+//! A read of the newest version ([`super::Lsm::newest`]) looks here before the memtables. The cache always
+//! agrees with memtables and tables:
 //!
 //! - A read that has found a row in the tables fills it in ([`RowCache::fill`]), in the same
 //!   synchronous call, so that no write comes between. A row that it has found in a memtable is filled in
@@ -10,11 +10,12 @@
 //! - Apply, the replay of the log and a received snapshot all insert rows into the tree by
 //!   [`super::Lsm::insert`]. There the new version replaces the cached one
 //!   ([`RowCache::update`]). A row that is not cached stays so: writes push out nothing that is read.
-//! - Flushes, compactions and the collection of old versions change no newest version, so they need
-//!   not tell. A delete mark is cached as a mark; when it has been collected, the cached one still
-//!   says that there is no value.
+//! - Flushes, compactions and the collection of old versions change no newest version, so they need not
+//!   notify the cache. A tombstone is cached as a tombstone; when it has been collected, the cached one
+//!   still says that there is no value.
 //! - Data ids are never used again, and a row key begins with one. So the rows of a replica that was
-//!   removed, or that has installed a snapshot, answer for no other, and leave as others come.
+//!   removed, or that has installed a snapshot, are never found for another replica, and are evicted as
+//!   others come in.
 //!
 //! It does not serve reads at a timestamp, scans, or the rows of states and sessions, and it does not
 //! remember keys that have no row: the filters of the tables answer those.

@@ -8,10 +8,10 @@
 //! Keys and values are not copied.
 //!
 //! Versions of a key that are not visible are passed over one by one. A key may have very many: past
-//! [`VERSIONS_PASSED_MAX`], a scan reads the visible one as a get does, and opens its tables again
-//! behind the key. What is looked at is counted ([`Scan::next_row_until`]), whether it is given or not,
-//! because delete marks and old versions take time too. What it does about a block that is not in memory is in
-//! [`cold`]. Pure; lives on the thread that reads.
+//! [`VERSIONS_PASSED_MAX`], a scan reads the visible one as a get does, and opens its tables again behind
+//! the key. What is looked at is counted ([`Scan::next_row_until`]), whether it is given or not, because
+//! tombstones and old versions take time too. How it handles a block that is not in memory is in [`cold`].
+//! Pure; lives on the thread that reads.
 
 mod cold;
 #[cfg(test)]

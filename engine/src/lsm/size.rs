@@ -7,10 +7,10 @@
 //! exact to a few of their blocks of 4 KiB, see `tables/block_sizes.rs`; memtables to their blocks of
 //! 128 rows. A version counts until a flush or a compaction has dropped it.
 //!
-//! Live bytes are those of the newest version of each key. They are an upper estimate. Of each table it
-//! is known how many of its versions are the newest of their key in that table. A key that has versions
-//! in several tables, or in a memtable, counts once for each, and a delete mark counts as live, until a
-//! compaction has met them.
+//! Live bytes are those of the newest version of each key. They are an upper estimate. Of each table it is
+//! known how many of its versions are the newest of their key in that table. A key that has versions in
+//! several tables, or in a memtable, counts once for each, and a tombstone counts as live, until a
+//! compaction has merged them.
 
 use crate::lsm::{Lsm, TableStore};
 

@@ -5,15 +5,15 @@
 //! the commit timestamp. The crate's version is pinned, because several functions that are called
 //! here are not documented.
 //!
-//! Flushes and compactions run on two background threads of each shard, the flusher and the
-//! compactor. They publish the list of tables in a slot, and the shard takes it from there in
-//! [`TableStore::poll`] with `try_lock`. Reads use the shard's own list and never the tree, because
-//! the tree's lock is held over fsyncs while a new version of the tree is installed. The flusher
-//! drops the lists and memtables that the shard no longer needs: the last holder of a table unlinks
-//! its file, which takes too long for the shard's thread. Point reads go through a [`reader`] of our
-//! own, scans through a [`run_iter`]; `lsm-tree` reads only the tables whose form they do not know. Each
-//! table of a published list has its file open once for all of them, because a read must not open a file by a name that may be gone: `lsm-tree` takes the descriptor
-//! from its descriptor table, which never evicts one.
+//! Flushes and compactions run on two background threads of each shard, the flusher and the compactor. They
+//! publish the list of tables in a slot, and the shard takes it from there in [`TableStore::poll`] with
+//! `try_lock`. Reads use the shard's own list and never the tree, because the tree's lock is held over
+//! fsyncs while a new version of the tree is installed. The flusher drops the lists and memtables that the
+//! shard no longer needs: the last holder of a table unlinks its file, which takes too long for the shard's
+//! thread. Point reads go through our own [`reader`], scans through a [`run_iter`]; `lsm-tree` itself reads
+//! only the tables of a form that these two do not know. All of them share one open file for each table of
+//! a published list, because a read must not open a file by a name that may be gone: `lsm-tree` takes the
+//! descriptor from its descriptor table, which never evicts one.
 //!
 //! Flushes and compactions pass the tree's own counter, a small number, plus one to `lsm-tree` as
 //! the threshold for garbage collection. With a timestamp `lsm-tree` would drop versions that

@@ -1,5 +1,5 @@
-//! What the other replicas have acknowledged to a leader, and when: what its [lease](super::lease) is
-//! computed from.
+//! What the other replicas have acknowledged to a leader, and when. The [lease](super::lease) is computed
+//! from this.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;

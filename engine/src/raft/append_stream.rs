@@ -1,17 +1,17 @@
 //! Chooses the class for the appends of one stream.
 //!
 //! A large append, such as to a replica that catches up, belongs to the bulk class, where it delays no
-//! heartbeat. But pipelined appends must arrive in order, and two classes keep no order between them:
-//! an append that overtakes another is a conflict at its receiver. So a stream changes its class
-//! only while none of its appends is under way. It goes back to the control class when that happens
-//! by itself, or, once [`SMALL_IN_A_ROW`] appends in a row were small, it waits for it. Lives on
-//! the shard's thread.
+//! heartbeat. But pipelined appends must arrive in order, and two classes keep no order between them: an
+//! append that overtakes another is a conflict at its receiver. So a stream changes its class only while
+//! none of its appends is under way. It goes back to the control class when none happens to be under way;
+//! once [`SMALL_IN_A_ROW`] appends in a row were small, it waits for that moment. Lives on the shard's
+//! thread.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::rc::Rc;
-use std::task::{Poll, Waker};
 
 use crate::env::MessageClass;
+use crate::notify::Count;
 
 /// After this many small appends in a row a stream waits until it can go back to the control class.
 const SMALL_IN_A_ROW: usize = 16;
@@ -21,9 +21,9 @@ pub struct AppendStream {
     /// Appends up to this many bytes are small.
     small_max: usize,
     class: Cell<MessageClass>,
-    under_way: Cell<usize>,
+    /// The appends that are under way.
+    under_way: Count,
     small_in_a_row: Cell<usize>,
-    waker: RefCell<Option<Waker>>,
 }
 
 /// An append under way, until this is dropped.
@@ -41,13 +41,7 @@ impl UnderWay {
 
 impl Drop for UnderWay {
     fn drop(&mut self) {
-        let left = self.stream.under_way.get() - 1;
-        self.stream.under_way.set(left);
-        if left == 0
-            && let Some(waker) = self.stream.waker.take()
-        {
-            waker.wake();
-        }
+        self.stream.under_way.subtract(1);
     }
 }
 
@@ -57,9 +51,8 @@ impl AppendStream {
         Rc::new(AppendStream {
             small_max,
             class: Cell::new(MessageClass::Control),
-            under_way: Cell::new(0),
+            under_way: Count::default(),
             small_in_a_row: Cell::new(0),
-            waker: RefCell::new(None),
         })
     }
 
@@ -73,27 +66,16 @@ impl AppendStream {
         self.small_in_a_row.set(small_in_a_row);
         let must_change = wanted == MessageClass::Bulk || small_in_a_row > SMALL_IN_A_ROW;
         if must_change && wanted != self.class.get() {
-            self.nothing_under_way().await;
+            self.under_way.until(|number| number == 0).await;
         }
         if self.under_way.get() == 0 {
             self.class.set(wanted);
         }
-        self.under_way.set(self.under_way.get() + 1);
+        self.under_way.add(1);
         UnderWay {
             class: self.class.get(),
             stream: self,
         }
-    }
-
-    async fn nothing_under_way(&self) {
-        std::future::poll_fn(|cx| {
-            if self.under_way.get() == 0 {
-                return Poll::Ready(());
-            }
-            self.waker.replace(Some(cx.waker().clone()));
-            Poll::Pending
-        })
-        .await;
     }
 }
 

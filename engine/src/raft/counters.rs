@@ -1,5 +1,5 @@
-//! What the groups of one shard count: elections, changes of leaders and members, snapshots. The groups
-//! write it and the shard's status reads it, both on the shard's thread.
+//! Counters of the groups of one shard: elections, changes of leaders and members, snapshots. The groups
+//! write them and the shard's status reads them, both on the shard's thread.
 
 use std::cell::Cell;
 

@@ -1,4 +1,4 @@
-//! [`RaftGroup`]: the small interface behind which openraft stays.
+//! [`RaftGroup`]: the small interface that hides openraft from the rest of the engine.
 
 use std::cell::Cell;
 use std::ops::Deref;

@@ -1,9 +1,9 @@
 //! What a group needs of the state machine that it replicates.
 //!
-//! A group knows nothing of what its entries mean: to it they are bytes that a [`Machine`] applies
-//! in the order of the log. A replica of a range is one ([`crate::range`]). The machine also says
-//! how far it is applied and how far that is durable, gives out its content as a snapshot, and
-//! takes the place of its content with one. All of it lives on the shard's thread.
+//! A group knows nothing of what its entries mean: to it they are bytes that a [`Machine`] applies in the
+//! order of the log. A replica of a range is one ([`crate::range`]). The machine also says how far it is
+//! applied and how far that is durable, exports its content as a snapshot, and replaces its content with a
+//! received one. All of it lives on the shard's thread.
 
 use std::fmt::Debug;
 use std::future::Future;

@@ -67,7 +67,7 @@ pub enum Message {
 /// A range in the heartbeat of the shard that leads it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub struct Led {
-    /// The range.
+    /// The range that the sender leads.
     pub range: RangeId,
     /// The leader's term.
     pub term: u64,
@@ -130,7 +130,7 @@ pub struct SnapshotRow {
     pub key: Bytes,
     /// The timestamp of the version.
     pub version: Timestamp,
-    /// The value; `None`: a delete mark.
+    /// The value; `None`: a tombstone.
     #[rkyv(with = Map<Shared>)]
     pub value: Option<Bytes>,
 }
@@ -144,7 +144,7 @@ pub enum SnapshotPart {
         number: u64,
         /// The index of this part, from 0.
         place: u64,
-        /// The rows.
+        /// In the order given above.
         rows: Vec<SnapshotRow>,
         /// The sender's checksum of them.
         checksum: u32,

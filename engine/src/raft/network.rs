@@ -1,11 +1,11 @@
 //! openraft's network on the environment's transport: each request becomes a [`message`] to the
 //! shard where the other replica lives.
 //!
-//! A request without an answer, or with the answer [`RaftResponse::Refused`], is `unreachable` to
-//! openraft, which tries again later. Appends are pipelined. From what others have accepted, and
-//! when it was sent, [`super::lease`] computes the lease and [`super::followers`] notices losses.
-//! An append that carries nothing but a new commit index is left out: it would double the messages
-//! of a lone write. Snapshots and large appends belong to the bulk class ([`super::append_stream`]).
+//! A request without an answer, or with the answer [`RaftResponse::Refused`], is `unreachable` to openraft,
+//! which tries again later. Appends are pipelined. From what other replicas have accepted, and when that
+//! was sent, [`super::lease`] computes the lease and [`super::followers`] notices losses. An append that
+//! carries nothing but a new commit index is left out: it would double the messages of a lone write.
+//! Snapshots and large appends belong to the bulk class ([`super::append_stream`]).
 
 mod snapshot_sender;
 

@@ -136,7 +136,7 @@ impl<M: Machine> Group<M> {
                 range = %self.range,
                 replicas = listed(self.pins.replicas().into_iter().map(placed)),
                 after,
-                "the log is kept for replicas that take over a snapshot, until they have caught up"
+                "the log is kept for replicas that install a snapshot, until they have caught up"
             );
         }
         up_to.min(after)

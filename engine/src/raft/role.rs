@@ -1,4 +1,4 @@
-//! What a replica is in its group, as openraft last said.
+//! The role of a replica in its group, as openraft last reported it: leader, voter or learner.
 
 use std::cell::Cell;
 
@@ -20,7 +20,7 @@ pub enum Role {
 
 /// A replica's standing in its group.
 pub struct Standing {
-    /// Its role.
+    /// Leader, voter or learner, as openraft last said.
     pub role: Cell<Role>,
     /// Whether it is the only voter.
     pub alone: Cell<bool>,

@@ -1,5 +1,5 @@
-//! The list by which the replicas of a shard find each other when ranges are merged, and the replicas that
-//! were taken over. [`super::take_over`] uses it. Lives on the shard's thread.
+//! Two lists of a shard for merges: the running replicas, by which a left replica finds the right one, and
+//! the replicas that were taken over. [`super::take_over`] uses it. Lives on the shard's thread.
 
 use std::cell::{Ref, RefCell};
 use std::collections::BTreeMap;
@@ -13,7 +13,7 @@ use crate::wal::LogId;
 
 /// A replica that was taken over by another one and that the log still has.
 pub struct Absorbed<R> {
-    /// The replica.
+    /// The replica that was taken over.
     pub replica: Rc<R>,
     /// The range that has taken it over.
     pub by: RangeId,

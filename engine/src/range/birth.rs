@@ -1,4 +1,5 @@
-//! A split on its way at one replica: what its leader closes, and how the child is born.
+//! A split at one replica, from its proposal until it is applied: which keys the leader closes, and how the
+//! child is born.
 //!
 //! From the turn in which a split is queued until it is applied, the leader serves no key of the child
 //! ([`Replica::is_closed`]): once the entry is committed another replica may apply it first, and the

@@ -1,4 +1,4 @@
-//! Commands as they lie in the log: many in one entry, read in place.
+//! The format of commands in the log: many in one entry, read in place.
 //!
 //! An entry's payload is one rkyv archive of [`Entry`], then one byte with the number of its
 //! [format](FORMAT). The archive borrows keys and values from the requests when it is written, and
@@ -91,14 +91,14 @@ pub enum RangeOrder {
     Freeze(FreezeOrder),
     /// The range is no longer frozen for this merge.
     Unfreeze {
-        /// The merge.
+        /// The attempt for which it was frozen.
         merge: MergeId,
     },
     /// The range takes over its right neighbour.
     Merge(MergeOrder),
     /// The range does not take over its right neighbour, whatever comes later in its log.
     CancelMerge {
-        /// The merge.
+        /// The attempt that is cancelled.
         merge: MergeId,
     },
 }
@@ -140,7 +140,7 @@ pub struct FreezeOrder {
 /// How a range takes over its right neighbour, as that was frozen.
 #[derive(Clone, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize)]
 pub struct MergeOrder {
-    /// The merge.
+    /// The attempt, whose freeze the right range has in its log.
     pub merge: MergeId,
     /// Which members the range has: the descriptor's `conf`.
     pub conf: u32,

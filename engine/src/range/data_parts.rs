@@ -1,4 +1,4 @@
-//! Under which data ids a replica's rows lie.
+//! The data ids under which the rows of a replica are stored.
 //!
 //! A replica begins with one data id: its own, its parent's if it was born of a split, or a new one after
 //! a snapshot. When two ranges are merged no row is copied: the replica that stays takes over the data ids

@@ -9,7 +9,7 @@
 //!
 //! Replicas collect old versions at different times, so the same state lies in their tables in
 //! different forms. A digest counts only what no collection may touch: all versions above the
-//! threshold at that entry, and of those at or below it the newest of each key. A delete mark among
+//! threshold at that entry, and of those at or below it the newest of each key. A tombstone among
 //! these counts as nothing, since tables drop it when nothing older is left.
 //!
 //! Of the state, the descriptor, the membership, the last entry and the ceiling count. The session

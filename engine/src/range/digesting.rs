@@ -1,4 +1,4 @@
-//! A replica's digest on its way: asked for, made or given up.
+//! The states of a replica's digest: asked for, made or given up.
 
 use crate::env::Env;
 use crate::range::digest::{Digest, Digesting};

@@ -1,6 +1,6 @@
-//! What keeps a replica from serving: its rows differ from those of the others and no one knows which are
-//! right, or a block of a table with its rows cannot be read or is damaged. What that means for the replica
-//! is the matter of [`super::fitness`]. Lives on the shard's thread.
+//! What keeps a replica from serving: its rows differ from those of the other replicas and no majority says
+//! which are right, or a block of a table with its rows cannot be read or is damaged. [`super::fitness`]
+//! says what such a replica may still do. Lives on the shard's thread.
 
 use std::cell::Cell;
 

@@ -7,8 +7,8 @@
 //! says, which falls to a third in [`FORGET_OVER`]. A scan, or a batch of several keys, is a span: it counts
 //! at both ends, half at each.
 //!
-//! Which requests are sampled is decided by [`super::usage`]. Pure but for the time, which it is told.
-//! Lives on the shard's thread.
+//! Which requests are sampled is decided by [`super::usage`]. The caller says what time it is. Lives on the
+//! shard's thread.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -174,7 +174,7 @@ struct Ranked {
 /// A key and its share of the requests of its range.
 #[derive(Clone, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub struct HotKey {
-    /// The key.
+    /// The user's key.
     pub key: Vec<u8>,
     /// Its share, in thousandths.
     pub share: u32,

@@ -1,4 +1,4 @@
-//! Whether a replica leads its range, and who does as far as it knows.
+//! Whether a replica leads its range, and which replica is the leader as far as it knows.
 //!
 //! A replica leads from the moment it has applied its own blank entry, in a term newer than any seen
 //! when the process started, as long as openraft says so. The timestamps that were served and the
@@ -14,13 +14,13 @@ use crate::wal::LogId;
 /// The leadership of a replica in one term.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Leading {
-    /// The term.
+    /// The term of the leadership.
     pub term: u64,
     /// The index of the term's first entry, which is applied here.
     pub first_index: u64,
 }
 
-/// What one replica knows of who leads.
+/// What one replica knows of its range's leader.
 pub struct Leadership {
     me: ReplicaId,
     /// The term of this replica's vote when the process started.
@@ -101,7 +101,7 @@ impl Leadership {
         self.changed.notify();
     }
 
-    /// Takes from openraft who leads, and the term of this replica's vote. Gives whether openraft says
+    /// Takes from openraft which replica leads, and the term of this replica's vote. Gives whether openraft says
     /// that this replica leads; if so, [`Leadership::begin`] is due.
     pub(super) fn follow(&self, leader: Option<ReplicaId>, term: u64) -> bool {
         self.leader.set(leader);

@@ -10,9 +10,9 @@ use crate::range::apply::Applied;
 use crate::range::command::{self, Entry};
 use crate::range::recover_state::load_snapshot_sessions;
 use crate::range::replica::Replica;
-use crate::range::saved;
 use crate::range::snapshot_export::Export;
 use crate::range::state::RangeState;
+use crate::range::state_rows;
 use crate::types::DataId;
 use crate::wal::{Body, Group, GroupLog, LogEntry, LogId, Payload};
 
@@ -95,11 +95,11 @@ impl<E: Env> Machine for Replica<E> {
         nursery.make_independent(self.group, &self.store).await?;
         // One durable record switches data, state and log; only then does the replica change in
         // memory.
-        log.switch(data_id, last, row.into()).await?;
+        log.install_snapshot(data_id, last, row.into()).await?;
         // Not before the switch: a start after a crash would find these rows beside the older
         // state.
         let replica = self.group.replica;
-        saved::save_snapshot_sessions(&self.store, replica, data_id, &mut state).await?;
+        state_rows::save_snapshot_sessions(&self.store, replica, data_id, &mut state).await?;
         self.become_snapshot(data_id, *state);
         self.absorb_covered();
         Ok(())

@@ -3,8 +3,9 @@
 
 use super::*;
 use crate::lsm::LsmError;
-use crate::range::apply::{self, Applied, Effect, Rows, Step};
+use crate::range::apply::{self, Applied, Effect, Step};
 use crate::range::command::{self, Action, Command, Entry, FreezeOrder, MergeOrder, RangeOrder};
+use crate::range::rows::Rows;
 use crate::range::state::FIRST;
 use crate::range::{Descriptor, Keyspace, ReplicaPlace};
 use crate::request::{Batch, Outcome, RequestId};

@@ -1,9 +1,9 @@
-//! The first keys of the ranges that a range has taken over, and when it did.
+//! The first keys of the ranges that a range has taken over, and the timestamps of these merges.
 //!
-//! A scan chooses its timestamp in one range, and goes on at it in later pages. Keys that were in another range
-//! then must not be read at it: later writes to them may have been acknowledged before the scan began. So
-//! a scan ends at such a border, as it would have without the merge, and goes on there at a timestamp of
-//! its own.
+//! A scan chooses its timestamp in one range, and goes on at it in later pages. Keys that were in another
+//! range then must not be read at that timestamp: later writes to them may have been acknowledged before
+//! the scan began. So a scan ends at such a border, as it would have without the merge, and goes on there
+//! at a timestamp of its own.
 //!
 //! The borders are a part of the range's state: they are in its state row and in its snapshots, and a child
 //! of a split has those of its keys. So they hold after a restart and whichever replica leads. A border

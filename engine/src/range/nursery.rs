@@ -1,12 +1,12 @@
 //! The replicas that are born on a shard when ranges are split, until they run.
 //!
 //! A replica of the parent gives birth to the child's replica beside it when it applies the split. The
-//! birth is durable in the log before that, since the child may vote and take entries at once. In the
-//! turn in which the parent loses its keys the newborn joins the tree's participants and this list, so
-//! at every moment somebody owns the rows. Its Raft group is started later, by the shard.
+//! birth is durable in the log before that, since the child may vote and take entries at once. In the turn
+//! in which the parent loses its keys the newborn joins the tree's participants and this list, so the rows
+//! have an owner at every moment. Its Raft group is started later, by the shard.
 //!
-//! Until a flush covers a newborn, a restart makes it anew from its parent's log, so the parent must
-//! not go before: see [`Nursery::make_independent`]. Lives on the shard's thread.
+//! Until a flush covers a newborn, a restart makes it anew from its parent's log, so the parent must not be
+//! removed before that: see [`Nursery::make_independent`]. Lives on the shard's thread.
 
 use std::cell::{Cell, Ref, RefCell};
 use std::collections::BTreeMap;
@@ -35,9 +35,9 @@ pub trait Child {
 
 /// A replica that was born and does not run yet.
 pub struct Newborn<E: Env, R> {
-    /// The replica.
+    /// The replica that is to run.
     pub replica: Rc<R>,
-    /// Its log.
+    /// The log, in which its birth is durable.
     pub log: GroupLog<E>,
     /// Whether it was born before a restart, and whether it leads at once: the one beside the parent's
     /// leader does.

@@ -12,7 +12,7 @@ use crate::range::sessions::{ClientMarks, SavedRequest, SessionRow};
 use crate::range::state::RangeState;
 use crate::tree::Store;
 use crate::types::{Blob, ClientId, DataId, ReplicaId, Timestamp};
-use crate::wal::{Created, Switched};
+use crate::wal::{Created, InstalledSnapshot};
 
 /// The state of a replica as of its last flush, and the data ids of its rows; if there was no flush, as it
 /// was created.
@@ -22,7 +22,7 @@ use crate::wal::{Created, Switched};
 pub async fn recover_state<E: Env>(
     store: &Store<E>,
     created: &Created,
-    switched: Option<&Switched>,
+    installed: Option<&InstalledSnapshot>,
 ) -> Result<(RangeState, DataParts), Fatal> {
     let (range, replica) = (created.group.range, created.group.replica);
     let damaged = |what: &str| {
@@ -42,21 +42,21 @@ pub async fn recover_state<E: Env>(
             (RangeState::created(descriptor, members, first), Vec::new())
         }
     };
-    if let Some(switched) = switched
+    if let Some(installed) = installed
         && state
             .applied
-            .is_none_or(|id| id.index < switched.last.index)
+            .is_none_or(|id| id.index < installed.last.index)
     {
         // Nothing was flushed since the snapshot was installed: its state is in the log.
-        let snapshot = RangeState::decode(&switched.state);
+        let snapshot = RangeState::decode(&installed.state);
         let (mut snapshot, _) = snapshot.map_err(|_| damaged("snapshot's state"))?;
-        load_snapshot_sessions(store, switched.data_id, &mut snapshot).await?;
+        load_snapshot_sessions(store, installed.data_id, &mut snapshot).await?;
         read_clients(store, replica, |client, _| {
             snapshot.sessions.was_there(client)
         })?;
-        return Ok((snapshot, DataParts::one(switched.data_id)));
+        return Ok((snapshot, DataParts::one(installed.data_id)));
     }
-    let data_id = switched.map_or(created.data_id, |switched| switched.data_id);
+    let data_id = installed.map_or(created.data_id, |installed| installed.data_id);
     read_clients(store, replica, |client, marks| {
         state.sessions.load(SessionRow::Client(client, Some(marks)));
     })?;

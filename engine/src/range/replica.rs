@@ -1,13 +1,12 @@
 //! A replica of a range on this shard: its state, its rows, and what a leader keeps besides.
 //!
-//! Lives on the shard's thread. The state changes in [`Replica::apply`] alone, which is
-//! synchronous.
+//! Lives on the shard's thread. Only [`Replica::apply`] changes the state; it is synchronous.
 //!
 //! The replica itself carries out the [effects](Effect) of an entry, and not the shard: all of them must
 //! have happened when the next entry is applied, or a read finds the state, so in the same turn. A child
 //! has its keys when its parent has lost them; a range that takes over another one has the other's sessions
-//! before the next retry is judged. What takes time, the replica only hands over, and a task of the shard
-//! carries it out: the [`Nursery`] has the newborn whose groups are to be started,
+//! before the next retry is judged. Work that takes time the replica only queues, and a task of the shard
+//! does it: the [`Nursery`] has the newborn whose groups are to be started,
 //! [`absorbed_replicas`](super::absorbed_replicas) those that are to be removed, and a digest waits until
 //! the shard reads its rows.
 
@@ -22,7 +21,7 @@ use crate::lsm::{LsmError, Size};
 use crate::mutant::{self, Mutant};
 use crate::raft::AppliedState;
 use crate::range::absorbed_replicas::Absorption;
-use crate::range::apply::{self, Applied, Effect, Rows};
+use crate::range::apply::{self, Applied, Effect};
 use crate::range::data_parts::DataParts;
 use crate::range::digest::Digesting;
 use crate::range::faults::Faults;
@@ -31,6 +30,7 @@ use crate::range::nursery::Nursery;
 use crate::range::observer::ApplyObservers;
 use crate::range::proposer::Proposer;
 use crate::range::row_places::RowPlaces;
+use crate::range::rows::Rows;
 use crate::range::splitting::Splitting;
 use crate::range::state::RangeState;
 use crate::range::timestamps::Timestamps;
@@ -120,7 +120,7 @@ pub struct Replica<E: Env> {
     pub(super) state: RefCell<RangeState>,
     /// The index of the last entry in its log when the process started.
     last_before: u64,
-    /// Who leads, as far as this replica knows.
+    /// Which replica leads, as far as this one knows.
     pub leadership: Leadership,
     pub(super) saved: Saved,
     /// What users did with the range here.
@@ -169,7 +169,7 @@ impl<E: Env> Replica<E> {
         replica
     }
 
-    /// The data id of the first part of its rows. It changes when the replica takes over a snapshot, and
+    /// The data id of the first part of its rows. It changes when the replica installs a snapshot, and
     /// at no other time.
     pub fn data_id(&self) -> DataId {
         self.rows.parts().first()
@@ -203,7 +203,7 @@ impl<E: Env> Replica<E> {
         tracing::info!(
             range = %self.group.range,
             entry = state.applied.map_or(0, |id| id.index),
-            "took over a snapshot"
+            "installed a snapshot"
         );
         self.timestamps.observe(state.last_ts);
         self.usage.last_write.set(state.last_ts);
@@ -234,7 +234,7 @@ impl<E: Env> Replica<E> {
         self.refuse_waiting();
     }
 
-    /// Takes from openraft who leads, and the term of this replica's vote.
+    /// Takes from openraft which replica leads, and the term of this replica's vote.
     pub fn follow(&self, leader: Option<ReplicaId>, term: u64) {
         let led = self.leading();
         match self.leadership.follow(leader, term) {
@@ -279,7 +279,7 @@ impl<E: Env> Replica<E> {
     }
 
     /// Refuses a request that names another range or version, or one to a replica that does not lead.
-    /// Who the members are does not matter to keys: a change of members refuses nothing.
+    /// Only the bounds count, not the members: a change of members refuses nothing.
     ///
     /// # Errors
     /// [`Error::Moved`], [`Error::NotLeader`], [`Error::NoQuorum`], [`Error::Diverged`].

@@ -1,14 +1,15 @@
-//! A replica that writes its rows anew under one data id, in place: merges have left them under many
+//! Copies all rows of a replica under one new data id, because merges have left them under many
 //! ([`super::data_parts`]).
 //!
-//! The replica works on meanwhile, and its entries go where they always went. All versions up to a moment are
-//! copied under a new data id; what apply writes after that moment is kept in memory as well, and is copied
-//! when the older versions have been: versions of a key must reach the tree in rising order. When nothing is
-//! left to copy, the replica switches to the new data id, in one turn. The new parts are in its next state row,
-//! that of an entry applied after the switch: two state rows of one entry would have the same version, and a
-//! compaction could keep the older one. So the flush of that entry makes the new parts and all copied rows durable. A
-//! crash before that leaves the replica with the rows that it had, so nobody may collect those until then
-//! ([`Replica::outlived_rows`]), and copies without an owner, which compactions drop.
+//! Meanwhile the replica serves and applies entries as before, under the old data ids. All versions up to a
+//! moment are copied under a new data id; what apply writes after that moment is kept in memory as well,
+//! and is copied when the older versions have been: versions of a key must reach the tree in rising order.
+//! When nothing is left to copy, the replica switches to the new data id, in one turn. The new parts are in
+//! its next state row, that of an entry applied after the switch: two state rows of one entry would have
+//! the same version, and a compaction could keep the older one. So the flush of that entry makes the new
+//! parts and all copied rows durable. A crash before that leaves the replica with the rows that it had, so
+//! no compaction may drop these until then ([`Replica::outlived_rows`]), and copies without an owner, which
+//! compactions drop.
 //!
 //! Whatever else changes the parts or the bounds of the replica ends a rewrite that is under way. Lives on the
 //! shard's thread; `shard/rewrites.rs` does the copying.

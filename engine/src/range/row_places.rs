@@ -1,5 +1,6 @@
-//! Where the rows of a replica lie, and what is known of a rewrite of them ([`super::rewrite`]). Lives on the
-//! shard's thread.
+//! The data ids and intervals under which the rows of a replica are stored ([`super::data_parts`]), the
+//! rows that only a restart would still need, and the progress of a rewrite ([`super::rewrite`]). Lives on
+//! the shard's thread.
 
 use std::cell::{Cell, Ref, RefCell};
 use std::collections::VecDeque;
@@ -15,26 +16,28 @@ const NEW_ROWS_LEN_MAX: usize = 16 << 20;
 /// A row that apply has written during a rewrite: its key, its version, and its value unless it is deleted.
 pub type NewRow = (Blob, Timestamp, Option<Blob>);
 
-/// Rows that a start may need, because it applies again what is not durable in the tree.
+/// Rows that are no longer the replica's, but that a start may need: it applies again the entries that no flush
+/// covers.
 pub(super) struct Outlived {
-    /// A state of the range that is durable in the tree needs them no more from this entry on.
+    /// The index of the entry from which on the replica does not have them. No start needs them once a flush
+    /// covers that entry.
     until: u64,
     data_id: DataId,
     keys: KeyRange,
 }
 
-/// Where the rows of a replica lie, and what is known of a rewrite.
+/// The data ids of a replica's rows, and the progress of a rewrite.
 pub(super) struct RowPlaces {
     parts: RefCell<DataParts>,
-    /// The data id of the rewrite that is under way, if one is.
+    /// The new data id, while a rewrite is under way.
     pub(super) rewrites_to: Cell<Option<DataId>>,
-    /// What apply has written since that began and is not copied yet, oldest first.
+    /// The rows that apply has written since the rewrite began and that are not copied yet, oldest first.
     pub(super) new_rows: RefCell<VecDeque<NewRow>>,
-    /// The bytes of that.
+    /// The bytes of keys and values in `new_rows`.
     pub(super) new_len: Cell<usize>,
-    /// Where rows lay before rewrites, and the rows of keys that splits have taken away.
+    /// Rows that were rewritten under another data id or that a split gave to the child.
     outlived: RefCell<Vec<Outlived>>,
-    /// Whether a task rewrites the replica.
+    /// Whether a task has claimed the rewrite of this replica, so that no second one begins.
     pub(super) is_claimed: Cell<bool>,
 }
 
@@ -61,7 +64,7 @@ impl RowPlaces {
         self.give_up();
     }
 
-    /// Takes note of a row that apply writes.
+    /// Keeps a row that apply writes, if a rewrite is under way.
     pub(super) fn written(&self, key: &[u8], version: Timestamp, value: Option<&[u8]>) {
         if self.rewrites_to.get().is_none() {
             return;
@@ -77,8 +80,8 @@ impl RowPlaces {
         self.new_rows.borrow_mut().push_back(row);
     }
 
-    /// Notes that these rows are this replica's no more, but needed by a start until a flush covers the entry
-    /// with this index.
+    /// Notes rows that this replica no longer has, but that a start needs until a flush covers the entry with
+    /// this index.
     pub(super) fn outlive(&self, rows: Vec<(DataId, KeyRange)>, until: u64) {
         let outlived = rows.into_iter().map(|(data_id, keys)| Outlived {
             until,
@@ -88,7 +91,7 @@ impl RowPlaces {
         self.outlived.borrow_mut().extend(outlived);
     }
 
-    /// The rows that only a start would need.
+    /// The rows that only a start would need: compactions must keep them.
     pub(super) fn outlived(&self) -> Vec<(DataId, KeyRange)> {
         let outlived = self.outlived.borrow();
         let rows = outlived
@@ -102,7 +105,7 @@ impl RowPlaces {
         self.outlived.borrow().len()
     }
 
-    /// Notes that a flush covers this entry.
+    /// Notes that a flush covers the replica up to this entry.
     pub(super) fn durable(&self, applied: Option<LogId>) {
         let applied = applied.map_or(0, |id| id.index);
         self.outlived

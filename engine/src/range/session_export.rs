@@ -1,4 +1,4 @@
-//! Reads a session table as it was at one moment, part by part, while the table goes on changing.
+//! Reads a session table as it was at one moment, part by part, although the table changes meanwhile.
 //!
 //! An export goes through the slots of clients in order. Before a client changes in a slot that
 //! the export has not reached, the export keeps a copy of that client's rows. So beginning an

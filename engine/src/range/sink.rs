@@ -1,4 +1,4 @@
-//! What takes the results of writes. Lives on the shard's thread.
+//! The receivers of the results of writes. Lives on the shard's thread.
 
 use std::cell::Cell;
 

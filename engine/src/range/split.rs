@@ -1,9 +1,9 @@
-//! What a split makes of a range's state: the range keeps the keys before the split's key, and a new
-//! range, its child, gets the others.
+//! How a split changes a range's state: the range keeps the keys before the split's key, and a new range,
+//! its child, gets the others.
 //!
-//! The rows stay where they are: parent and child share a data id, and each owns the rows of its
-//! interval. The child begins with the parent's members, each replica beside the parent's. Its time goes
-//! on after the split's timestamp, and it inherits what was promised for its keys: the ceiling, the
+//! The rows stay where they are: parent and child share a data id, and each owns the rows of its interval.
+//! The child begins with the parent's members, each replica beside the parent's. Its timestamps continue
+//! above the split's, and it inherits what bounds reads and retries of its keys: the ceiling, the
 //! collection threshold, and the requests of sessions. Pure and deterministic, as a part of
 //! [`super::apply`].
 
@@ -14,8 +14,8 @@ use crate::range::command::ArchivedSplitOrder;
 use crate::range::state::{FIRST, RangeState};
 use crate::types::{Epoch, KeyRange, RangeId, ReplicaId, ReplicaPlace, Timestamp};
 
-/// Splits the range and gives the child's state, if the order still fits it: its bounds are those of the version `proposed`, no
-/// joint change of members is half done, and the order names every replica.
+/// Splits the range and gives the child's state, if the order still fits it: its bounds are those of the
+/// version `proposed`, no joint change of members is half done, and the order names every replica.
 ///
 /// # Errors
 /// The membership in the state is damaged.

@@ -1,13 +1,13 @@
 //! How a replica takes over the replica of its right neighbour on the same shard, when the ranges are
 //! merged.
 //!
-//! The right replica is frozen, and its log says durably that the freeze is committed. The left one takes over
-//! its session table and its data ids in the turn in which it applies the merge; no row is copied, and none
-//! need be in tables: a merge waits for no flush, so that it also works on a full disk. The right replica
-//! stays in the log until a flush covers the left one: after a crash before that, the left one applies the
-//! merge again, and needs it. So a start has the right replica apply its log up to the freeze before the left
-//! one applies the merge ([`Replica::prepare_merge`]). If a start finds a frozen replica, and another one
-//! already has its keys, it removes the frozen one. Lives on the shard's thread.
+//! The right replica is frozen, and its log says durably that the freeze is committed. The left one takes
+//! over its session table and its data ids in the turn in which it applies the merge; no row is copied, and
+//! none need be in tables: a merge waits for no flush, so that it also works on a full disk. The right
+//! replica stays in the log until a flush covers the left one: after a crash before that, the left one
+//! applies the merge again, and needs it. So at a start the right replica applies its log up to the freeze
+//! before the left one applies the merge ([`Replica::prepare_merge`]). If a start finds a frozen replica,
+//! and another one already has its keys, it removes the frozen one. Lives on the shard's thread.
 
 use std::rc::Rc;
 

@@ -1,10 +1,10 @@
-//! What users do with a range at this replica: when they last wrote, how often they read and write,
-//! what that costs, and how large the range is. Plain cells of the shard's thread; others see copies in
-//! the shard's status and in its reports.
+//! The use of a range at this replica: the time of the last write, the rates of reads and writes, their CPU
+//! time, and the size of the range. The figures are plain cells of the shard's thread; the shard's status
+//! and its reports have copies.
 //!
-//! Counters only rise. Twice a second, when the shard reports, [`Usage::measure`] makes rates of them
-//! that forget the past exponentially: one over 10 s and one over 5 min. A range that is split shares
-//! its rates with the new one ([`Usage::split`]): a load is never forgotten because a border was drawn.
+//! Counters only rise. Twice a second, when the shard reports, [`Usage::measure`] makes rates of them that
+//! forget the past exponentially: one over 10 s and one over 5 min. A range that is split shares its rates
+//! with the new one ([`Usage::split`]): so a split makes no load invisible.
 //!
 //! CPU time is the time that reads, checks of writes, turns of scans, and applied entries take on the
 //! shard's thread. Looking at the clock twice costs about as much as a twentieth of a get, so only one get

@@ -27,7 +27,7 @@ impl Head {
 /// A row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Row<'a> {
-    /// The key.
+    /// The user's key.
     pub key: &'a [u8],
     /// The value; empty if only keys were asked for.
     pub value: &'a [u8],

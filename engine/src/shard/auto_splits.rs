@@ -1,18 +1,18 @@
-//! Splits that the manager decides itself: of ranges that have become larger than `range-size-max`, and of
-//! ranges that are too hot for their shard ([`crate::cluster::load_splits`]). Runs on the shard that hosts
-//! the manager, which knows sizes and loads from the reports of leaders.
+//! Splits that the manager decides on its own: of ranges that have become larger than `range-size-max`, and
+//! of ranges that are too hot for their shard ([`crate::cluster::load_splits`]). Runs on the shard that
+//! hosts the manager, which knows sizes and loads from the reports of leaders.
 //!
-//! The leader names the keys: from the indexes of its tables, or from its samples of requests. The manager
-//! then has the part that is split off because of load led by a shard that uses less of its core. A range
-//! that cannot be split is tried again after a pause that doubles each time, and the view of the cluster
-//! says what stands in the way.
+//! The leader names the keys: from the indexes of its tables, or from its samples of requests. A part that
+//! is split off because of load then gets its leader on a shard that uses less of its core. A range that
+//! cannot be split is tried again after a pause that doubles each time, and the view of the cluster says
+//! what stands in the way.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::Inner;
+use super::ShardInner;
 use crate::boot_time::BootTime;
 use crate::cluster::load_splits::{TooHot, Way};
 use crate::cluster::planned::Why;
@@ -31,7 +31,7 @@ const RANGES_MAX: usize = 8;
 /// over 10 s.
 const SETTLING: Duration = Duration::from_secs(20);
 /// How long the move of a new part is ordered again and again: the part must first elect a leader.
-const MOVE_PATIENCE: Duration = Duration::from_secs(10);
+const MOVE_ORDER_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the move may take.
 const MOVE_TIMEOUT: Duration = Duration::from_mins(2);
 /// Pause before the move is ordered again, or looked at again.
@@ -62,7 +62,7 @@ struct Blocked {
     why: String,
 }
 
-impl<E: Env> Inner<E> {
+impl<E: Env> ShardInner<E> {
     /// Begins to split ranges that are too large or too hot, as many as may be split at a time.
     pub(super) fn begin_splits(self: &Rc<Self>) {
         let now = E::now();
@@ -266,7 +266,7 @@ impl<E: Env> Inner<E> {
                 ClusterResponse::Done => break,
                 ClusterResponse::Refused(
                     OrderError::Busy { .. } | OrderError::Conflict(_) | OrderError::NotFound(_),
-                ) if E::now() < begun + MOVE_PATIENCE => {
+                ) if E::now() < begun + MOVE_ORDER_TIMEOUT => {
                     E::Runtime::sleep(MOVE_RETRY_INTERVAL).await;
                 }
                 ClusterResponse::Refused(why) => {

@@ -1,7 +1,7 @@
 //! Whether a range can be served, as far as one shard knows from its liveness and its leases. Runs on
 //! the shard's thread.
 
-use super::Inner;
+use super::ShardInner;
 use crate::boot_time::BootTime;
 use crate::env::Env;
 use crate::raft;
@@ -24,7 +24,7 @@ pub enum Availability {
 /// Whether a majority of the voters is alive as far as this shard knows: they are `me`, or their
 /// shards send heartbeats.
 pub(super) fn majority_is_there<E: Env>(
-    inner: &Inner<E>,
+    inner: &ShardInner<E>,
     raft: &RaftGroup<E>,
     (me, voters, descriptor): (ReplicaId, &[ReplicaId], &Descriptor),
     now: BootTime,
@@ -41,7 +41,7 @@ pub(super) fn majority_is_there<E: Env>(
 /// Whether the range of a replica can be served, as far as this shard knows. That of a replica which
 /// is not a member, or not yet, is no concern of this shard.
 pub(super) fn availability<E: Env>(
-    inner: &Inner<E>,
+    inner: &ShardInner<E>,
     replica: &Replica<E>,
     raft: &RaftGroup<E>,
     now: BootTime,

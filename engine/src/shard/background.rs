@@ -19,7 +19,7 @@ use crate::range::proposer::{Proposal, ProposalKind};
 use crate::range::replica::Replica;
 use crate::range::sink::Once;
 use crate::shard::pinned::Fullness;
-use crate::shard::{Inner, liveness, management};
+use crate::shard::{ShardInner, liveness, management};
 use crate::types::{KeyRange, Timestamp};
 
 /// How often, at least, the background looks at everything.
@@ -41,7 +41,7 @@ pub(super) struct Tasks {
 }
 
 /// Starts the background of a shard.
-pub(super) fn start<E: Env>(inner: &Rc<Inner<E>>) {
+pub(super) fn start<E: Env>(inner: &Rc<ShardInner<E>>) {
     let tasks = Tasks::default();
     let (stop, news) = (tasks.stop.clone(), tasks.news.clone());
     let waker = news.clone();
@@ -79,7 +79,7 @@ pub(super) fn start<E: Env>(inner: &Rc<Inner<E>>) {
 }
 
 /// Takes in the blocks that reads wait for, as soon as each has been read.
-fn take_fetched<E: Env>(inner: &Rc<Inner<E>>, tasks: &Tasks) {
+fn take_fetched<E: Env>(inner: &Rc<ShardInner<E>>, tasks: &Tasks) {
     let (stop, fetched) = (tasks.stop.clone(), tasks.fetched.clone());
     let waker = fetched.clone();
     inner.store.on_fetched(Arc::new(move || waker.wake()));
@@ -110,7 +110,7 @@ async fn woken(news: &AtomicWaker) {
 }
 
 /// Takes in finished flushes, and lets openraft purge what they made durable.
-async fn look<E: Env>(inner: &Inner<E>, fullness: &mut Fullness) -> Result<(), Fatal> {
+async fn look<E: Env>(inner: &ShardInner<E>, fullness: &mut Fullness) -> Result<(), Fatal> {
     let before: Vec<_> = inner.ranges.groups();
     let durable: Vec<_> = before
         .iter()
@@ -138,7 +138,7 @@ async fn look<E: Env>(inner: &Inner<E>, fullness: &mut Fullness) -> Result<(), F
 }
 
 /// Which rows of the tree are live now.
-pub(super) fn gc_rules<E: Env>(inner: &Inner<E>) -> GcRules {
+pub(super) fn gc_rules<E: Env>(inner: &ShardInner<E>) -> GcRules {
     // Newborn replicas own their rows before they run.
     let mut replicas = inner.ranges.replicas();
     let newborns = inner.home.nursery.all();
@@ -205,7 +205,7 @@ struct Collector {
 }
 
 impl Collector {
-    fn step<E: Env>(&mut self, inner: &Inner<E>) -> Result<(), Fatal> {
+    fn step<E: Env>(&mut self, inner: &ShardInner<E>) -> Result<(), Fatal> {
         let replicas = inner.ranges.replicas();
         for replica in &replicas {
             propose_threshold(inner, replica);
@@ -238,7 +238,7 @@ impl Collector {
 }
 
 /// Raises a range's threshold, if old versions may exist and a step is due.
-fn propose_threshold<E: Env>(inner: &Inner<E>, replica: &Rc<Replica<E>>) {
+fn propose_threshold<E: Env>(inner: &ShardInner<E>, replica: &Rc<Replica<E>>) {
     if replica.leading().is_none() {
         return;
     }
@@ -257,7 +257,7 @@ fn propose_threshold<E: Env>(inner: &Inner<E>, replica: &Rc<Replica<E>>) {
 }
 
 /// Stops a shard; see [`super::Shard::close`].
-pub(super) async fn close<E: Env>(inner: &Rc<Inner<E>>) -> Result<(), Fatal> {
+pub(super) async fn close<E: Env>(inner: &Rc<ShardInner<E>>) -> Result<(), Fatal> {
     let began = E::now();
     inner.closing.set(true);
     inner.ranges.all_created().await;

@@ -1,11 +1,11 @@
-//! The part of balance that is not the manager's own: it answers what operators ask of it, and counts the
-//! moves that were begun, for metrics. Runs on the shard that hosts the manager.
+//! Balance beside the manager's own decisions: answers to operators, and counts of the moves that were
+//! begun, for metrics. Runs on the shard that hosts the manager.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::Inner;
+use super::ShardInner;
 use super::merge_orders::MergeReason;
 use crate::boot_time::BootTime;
 use crate::cluster::manager::Manager;
@@ -74,7 +74,7 @@ pub(super) struct GivenOrders {
     pub moves: MoveCounts,
 }
 
-impl<E: Env> Inner<E> {
+impl<E: Env> ShardInner<E> {
     /// The last decisions of the manager here.
     pub(super) fn decisions(&self) -> ClusterResponse {
         self.with_manager(|manager| ClusterResponse::Decisions(manager.planning.decisions.last()))

@@ -1,6 +1,5 @@
-//! The changes of bounds that leaders of a shard make: those under way, and counts of the others, for
-//! metrics. Lives on the shard's
-//! thread.
+//! Changes of bounds (splits and merges) by the leaders of this shard: those under way, and counts of those
+//! that have ended, for metrics. Lives on the shard's thread.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;

@@ -3,12 +3,12 @@
 
 use std::rc::Rc;
 
-use super::Inner;
+use super::ShardInner;
 use crate::cluster::{ClusterRequest, ClusterResponse};
 use crate::env::Env;
 use crate::error::Fatal;
 
-impl<E: Env> Inner<E> {
+impl<E: Env> ShardInner<E> {
     /// Answers a request about the bounds of a range. All others are for the manager alone.
     pub(super) async fn take_bounds_request(
         self: &Rc<Self>,

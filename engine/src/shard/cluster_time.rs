@@ -1,9 +1,9 @@
-//! The time of the cluster, as this node knows it: that of its hybrid logical clock ([`crate::hlc`]). It follows
-//! what clients bring along and what other shards tell in their heartbeats, within a bound above the wall
-//! clock. What replicas apply raises it without a bound ([`super::open`], [`crate::range`]). Lives on the shard's
-//! thread; the shards of a node share the clock.
+//! The time of the cluster, as this node knows it: that of its hybrid logical clock ([`crate::hlc`]). It
+//! follows the timestamps that clients send and those in the heartbeats of other shards, within a bound
+//! above the wall clock. What replicas apply raises it without a bound ([`super::open`], [`crate::range`]).
+//! Lives on the shard's thread; the shards of a node share the clock.
 
-use super::{Inner, Shard};
+use super::{Shard, ShardInner};
 use crate::env::{Clock, Env};
 use crate::error::Error;
 use crate::types::Timestamp;
@@ -23,7 +23,7 @@ impl<E: Env> Shard<E> {
     }
 }
 
-impl<E: Env> Inner<E> {
+impl<E: Env> ShardInner<E> {
     pub(super) fn now(&self) -> Timestamp {
         self.hlc.now(self.around.clock.wall_ms())
     }

@@ -34,7 +34,7 @@ pub struct Version {
     pub key: Blob,
     /// The timestamp of the version.
     pub version: Timestamp,
-    /// The value; `None`: a delete mark.
+    /// The value; `None`: a tombstone.
     pub value: Option<Blob>,
 }
 

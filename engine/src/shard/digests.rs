@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use openraft::async_runtime::{Oneshot, OneshotSender};
 
-use super::{Inner, Running};
+use super::{RangeHandle, ShardInner};
 use crate::boot_time::BootTime;
 use crate::cluster::{ClusterRequest, ClusterResponse};
 use crate::env::{AsyncRuntime, Env};
@@ -181,7 +181,7 @@ fn judge(digests: &[(ReplicaId, Option<Digest>)]) -> Verdict {
     }
 }
 
-impl<E: Env> Inner<E> {
+impl<E: Env> ShardInner<E> {
     /// Begins to read and to compare what is due.
     pub(super) fn look_after_digests(self: &Rc<Self>) {
         if self.closing.get() {
@@ -207,7 +207,7 @@ impl<E: Env> Inner<E> {
             return;
         }
         let now = E::now();
-        let is_due = |Running { replica, raft }: &Running<E>| {
+        let is_due = |RangeHandle { replica, raft }: &RangeHandle<E>| {
             let is_led = replica.leading().is_some() && !raft.is_alone() && !raft.is_changing();
             is_led && !replica.is_halted() && self.digests.is_due(replica, now)
         };
@@ -217,7 +217,7 @@ impl<E: Env> Inner<E> {
             drop(E::Runtime::spawn(async move {
                 // A write during the comparison makes another one due.
                 let write = replica.last_write();
-                let running = Running { replica, raft };
+                let running = RangeHandle { replica, raft };
                 match inner.compare(&running).await {
                     Ok(whole) => inner
                         .digests
@@ -299,7 +299,7 @@ impl<E: Env> Inner<E> {
 
     /// Compares the replicas of a range that is led here, and acts on the result. Gives whether the
     /// digests of all voters were known.
-    async fn compare(self: &Rc<Self>, running: &Running<E>) -> Result<bool, Fatal> {
+    async fn compare(self: &Rc<Self>, running: &RangeHandle<E>) -> Result<bool, Fatal> {
         let Some(first) = self.compare_once(running).await else {
             return Ok(false);
         };
@@ -322,7 +322,7 @@ impl<E: Env> Inner<E> {
 
     async fn act_on(
         self: &Rc<Self>,
-        running: &Running<E>,
+        running: &RangeHandle<E>,
         verdict: Verdict,
         replicas: &str,
     ) -> Result<(), Fatal> {
@@ -354,7 +354,7 @@ impl<E: Env> Inner<E> {
     /// asked for.
     async fn compare_once(
         self: &Rc<Self>,
-        Running { replica, raft }: &Running<E>,
+        RangeHandle { replica, raft }: &RangeHandle<E>,
     ) -> Option<Vec<(ReplicaId, Option<Digest>)>> {
         let number = replica.timestamps.random_id() as u64;
         let (sender, receiver) = <E::Runtime as AsyncRuntime>::Oneshot::channel();
@@ -431,10 +431,10 @@ impl<E: Env> Inner<E> {
     /// first.
     async fn remove_differing(
         self: &Rc<Self>,
-        running: &Running<E>,
+        running: &RangeHandle<E>,
         differ: &[ReplicaId],
     ) -> Result<(), Fatal> {
-        let Running { replica, raft } = running;
+        let RangeHandle { replica, raft } = running;
         let (range, me) = (replica.group.range, replica.group.replica);
         for id in differ.iter().filter(|id| **id != me) {
             let location = replica.with_state(|state| state.descriptor.location(*id));
@@ -465,7 +465,7 @@ impl<E: Env> Inner<E> {
     }
 
     /// Makes all replicas of a range stop serving.
-    async fn halt_range(self: &Rc<Self>, Running { replica, .. }: &Running<E>) {
+    async fn halt_range(self: &Rc<Self>, RangeHandle { replica, .. }: &RangeHandle<E>) {
         replica.halt();
         let places = replica.with_state(|state| state.descriptor.replicas.clone());
         for place in places {
@@ -489,7 +489,7 @@ impl<E: Env> Inner<E> {
 }
 
 /// Replicas and where they are, for the log.
-fn placed<E: Env>(running: &Running<E>, replicas: &[ReplicaId]) -> String {
+fn placed<E: Env>(running: &RangeHandle<E>, replicas: &[ReplicaId]) -> String {
     running.replica.with_state(|state| {
         let place = |id: &ReplicaId| match state.descriptor.location(*id) {
             Some(at) => format!("{id} at {at}"),

@@ -9,7 +9,7 @@ use openraft::async_runtime::{Oneshot, OneshotSender};
 
 use super::bounds_changes::is_changing;
 use super::merge::{END_TIMEOUT, POLL_INTERVAL, check_members};
-use super::{Inner, Running};
+use super::{RangeHandle, ShardInner};
 use crate::boot_time::BootTime;
 use crate::cluster::{BoundsPhase, ClusterRequest, ClusterResponse};
 use crate::env::{AsyncRuntime, Env};
@@ -27,7 +27,7 @@ const FROZEN_WAIT: Duration = Duration::from_secs(1);
 const LAG_MAX: u64 = 100;
 /// How long a range stays frozen before its leader asks what has become of the merge. The question cancels no
 /// merge that goes on: its leader refuses it. So this is no longer than a merge usually takes.
-const FROZEN_PATIENCE: Duration = Duration::from_secs(1);
+const CANCEL_CHECK_TIMEOUT: Duration = Duration::from_secs(1);
 /// When a merge that waits for a rewrite should be tried again.
 const REWRITE_POLL_INTERVAL: Duration = Duration::from_millis(200);
 /// How often leaders of frozen ranges are looked for.
@@ -35,7 +35,7 @@ const REWRITE_POLL_INTERVAL: Duration = Duration::from_millis(200);
 const WATCH_INTERVAL: Duration = Duration::from_millis(250);
 
 /// Starts the task that looks after ranges which stay frozen.
-pub(super) fn start<E: Env>(inner: &Rc<Inner<E>>) {
+pub(super) fn start<E: Env>(inner: &Rc<ShardInner<E>>) {
     let shard = Rc::downgrade(inner);
     drop(E::Runtime::spawn(async move {
         let mut since = BTreeMap::new();
@@ -50,7 +50,7 @@ pub(super) fn start<E: Env>(inner: &Rc<Inner<E>>) {
     }));
 }
 
-impl<E: Env> Inner<E> {
+impl<E: Env> ShardInner<E> {
     /// Freezes a range that is led here.
     pub(super) async fn freeze_range(
         self: &Rc<Self>,
@@ -93,11 +93,11 @@ impl<E: Env> Inner<E> {
 
     async fn freeze(
         &self,
-        running: &Running<E>,
+        running: &RangeHandle<E>,
         epoch: Epoch,
         merge: MergeId,
     ) -> Result<(), OrderError> {
-        let Running { replica, raft } = running;
+        let RangeHandle { replica, raft } = running;
         let range = replica.group.range;
         check_members(running).await?;
         let lags = replica.with_state(|state| {
@@ -140,7 +140,7 @@ impl<E: Env> Inner<E> {
                 let applied = found.replica.with_state(|state| state.applied);
                 applied.is_some() && !found.replica.is_halted()
             });
-            let Some(Running { replica, .. }) = found else {
+            let Some(RangeHandle { replica, .. }) = found else {
                 let why = format!("shard {at} has no replica of range {range} now");
                 return ClusterResponse::Refused(OrderError::busy(why));
             };
@@ -181,7 +181,7 @@ impl<E: Env> Inner<E> {
         merge: MergeId,
     ) -> Result<ClusterResponse, Fatal> {
         let begun = E::now();
-        let Running { replica, raft } = loop {
+        let RangeHandle { replica, raft } = loop {
             let frozen = self.of_range(range);
             let frozen = frozen.filter(|found| found.replica.is_frozen_for(merge));
             if let Some(frozen) = frozen {
@@ -202,7 +202,7 @@ impl<E: Env> Inner<E> {
 
     /// Lets a range that is led here, and whose merge is cancelled, serve again.
     pub(super) async fn unfreeze(&self, range: RangeId, merge: MergeId) -> ClusterResponse {
-        let Some(Running { replica, raft }) = self.led(range) else {
+        let Some(RangeHandle { replica, raft }) = self.led(range) else {
             return ClusterResponse::Refused(self.leads_no_more(range));
         };
         if replica.frozen() != Some(merge) {
@@ -224,7 +224,7 @@ impl<E: Env> Inner<E> {
     ) {
         let now = E::now();
         let mut frozen = Vec::new();
-        self.ranges.for_each(|Running { replica, .. }| {
+        self.ranges.for_each(|RangeHandle { replica, .. }| {
             if let Some(merge) = replica.frozen().filter(|_| replica.leading().is_some()) {
                 frozen.push((replica.clone(), merge));
             }
@@ -237,7 +237,7 @@ impl<E: Env> Inner<E> {
         });
         for (replica, merge) in frozen {
             let (_, begun) = *since.entry(replica.group.range).or_insert((merge, now));
-            if now >= begun + FROZEN_PATIENCE && self.is_cancelled(&replica, merge).await {
+            if now >= begun + CANCEL_CHECK_TIMEOUT && self.is_cancelled(&replica, merge).await {
                 self.unfreeze(replica.group.range, merge).await;
             }
         }

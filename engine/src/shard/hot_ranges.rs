@@ -1,12 +1,12 @@
-//! The hottest ranges and their hottest keys: what a leader answers of its samples, and how the manager asks
-//! the leaders of the ranges that take the most CPU time. The other leaders are not asked.
+//! The hottest ranges and their hottest keys: how a leader answers from its samples, and how the manager
+//! asks the leaders of the ranges that take the most CPU time. The other leaders are not asked.
 
 use std::rc::Rc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
 
-use super::Inner;
+use super::ShardInner;
 use crate::cluster::{BlockReason, ClusterRequest, ClusterResponse, HotRange};
 use crate::env::Env;
 use crate::error::OrderError;
@@ -16,10 +16,10 @@ use crate::types::{Location, RangeId};
 
 /// Keys of each range that are shown.
 const KEYS_OF_RANGE: u32 = 10;
-/// Time limit of the question to a leader. Who asks the manager waits a little longer.
+/// Time limit of the question to a leader. The manager's own caller waits a little longer.
 const KEYS_TIMEOUT: Duration = Duration::from_millis(500);
 
-impl<E: Env> Inner<E> {
+impl<E: Env> ShardInner<E> {
     /// The hottest keys of a range that is led here.
     pub(super) fn hot_keys(&self, range: RangeId, top: u32) -> ClusterResponse {
         let Some(running) = self.led(range) else {

@@ -14,7 +14,7 @@ use futures_util::future::{join_all, try_join_all};
 use futures_util::stream::FuturesOrdered;
 
 use super::members::CREATE_TIMEOUT;
-use super::{Inner, Running, Shard};
+use super::{RangeHandle, Shard, ShardInner};
 use crate::cluster::placement::CAUGHT_UP;
 use crate::cluster::{ClusterRequest, ClusterResponse, MembershipStatus};
 use crate::env::{AsyncRuntime, Env};
@@ -66,7 +66,7 @@ impl<E: Env> Shard<E> {
     }
 }
 
-impl<E: Env> Inner<E> {
+impl<E: Env> ShardInner<E> {
     /// Whether this node neither drains nor is decommissioned, by the last view.
     pub(super) fn is_active(&self) -> bool {
         let view = self.management.view();
@@ -137,7 +137,7 @@ impl<E: Env> Inner<E> {
         range: RangeId,
         to: ReplicaId,
     ) -> Result<ClusterResponse, Fatal> {
-        let Some(Running { replica, raft }) = self.led(range) else {
+        let Some(RangeHandle { replica, raft }) = self.led(range) else {
             return Ok(ClusterResponse::Refused(self.leads_no_more(range)));
         };
         let busy = |why: &str| {
@@ -162,7 +162,7 @@ impl<E: Env> Inner<E> {
     /// Lets another replica lead, and go on with a change after which this one is no voter.
     pub(super) async fn leave_change_to(
         self: &Rc<Self>,
-        Running { replica, raft }: &Running<E>,
+        RangeHandle { replica, raft }: &RangeHandle<E>,
         transfer_target: ReplicaPlace,
         voters: &[ReplicaPlace],
         learners: &[ReplicaPlace],

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use super::slow_disk::{self, SlowDisk};
 use super::status::PeerStatus;
-use super::{Inner, Running, Shard};
+use super::{RangeHandle, Shard, ShardInner};
 use crate::boot_time::BootTime;
 use crate::cluster::message::Peer;
 use crate::distribution::Distribution;
@@ -131,7 +131,7 @@ impl Liveness {
 }
 
 /// Starts the driver of a shard's groups.
-pub(super) fn start<E: Env>(inner: &Rc<Inner<E>>, stop: Rc<Cell<bool>>) {
+pub(super) fn start<E: Env>(inner: &Rc<ShardInner<E>>, stop: Rc<Cell<bool>>) {
     let shard = Rc::downgrade(inner);
     drop(E::Runtime::spawn(async move {
         let mut before = E::now();
@@ -163,8 +163,8 @@ pub(super) fn start<E: Env>(inner: &Rc<Inner<E>>, stop: Rc<Cell<bool>>) {
 }
 
 /// Drives the groups in which something may be due.
-async fn tick<E: Env>(inner: &Rc<Inner<E>>, now: BootTime) -> Result<(), Fatal> {
-    let is_due = |Running { replica, raft }: &Running<E>| {
+async fn tick<E: Env>(inner: &Rc<ShardInner<E>>, now: BootTime) -> Result<(), Fatal> {
+    let is_due = |RangeHandle { replica, raft }: &RangeHandle<E>| {
         raft.is_due(now) || replica.leadership.lacks_quorum() || !replica.proposer.is_idle()
     };
     for (replica, raft) in inner.ranges.groups_that(is_due) {
@@ -185,13 +185,13 @@ async fn tick<E: Env>(inner: &Rc<Inner<E>>, now: BootTime) -> Result<(), Fatal> 
 }
 
 /// Sends a heartbeat to every shard that shares a range with this one.
-fn beat<E: Env>(inner: &Rc<Inner<E>>, speed: Option<WriteSpeed>, now: BootTime) {
+fn beat<E: Env>(inner: &Rc<ShardInner<E>>, speed: Option<WriteSpeed>, now: BootTime) {
     let hangs = inner.wal.writing_since();
     if hangs.is_some_and(|since| now > since + LOG_HANGS_AFTER) {
         return;
     }
     let mut peers: BTreeMap<Location, Vec<Led>> = BTreeMap::new();
-    inner.ranges.for_each(|Running { replica, .. }| {
+    inner.ranges.for_each(|RangeHandle { replica, .. }| {
         let leading = replica.leading();
         replica.with_state(|state| {
             let led = leading.map(|leading| Led {
@@ -256,14 +256,14 @@ impl<E: Env> Shard<E> {
     }
 }
 
-impl<E: Env> Inner<E> {
+impl<E: Env> ShardInner<E> {
     /// Takes a heartbeat; gives the ranges in which this shard is behind.
     pub(super) fn take_beat(&self, from: Location, leads: &[Led]) -> Vec<RangeId> {
         let now = E::now();
         self.liveness.heard.borrow_mut().insert(from, now);
         let mut behind = Vec::new();
         for led in leads {
-            let Some(Running { replica, raft }) = self.of_range(led.range) else {
+            let Some(RangeHandle { replica, raft }) = self.of_range(led.range) else {
                 continue;
             };
             let leader = replica.leadership.leader();

@@ -16,7 +16,7 @@
 use std::cell::Cell;
 use std::time::Duration;
 
-use super::{Inner, Running};
+use super::{RangeHandle, ShardInner};
 use crate::boot_time::BootTime;
 use crate::cluster::message::{RangeRates, RangeStats, ShardStats};
 use crate::env::Env;
@@ -81,7 +81,7 @@ impl LoadMeter {
 }
 
 /// Measures the load of a shard and of all its replicas; gives that of the shard.
-pub(super) fn measure<E: Env>(inner: &Inner<E>, now: BootTime) -> ShardStats {
+pub(super) fn measure<E: Env>(inner: &ShardInner<E>, now: BootTime) -> ShardStats {
     let meter = &inner.management.load;
     let used = E::thread_cpu_time();
     if let Some(used) = used {
@@ -89,7 +89,7 @@ pub(super) fn measure<E: Env>(inner: &Inner<E>, now: BootTime) -> ShardStats {
     }
     let (mut count, mut bytes, mut timed) = (0, 0, 0.0);
     let first = meter.next_size.get();
-    inner.ranges.for_each(|Running { replica, .. }| {
+    inner.ranges.for_each(|RangeHandle { replica, .. }| {
         let is_due = (first..first + SIZES_OF_REPORT).contains(&count);
         bytes += replica.size(is_due).bytes;
         timed += replica.usage.measure(now).short.cpu_nanos;
@@ -115,7 +115,7 @@ pub(super) fn measure<E: Env>(inner: &Inner<E>, now: BootTime) -> ShardStats {
 }
 
 /// The load and the size of a range at its leader, as they were last measured.
-pub(super) fn of_range<E: Env>(inner: &Inner<E>, replica: &Replica<E>) -> RangeStats {
+pub(super) fn of_range<E: Env>(inner: &ShardInner<E>, replica: &Replica<E>) -> RangeStats {
     let size = replica.size(false);
     let rates = replica.usage.rates();
     let share = inner.management.load.cpu_share.get();

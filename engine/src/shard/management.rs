@@ -1,12 +1,12 @@
 //! The shard's part in managing the cluster: it reports its state, takes the view of the cluster,
 //! and hosts the manager while it leads the system range.
 //!
-//! Every [`REPORT_INTERVAL`], and soon after a change of bounds, a shard sends the manager a report of
-//! what has changed in what it leads and holds ([`super::report`]). The response has what has changed in the view,
-//! and the replicas of the shard that are no longer members. The shard that leads the system range makes the
-//! [`Manager`] of its term from the rows of that range. Whatever must outlive the manager is written there
-//! before anything relies on it. Nothing here is on the data path: without a manager everything goes on as
-//! it is.
+//! Every [`REPORT_INTERVAL`], and soon after a change of bounds, a shard sends the manager a report of what
+//! has changed in what it leads and holds ([`super::report`]). The response has the changes of the view,
+//! and the replicas of the shard that are no longer members. The shard that leads the system range makes
+//! the [`Manager`] of its term from the rows of that range. Whatever must outlive the manager is written
+//! there before anything relies on it. Nothing here is on the data path: without a manager everything goes
+//! on as it is.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -17,10 +17,10 @@ use futures_util::future::join_all;
 use super::balancing::{GivenOrders, Told};
 use super::bounds_changes::BoundsChanges;
 use super::load::LoadMeter;
+use super::manager_orders::{self, ORDER_TIMEOUT};
 use super::merge_orders::BoundsOrders;
 use super::report::{self, Reporting};
-use super::steering::{self, ORDER_TIMEOUT};
-use super::{Inner, IsAt, Running, Shard};
+use super::{IsAt, RangeHandle, Shard, ShardInner};
 use crate::cluster::manager::Manager;
 use crate::cluster::message::{self, Report};
 use crate::cluster::record::Row;
@@ -111,7 +111,7 @@ impl Management {
 }
 
 /// Starts to send reports.
-pub(super) fn start<E: Env>(inner: &Rc<Inner<E>>, stop: Rc<Cell<bool>>) {
+pub(super) fn start<E: Env>(inner: &Rc<ShardInner<E>>, stop: Rc<Cell<bool>>) {
     let shard = Rc::downgrade(inner);
     let due = inner.management.reporting.due.clone();
     drop(E::Runtime::spawn(async move {
@@ -178,7 +178,7 @@ impl<E: Env> Shard<E> {
     }
 }
 
-impl<E: Env> Inner<E> {
+impl<E: Env> ShardInner<E> {
     /// Has the shard report within [`REPORT_GAP`], though the next report is not due.
     pub(super) fn report_soon(&self) {
         self.management.reporting.due.add(1);
@@ -357,7 +357,7 @@ impl<E: Env> Inner<E> {
         }
     }
 
-    pub(super) fn system_replica(&self) -> Option<Running<E>> {
+    pub(super) fn system_replica(&self) -> Option<RangeHandle<E>> {
         self.ranges.system()
     }
 
@@ -450,7 +450,7 @@ impl<E: Env> Inner<E> {
             manager.refresh(now);
             manager.observe(now);
             for planned in manager.plan(now) {
-                let found = steering::ask_of(manager, planned.step, now);
+                let found = manager_orders::ask_of(manager, planned.step, now);
                 if let Some((_, request)) = &found {
                     manager.order(request, now);
                     manager.note(request, planned.why, now);
@@ -467,7 +467,7 @@ impl<E: Env> Inner<E> {
                 orders
                     .iter()
                     .filter_map(|(_, request)| request.range())
-                    .for_each(|range| manager.not_followed(range, steering::NO_IDS, now));
+                    .for_each(|range| manager.not_followed(range, manager_orders::NO_IDS, now));
             }
             return;
         }

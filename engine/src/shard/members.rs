@@ -1,10 +1,9 @@
-//! Replicas come and go: how they are made and removed, and how a leader changes the members of its
-//! group.
+//! How replicas are created and removed, and how a leader changes the members of its group.
 //!
-//! A replica is durable in the log before it runs, and its removal is durable before it stops. A
-//! change makes the new replicas, lets them learn, and only then changes the voters, in one joint
-//! step. A leader that is to go transfers the leadership first. If something fails, the cluster's
-//! manager tries again from what is there then.
+//! A replica is durable in the log before it runs, and its removal is durable before it stops. A change
+//! makes the new replicas, lets them learn, and only then changes the voters, in one joint step. A leader
+//! that is to be removed transfers the leadership first. If a step fails, the cluster's manager tries again
+//! from the state it finds then.
 
 use std::collections::BTreeSet;
 use std::rc::Rc;
@@ -13,7 +12,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 
 use super::bounds_changes::is_changing;
-use super::{Inner, Running, background};
+use super::{RangeHandle, ShardInner, background};
 use crate::cluster::placement::CAUGHT_UP;
 use crate::cluster::{ClusterRequest, ClusterResponse};
 use crate::env::{AsyncRuntime, Env};
@@ -40,20 +39,20 @@ const CATCH_UP_ASK: Duration = Duration::from_secs(3);
 /// Time limit of one step of a change.
 const STEP_TIMEOUT: Duration = Duration::from_secs(10);
 
-impl<E: Env> Inner<E> {
+impl<E: Env> ShardInner<E> {
     /// The replica of a range, if it leads.
-    pub(super) fn led(&self, range: RangeId) -> Option<Running<E>> {
+    pub(super) fn led(&self, range: RangeId) -> Option<RangeHandle<E>> {
         let here = self.of_range(range);
         here.filter(|here| here.replica.leading().is_some())
     }
 
     /// The replica of a range on this shard; there is never more than one.
-    pub(super) fn of_range(&self, range: RangeId) -> Option<Running<E>> {
+    pub(super) fn of_range(&self, range: RangeId) -> Option<RangeHandle<E>> {
         self.ranges.get(range)
     }
 
     /// This very replica, if it is on this shard.
-    pub(super) fn running(&self, group: Group) -> Option<Running<E>> {
+    pub(super) fn running(&self, group: Group) -> Option<RangeHandle<E>> {
         let here = self.of_range(group.range);
         here.filter(|here| here.replica.group == group)
     }
@@ -66,7 +65,7 @@ impl<E: Env> Inner<E> {
     ) -> Result<ClusterResponse, Fatal> {
         let range = descriptor.range;
         let group = Group { range, replica };
-        if let Some(Running { replica: here, .. }) = self.of_range(range) {
+        if let Some(RangeHandle { replica: here, .. }) = self.of_range(range) {
             let other = here.group.replica;
             if other == replica {
                 return Ok(ClusterResponse::Done);
@@ -150,7 +149,8 @@ impl<E: Env> Inner<E> {
     ) -> Result<ClusterResponse, Fatal> {
         let group = Group { range, replica };
         let found = self.running(group);
-        let Some(Running { replica, raft }) = found.filter(|found| !found.raft.is_retired()) else {
+        let Some(RangeHandle { replica, raft }) = found.filter(|found| !found.raft.is_retired())
+        else {
             return Ok(ClusterResponse::Done);
         };
         if !self.may_remove(&replica) {
@@ -233,11 +233,11 @@ impl<E: Env> Inner<E> {
 
     async fn change(
         self: &Rc<Self>,
-        running: &Running<E>,
+        running: &RangeHandle<E>,
         voters: &[ReplicaPlace],
         learners: &[ReplicaPlace],
     ) -> Result<(), OrderError> {
-        let Running { replica, raft } = running;
+        let RangeHandle { replica, raft } = running;
         let me = replica.group.replica;
         let before = members(raft).await?.places;
         let wanted = || voters.iter().chain(learners);
@@ -338,7 +338,7 @@ impl<E: Env> Inner<E> {
 
     async fn wait_until_caught_up(
         self: &Rc<Self>,
-        Running { replica, raft }: &Running<E>,
+        RangeHandle { replica, raft }: &RangeHandle<E>,
         learning: &[ReplicaPlace],
     ) -> Result<(), OrderError> {
         let lags = || learning.iter().map(|place| raft.lag(place.replica));

@@ -1,23 +1,24 @@
-//! Merges of ranges that are led here with their right neighbours, as the leaders carry them out.
+//! Merges of ranges with their right neighbours, as carried out by the leaders of the left ranges.
+//! [`super::freeze`] has the part of the right ranges.
 //!
 //! The protocol, step by step. The replicas of both ranges are on the same shards.
 //!
-//! 1. The manager asks the leader of the left range. It takes the flag of changes, and asks every shard
-//!    whether it has both replicas, and can merge them. Then it asks the leader of the right range to freeze
-//!    the range.
-//! 2. The right leader takes its own flag, serves no key any more, and proposes the freeze. Once that is
-//!    applied, no replica of the range applies a write, also under a later leader.
-//! 3. The left leader asks every shard whether its replica of the right range is frozen for this merge. A shard
-//!    says so when its log has the freeze, and that it is committed, durably. All must answer: a replica that
-//!    is not there could not be taken over. Nothing is flushed, so tables that are slow, or whose disk is full,
-//!    hold up no merge.
-//! 4. It proposes the merge. Each replica of the left range, when it applies that, takes over the right one
-//!    on its shard (`range/take_over.rs`), and the left leader serves the keys.
+//! 1. The manager asks the leader of the left range. That leader sets the flag that allows one change of a
+//!    range at a time (`begin_change`), and asks every shard whether it has both replicas and can merge
+//!    them. Then it asks the leader of the right range to freeze that range.
+//! 2. The right leader sets its own flag, stops serving the keys, and proposes the freeze. Once the freeze
+//!    is applied, no replica of the range applies a write, not even under a later leader.
+//! 3. The left leader asks every shard whether its replica of the right range is frozen for this merge. A
+//!    shard answers yes when its log has, durably, the freeze and the fact that it is committed. All must
+//!    answer: a replica that is missing could not be taken over. Nothing is flushed, so tables that are
+//!    slow, or whose disk is full, hold up no merge.
+//! 4. The left leader proposes the merge. Each replica of the left range, when it applies the merge, takes
+//!    over the right one on its shard (`range/take_over.rs`), and the left leader serves the keys.
 //!
 //! The merge entry may still be committed although its proposal seemed lost. So, if a step fails, the left
-//! log first cancels the merge; only then may the right range thaw. A right leader that hears nothing asks
-//! the left one, and never decides alone. No order removes a frozen replica while the left replica on its
-//! shard may still take it over.
+//! log first cancels the merge; only then may the right range thaw. A right leader that hears nothing for a
+//! while asks the left one; it never decides alone. No order removes a frozen replica while the left
+//! replica on its shard may still take it over.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -26,7 +27,7 @@ use futures_util::future::join_all;
 use openraft::async_runtime::{Oneshot, OneshotSender};
 
 use super::bounds_changes::is_changing;
-use super::{Inner, Running, background};
+use super::{RangeHandle, ShardInner, background};
 use crate::cluster::{BoundsPhase, ClusterRequest, ClusterResponse};
 use crate::env::{AsyncRuntime, Env};
 use crate::error::{Error, Fatal, Fate, OrderError};
@@ -52,7 +53,7 @@ pub(super) const POLL_INTERVAL: Duration = Duration::from_millis(5);
 /// Time limit of a request that ends a merge.
 pub(super) const END_TIMEOUT: Duration = Duration::from_secs(2);
 
-impl<E: Env> Inner<E> {
+impl<E: Env> ShardInner<E> {
     /// Which change of a range's bounds is under way, as far as its leader here knows.
     pub(super) fn phase(&self, replica: &Replica<E>) -> BoundsPhase {
         let range = replica.group.range;
@@ -118,11 +119,11 @@ impl<E: Env> Inner<E> {
     /// Carries out the steps of a merge; gives how long the keys of the right range were not served, at most.
     async fn merge(
         self: &Rc<Self>,
-        running: &Running<E>,
+        running: &RangeHandle<E>,
         version: u32,
         (right, right_version): (RangeId, u32),
     ) -> Result<Duration, OrderError> {
-        let Running { replica, raft } = running;
+        let RangeHandle { replica, raft } = running;
         let range = replica.group.range;
         check_members(running).await?;
         self.check_neighbours(replica, version, (right, right_version))?;
@@ -265,7 +266,7 @@ impl<E: Env> Inner<E> {
     /// Proposes the merge, and waits for the end of it.
     async fn propose_merge(
         &self,
-        Running { replica, raft }: &Running<E>,
+        RangeHandle { replica, raft }: &RangeHandle<E>,
         right: RangeId,
         merge: MergeId,
     ) -> Result<(), OrderError> {
@@ -292,7 +293,7 @@ impl<E: Env> Inner<E> {
             .await
     }
 
-    /// The answer to whoever has ordered a change of bounds; `None`: the shard stops.
+    /// The answer to the caller that ordered a change of bounds; `None`: the shard stops.
     pub(super) fn end_of_change(&self, end: Option<Result<(), OrderError>>) -> ClusterResponse {
         match end {
             Some(Ok(())) => ClusterResponse::Done,
@@ -333,7 +334,12 @@ impl<E: Env> Inner<E> {
 
     /// Cancels a merge, and then has the right range thaw. `false` if it is not known whether it is
     /// cancelled, or if it has taken place.
-    async fn cancel(self: &Rc<Self>, running: &Running<E>, merge: MergeId, right: RangeId) -> bool {
+    async fn cancel(
+        self: &Rc<Self>,
+        running: &RangeHandle<E>,
+        merge: MergeId,
+        right: RangeId,
+    ) -> bool {
         let thaw = ClusterRequest::Unfreeze {
             range: right,
             merge,
@@ -376,7 +382,11 @@ impl<E: Env> Inner<E> {
 
     /// Waits until what was proposed under a version is decided: the version is another one, or this
     /// replica leads no more.
-    pub(super) async fn decided(&self, Running { replica, raft }: &Running<E>, version: u32) {
+    pub(super) async fn decided(
+        &self,
+        RangeHandle { replica, raft }: &RangeHandle<E>,
+        version: u32,
+    ) {
         let led = replica.leading();
         let is_pending = || {
             let now = replica.with_state(|state| state.descriptor.epoch.version);
@@ -436,12 +446,13 @@ impl<E: Env> Inner<E> {
     pub(super) fn take_out_absorbed(&self) {
         let absorbed = self.home.absorption.absorbed();
         let absorbed = absorbed.iter().map(|absorbed| absorbed.replica.group);
-        let running: Vec<Running<E>> = absorbed.filter_map(|group| self.running(group)).collect();
+        let running: Vec<RangeHandle<E>> =
+            absorbed.filter_map(|group| self.running(group)).collect();
         for running in running {
             self.ranges.remove(running.replica.group);
             running.raft.retire();
             drop(E::Runtime::spawn(async move {
-                let Running { replica, raft } = running;
+                let RangeHandle { replica, raft } = running;
                 replica.proposer.close();
                 raft.stop().await;
                 replica.proposer.abandon();
@@ -467,7 +478,8 @@ impl<E: Env> Inner<E> {
         self.remove_incomplete().await?;
         let due: Vec<Rc<Replica<E>>> = {
             let absorbed = self.home.absorption.absorbed();
-            // In the order in which they were taken over: a start would not find out by whom.
+            // Oldest merge first. If range A took over B and was then taken over itself, A's replica must stay in
+            // the log until B's is gone: without A, a start could not know that B was taken over.
             let due = absorbed.iter().filter(|absorbed| self.is_covered(absorbed));
             due.map(|absorbed| absorbed.replica.clone()).collect()
         };
@@ -485,10 +497,10 @@ impl<E: Env> Inner<E> {
             return false;
         }
         let Some(at) = absorbed.at else { return true };
-        // The one that took it over may have been taken over since, and is needed until a flush, too.
+        // The replica that took it over may itself have been taken over since.
         let left = self.of_range(absorbed.by).map(|left| left.replica);
         let left = left.or_else(|| self.home.absorption.absorbed_of(absorbed.by));
-        // Without that nothing needs it.
+        // Without a replica of that range here, nothing needs this one.
         left.is_none_or(|left| left.durable_up_to() >= Some(at))
     }
 }
@@ -505,7 +517,7 @@ fn are_together(one: &Descriptor, other: &Descriptor) -> bool {
 
 /// Refuses a range with members that do not vote.
 pub(super) async fn check_members<E: Env>(
-    Running { replica, raft }: &Running<E>,
+    RangeHandle { replica, raft }: &RangeHandle<E>,
 ) -> Result<(), OrderError> {
     let members = raft.membership().await?;
     if members.is_joint || members.places.len() != members.voters.len() {

@@ -1,13 +1,13 @@
-//! Orders to merge ranges, of operators and of the manager itself, as the manager carries them out: it
-//! moves replicas until those of the right range are on the shards of the left one, and then has the left
-//! leader merge ([`super::merge`]). Runs on the shard that hosts the manager.
+//! Orders to merge ranges, from operators and from the manager itself. The manager moves replicas until
+//! those of the right range are on the shards of the left one, and then asks the left leader to merge
+//! ([`super::merge`]). Runs on the shard that hosts the manager.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::Inner;
+use super::ShardInner;
 use super::auto_splits::Splits;
 use super::bounds_changes::is_changing;
 use crate::cluster::ClusterResponse;
@@ -23,12 +23,12 @@ pub(super) const MERGE_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long an order may take with the moves that it needs.
 pub(super) const ORDER_TIMEOUT: Duration = Duration::from_mins(2);
 /// How long nothing may go on before an order is given up: a leader is elected, a replica moves.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PROGRESS_TIMEOUT: Duration = Duration::from_secs(10);
 /// Pause before the next look.
 /// By time, as with the orders of splits ([`super::split_orders`]).
 const RETRY_INTERVAL: Duration = Duration::from_millis(20);
 /// How long a merge whose end is not known may take until a report tells that it was made.
-const UNKNOWN_PATIENCE: Duration = Duration::from_secs(2);
+const UNKNOWN_FATE_TIMEOUT: Duration = Duration::from_secs(2);
 /// The pauses before the manager tries a merge of its own again.
 const PAUSES: Limits = Limits {
     first: Duration::from_mins(1),
@@ -70,7 +70,7 @@ pub(super) struct Merges {
     paused: RefCell<BTreeMap<RangeId, Backoff>>,
 }
 
-impl<E: Env> Inner<E> {
+impl<E: Env> ShardInner<E> {
     /// Merges a range with its right neighbour. From the first step on it is one of the manager's decisions.
     pub(super) async fn merge_by_order(
         self: &Rc<Self>,
@@ -137,7 +137,7 @@ impl<E: Env> Inner<E> {
             if !may_pass {
                 return ClusterResponse::Refused(why);
             }
-            if now >= last_progress + PATIENCE || now >= begun + ORDER_TIMEOUT {
+            if now >= last_progress + PROGRESS_TIMEOUT || now >= begun + ORDER_TIMEOUT {
                 return ClusterResponse::Refused(refusal.unwrap_or(why));
             }
             E::Runtime::sleep(pause).await;
@@ -186,7 +186,7 @@ impl<E: Env> Inner<E> {
 
     /// Waits a moment until a range is known to be no more.
     async fn is_gone(&self, range: RangeId) -> bool {
-        let until = E::now() + UNKNOWN_PATIENCE;
+        let until = E::now() + UNKNOWN_FATE_TIMEOUT;
         loop {
             match self.of_manager(|manager| manager.knows(range)) {
                 Some(true) if E::now() < until => {}

@@ -4,30 +4,30 @@
 //! memory with other shards. [`Shard`] is an ordinary single-threaded value that lives on its
 //! executor's thread. Requests of clients come to it through the [gateway](crate::gateway).
 //!
-//! The way of a write: [`Shard::write`] finds the range and checks its version -> the range's
-//! proposer ([`crate::range::proposer`]) -> Raft ([`crate::raft`]) -> the log ([`crate::wal`]),
-//! durably -> apply ([`crate::range::apply`]) into the tree ([`crate::lsm`]) -> the caller's
-//! [`WriteSink`]. The way of a read: [`Shard::get`] checks the lease and looks into the tree at
-//! once.
+//! The path of a write: [`Shard::write`] finds the range and checks its version -> the range's proposer
+//! ([`crate::range::proposer`]) -> Raft ([`crate::raft`]) -> the log ([`crate::wal`]), durably -> apply
+//! ([`crate::range::apply`]) into the tree ([`crate::lsm`]) -> the caller's [`WriteSink`]. The path of a
+//! read: [`Shard::get`] checks the lease and reads the tree, in one turn.
 
-mod asking;
 mod auto_splits;
 mod availability;
 mod background;
 mod balancing;
 mod bounds_changes;
 mod bounds_requests;
+mod cluster_requests;
 mod cluster_time;
 pub mod contents;
 mod digests;
 mod folder;
 mod freeze;
-mod given_up;
 mod hot_ranges;
 mod leadership_transfer;
+mod leaving_shard;
 mod liveness;
 mod load;
 mod management;
+mod manager_orders;
 mod members;
 mod merge;
 mod merge_orders;
@@ -45,7 +45,6 @@ mod snapshot_receiver;
 mod split;
 mod split_orders;
 mod status;
-mod steering;
 mod system_places;
 mod unreadable;
 
@@ -78,7 +77,7 @@ pub use bounds_changes::{BoundsChangeStats, BoundsChanges};
 pub use digests::{DigestOptions, DigestStats};
 pub use folder::{FolderMark, Opened};
 pub use multi_get::{KeyFound, KeyTurn, Moment};
-use range_map::{RangeMap, Running};
+use range_map::{RangeHandle, RangeMap};
 pub use slow_disk::SlowDiskStatus;
 pub use status::{ClusterStatus, PeerStatus, RangeStatus, ReplicationStatus, ShardStatus};
 
@@ -168,7 +167,8 @@ pub struct WriteRequest {
     pub deadline: Option<BootTime>,
 }
 
-struct Inner<E: Env> {
+/// What the clones of a [`Shard`] share.
+struct ShardInner<E: Env> {
     location: Location,
     gc_retention_ms: u64,
     hlc: Hlc,
@@ -193,7 +193,7 @@ struct Inner<E: Env> {
 
 /// One core's share of the database. Clones are the same shard.
 pub struct Shard<E: Env> {
-    inner: Rc<Inner<E>>,
+    inner: Rc<ShardInner<E>>,
 }
 
 impl<E: Env> Clone for Shard<E> {
@@ -207,7 +207,7 @@ impl<E: Env> Clone for Shard<E> {
 /// A shard as tasks hold it that must not keep it: once it has been closed and let go, its folder may
 /// be opened again.
 pub struct WeakShard<E: Env> {
-    inner: Weak<Inner<E>>,
+    inner: Weak<ShardInner<E>>,
 }
 
 impl<E: Env> WeakShard<E> {
@@ -275,7 +275,11 @@ impl<E: Env> Shard<E> {
         self.with_running(key, |running| running.replica.clone())
     }
 
-    fn with_running<R>(&self, key: &[u8], with: impl FnOnce(&Running<E>) -> R) -> Result<R, Error> {
+    fn with_running<R>(
+        &self,
+        key: &[u8],
+        with: impl FnOnce(&RangeHandle<E>) -> R,
+    ) -> Result<R, Error> {
         let found = self.inner.ranges.with(key, |running| {
             running.replica.check_open(key)?;
             Ok(with(running))

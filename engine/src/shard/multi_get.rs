@@ -1,21 +1,20 @@
 //! Reads of several keys at once: those of one range at one moment.
 //!
-//! A [`Moment`] of a range is the timestamp of the last entry that the leader had applied when its
-//! lease was checked, or right after a majority had confirmed that it leads. Everything that was
-//! acknowledged by then is at or below it, and what is applied later gets a higher timestamp. So the
-//! keys of a range can be read at its moment in as many turns of the shard's thread as it takes, and
-//! with waits for the disk between them: what they had at that moment never changes. That holds also
-//! when another replica leads meanwhile, so the lease is checked once for a range and not again.
+//! A [`Moment`] of a range is the timestamp of the last entry that the leader had applied when its lease
+//! was checked, or right after a majority had confirmed that it leads. Everything that was acknowledged by
+//! then is at or below it, and what is applied later gets a higher timestamp. So the keys of a range can be
+//! read at its moment in as many turns of the shard's thread as it takes, and with waits for the disk
+//! between them: what they had at that moment never changes. That holds even if another replica becomes the
+//! leader meanwhile, so the lease is checked once for a range and not again.
 //!
 //! A turn lasts one [`TimeSlice`]. The first one, [`Shard::multi_get`], reads from all ranges; most
-//! multi-gets need no other. The keys of a range that it leaves are read by [`Shard::multi_get_at`].
-//! Cutting between ranges alone would not do: all keys of a request may lie in one range. Reading the
-//! keys of a range anew after each wait would not do either, since a block that was there may be gone
-//! again.
+//! multi-gets need no other. The keys that it leaves unread are read by [`Shard::multi_get_at`]. Cutting
+//! between ranges alone would not do: all keys of a request may lie in one range. Reading the keys of a
+//! range anew after each wait would not do either, since a block that was there may be gone again.
 //!
-//! A moment ends when versions of it may be collected, when the replica goes or takes over a
-//! snapshot, and when a key leaves the range. Then the keys that are left have an error, with which
-//! the client asks for them again.
+//! A moment ends when its versions may be collected, when the replica is removed or installs a snapshot,
+//! and when a key leaves the range. Then the remaining keys get an error upon which the client asks for
+//! them again.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -23,7 +22,7 @@ use std::rc::Rc;
 use rangedb_limits::check_key;
 use rustc_hash::FxHashMap;
 
-use super::{Running, Shard};
+use super::{RangeHandle, Shard};
 use crate::env::{Env, TimeSlice, yield_now};
 use crate::error::Error;
 use crate::lsm::PREFETCH_MAX;
@@ -47,7 +46,7 @@ pub struct Moment {
 
 impl Moment {
     /// The moment of a range now, which the caller may read.
-    fn of<E: Env>(running: &Running<E>) -> Moment {
+    fn of<E: Env>(running: &RangeHandle<E>) -> Moment {
         let replica = &running.replica;
         Moment {
             group: replica.group,
@@ -57,7 +56,7 @@ impl Moment {
     }
 
     /// Refuses a key of a range that can no longer be read at this moment.
-    fn check<E: Env>(&self, running: &Running<E>) -> Result<(), Error> {
+    fn check<E: Env>(&self, running: &RangeHandle<E>) -> Result<(), Error> {
         let replica = &running.replica;
         replica.check(None)?;
         if (replica.group, replica.data_id()) != (self.group, self.data_id) {

@@ -21,7 +21,7 @@ use crate::range::absorbed_replicas::Replay;
 use crate::range::data_parts::DataParts;
 use crate::range::nursery::Nursery;
 use crate::range::observer::ApplyObservers;
-use crate::range::propose;
+use crate::range::proposer_task;
 use crate::range::recover_state::recover_state;
 use crate::range::replica::{Home, Replica, ReplicaParts};
 use crate::range::state::{FIRST, RangeState};
@@ -32,10 +32,10 @@ use crate::shard::folder;
 use crate::shard::freeze;
 use crate::shard::liveness::Liveness;
 use crate::shard::management::Management;
-use crate::shard::range_map::{RangeMap, Running};
+use crate::shard::range_map::{RangeHandle, RangeMap};
 use crate::shard::snapshot_receiver::{DATA_ID_BLOCK, ReceivedSnapshots};
 use crate::shard::split;
-use crate::shard::{InitialRange, Inner, Shard, ShardOptions};
+use crate::shard::{InitialRange, Shard, ShardInner, ShardOptions};
 use crate::tree::Store;
 use crate::types::{DataId, Epoch, RangeId};
 use crate::wal::{Created, Group, GroupLog, Recovered, Wal, WalError, WalOptions};
@@ -83,7 +83,7 @@ impl<E: Env> Shard<E> {
             nursery: Rc::new(Nursery::new(wal.clone())),
             absorption: Rc::default(),
         };
-        let inner = Rc::new(Inner {
+        let inner = Rc::new(ShardInner {
             location: options.location,
             gc_retention_ms: options.gc_retention_ms,
             hlc,
@@ -122,7 +122,7 @@ type ToStart<E> = (Rc<Replica<E>>, GroupLog<E>, StartMode);
 /// The replicas that are to be started while a shard is opened.
 struct Recovery<E: Env>(RefCell<BTreeMap<RangeId, ToStart<E>>>);
 
-impl<E: Env> Inner<E> {
+impl<E: Env> ShardInner<E> {
     /// Starts all replicas that the log names. `initial` are the ranges of a new folder, of which `made`
     /// were made just now.
     async fn recover_all(
@@ -179,8 +179,8 @@ impl<E: Env> Inner<E> {
 
     /// A replica that the log names, from its state in the tree.
     async fn recover(&self, created: &Created, log: &GroupLog<E>) -> Result<Rc<Replica<E>>, Fatal> {
-        let switched = log.switched();
-        let (state, parts) = recover_state(&self.store, created, switched.as_ref()).await?;
+        let installed = log.installed_snapshot();
+        let (state, parts) = recover_state(&self.store, created, installed.as_ref()).await?;
         folder::check_replica(created.group, log.state().purged, state.applied)?;
         Ok(self.add_replica(created.group, (parts, state), log))
     }
@@ -227,7 +227,7 @@ impl<E: Env> Inner<E> {
             let descriptor = &state.descriptor;
             (descriptor.keys.start.clone(), descriptor.epoch.version)
         });
-        let is_newer = |holder: &Running<E>| {
+        let is_newer = |holder: &RangeHandle<E>| {
             let holder = &holder.replica;
             holder.with_state(|state| state.descriptor.epoch.version > version)
         };
@@ -246,7 +246,7 @@ impl<E: Env> Inner<E> {
     fn is_to_be_born(&self, created: &Created, log: &GroupLog<E>) -> Result<bool, Fatal> {
         let mut key = Vec::new();
         keys::state_key(created.group.replica, &mut key);
-        let was_born = created.birth.is_some() && log.switched().is_none();
+        let was_born = created.birth.is_some() && log.installed_snapshot().is_none();
         Ok(was_born && self.store.newest_row(&key, |row| row.is_none())?)
     }
 
@@ -298,7 +298,7 @@ impl<E: Env> Inner<E> {
         replica: Rc<Replica<E>>,
         log: GroupLog<E>,
         made: StartMode,
-    ) -> Result<Running<E>, Fatal> {
+    ) -> Result<RangeHandle<E>, Fatal> {
         let raft = RaftGroup::start(replica.clone(), log, self.around.clone(), made).await?;
         let (watched, version) = (Rc::downgrade(&replica), self.ranges.version().clone());
         let counters = self.around.counters.clone();
@@ -316,11 +316,11 @@ impl<E: Env> Inner<E> {
         let (owner, group) = (replica.clone(), raft.clone());
         drop(E::Runtime::spawn(async move {
             let store = owner.store.clone();
-            if let Err(fatal) = propose::run(owner, group).await {
+            if let Err(fatal) = proposer_task::run(owner, group).await {
                 store.fail(fatal);
             }
         }));
-        Ok(Running { replica, raft })
+        Ok(RangeHandle { replica, raft })
     }
 }
 

@@ -6,7 +6,7 @@ use std::pin::pin;
 use bytes::Bytes;
 use futures_util::future::select;
 
-use super::{Inner, Shard};
+use super::{Shard, ShardInner};
 use crate::env::{Env, MessageClass, Transport};
 use crate::mutant::{self, Mutant};
 use crate::raft::{self, Message, RaftRequest, RaftResponse};
@@ -88,7 +88,7 @@ impl<E: Env> Shard<E> {
         (leader != self.inner.location).then_some(route)
     }
 
-    /// Waits until there may be news of who leads a key's range, for a caller that knows
+    /// Waits until there may be news of the leader of a key's range, for a caller that knows
     /// [`Shard::routes_version`] as it was: routes have changed, or the range's replica here leads.
     pub async fn leader_changed(&self, key: &[u8], known: usize) {
         let changed = pin!(self.routes_changed(known));
@@ -113,7 +113,7 @@ impl<E: Env> Shard<E> {
     }
 }
 
-impl<E: Env> Inner<E> {
+impl<E: Env> ShardInner<E> {
     /// Handles the leader's notice that a replica here lacks an entry which it had acknowledged. If
     /// that is true, the replica removes itself: it may have forgotten votes, too, and others rely
     /// on its acknowledgements.

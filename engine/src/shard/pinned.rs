@@ -5,7 +5,7 @@
 //! are given up, the longest log first. The snapshot under way then ends in vain, and another is
 //! sent.
 
-use super::{Inner, Running};
+use super::{RangeHandle, ShardInner};
 use crate::boot_time::BootTime;
 use crate::env::Env;
 use crate::limits::{
@@ -22,15 +22,15 @@ fn allowed(free: u64, shards: u16) -> u64 {
 }
 
 /// Whether this is more than may be pinned.
-fn is_too_much(pinned: &[(Running<impl Env>, Pinned)], allowed: u64) -> bool {
+fn is_too_much(pinned: &[(RangeHandle<impl Env>, Pinned)], allowed: u64) -> bool {
     let bytes: u64 = pinned.iter().map(|(_, pinned)| pinned.bytes).sum();
     let entries: usize = pinned.iter().map(|(_, pinned)| pinned.entries).sum();
     bytes > allowed || entries > PINNED_ENTRIES_MAX
 }
 
-impl<E: Env> Inner<E> {
+impl<E: Env> ShardInner<E> {
     /// The groups whose logs are pinned for snapshots.
-    fn all_pinned(&self) -> Vec<(Running<E>, Pinned)> {
+    fn all_pinned(&self) -> Vec<(RangeHandle<E>, Pinned)> {
         let mut all = Vec::new();
         self.ranges.for_each(|running| {
             all.extend(
@@ -69,7 +69,7 @@ impl<E: Env> Inner<E> {
             let longest = (0..pinned.len()).max_by_key(|at| pinned.get(*at).map(|p| p.1.bytes));
             let Some(longest) = longest else { return };
             let (
-                Running { replica, raft },
+                RangeHandle { replica, raft },
                 Pinned {
                     replicas,
                     entries,
@@ -88,7 +88,7 @@ impl<E: Env> Inner<E> {
                 entries,
                 bytes,
                 allowed,
-                "the log that is kept for replicas that take over a snapshot takes too much space and is \
+                "the log that is kept for replicas that install a snapshot takes too much space and is \
                  given up: they will need another snapshot; free space on the disk of the log, or write \
                  less until they have caught up"
             );
@@ -106,7 +106,7 @@ pub(super) struct Fullness {
 impl Fullness {
     /// Checks the length of the log. The pinned part has its own bound and does not count. What was
     /// just purged gets time to disappear.
-    pub(super) fn look<E: Env>(&mut self, inner: &Inner<E>, now: BootTime) -> bool {
+    pub(super) fn look<E: Env>(&mut self, inner: &ShardInner<E>, now: BootTime) -> bool {
         let log = inner.wal.space();
         let kept = log.live_bytes.saturating_sub(inner.pinned_bytes());
         let is_long = log.segments > WAL_SEGMENTS_FULL

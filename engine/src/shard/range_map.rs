@@ -22,7 +22,7 @@ use crate::wal::Group;
 
 /// A running range of this shard: a replica and its Raft group.
 #[derive(Clone)]
-pub(super) struct Running<E: Env> {
+pub(super) struct RangeHandle<E: Env> {
     pub replica: Rc<Replica<E>>,
     pub raft: RaftGroup<E>,
 }
@@ -30,11 +30,11 @@ pub(super) struct Running<E: Env> {
 /// The ranges of a shard.
 pub(super) struct RangeMap<E: Env> {
     /// Those of the users' key space, sorted by their first key.
-    users: RefCell<Vec<Running<E>>>,
+    users: RefCell<Vec<RangeHandle<E>>>,
     /// Those of the system's key space.
-    system: RefCell<Vec<Running<E>>>,
+    system: RefCell<Vec<RangeHandle<E>>>,
     /// All, by id.
-    by_id: RefCell<FxHashMap<RangeId, Running<E>>>,
+    by_id: RefCell<FxHashMap<RangeId, RangeHandle<E>>>,
     /// Those of which a replica is being made now.
     creating: RefCell<BTreeSet<RangeId>>,
     /// Notified when one of them is no longer being made.
@@ -60,7 +60,7 @@ impl<E: Env> RangeMap<E> {
     ///
     /// # Errors
     /// The replica is initialised, and another one holds keys of it.
-    pub(super) fn insert(&self, running: Running<E>) -> Result<(), Fatal> {
+    pub(super) fn insert(&self, running: RangeHandle<E>) -> Result<(), Fatal> {
         let (group, start) = {
             let replica = &running.replica;
             let keys = replica.with_state(|state| state.descriptor.keys.clone());
@@ -100,7 +100,7 @@ impl<E: Env> RangeMap<E> {
                 .replica
                 .with_state(|state| state.descriptor.keys.start < keys.start)
         }));
-        let is_other = |running: &&Running<E>| {
+        let is_other = |running: &&RangeHandle<E>| {
             let replica = &running.replica;
             let merge = replica.frozen();
             replica.group != than
@@ -109,7 +109,7 @@ impl<E: Env> RangeMap<E> {
         };
         let neighbours = before.iter().rfind(is_other).into_iter();
         let mut neighbours = neighbours.chain(after.iter().find(is_other));
-        let overlaps = |running: &&Running<E>| {
+        let overlaps = |running: &&RangeHandle<E>| {
             let other = &running.replica;
             other.with_state(|state| state.descriptor.keys.overlaps(keys))
         };
@@ -120,19 +120,19 @@ impl<E: Env> RangeMap<E> {
 
     /// Removes a range.
     pub(super) fn remove(&self, group: Group) {
-        let is_other = |running: &Running<E>| running.replica.group != group;
+        let is_other = |running: &RangeHandle<E>| running.replica.group != group;
         self.users.borrow_mut().retain(is_other);
         self.system.borrow_mut().retain(is_other);
         self.by_id.borrow_mut().remove(&group.range);
     }
 
     /// The range with this id.
-    pub(super) fn get(&self, range: RangeId) -> Option<Running<E>> {
+    pub(super) fn get(&self, range: RangeId) -> Option<RangeHandle<E>> {
         self.by_id.borrow().get(&range).cloned()
     }
 
     /// Passes the range that holds a user's key to `with`; `None` if none here does.
-    pub(super) fn with<R>(&self, key: &[u8], with: impl FnOnce(&Running<E>) -> R) -> Option<R> {
+    pub(super) fn with<R>(&self, key: &[u8], with: impl FnOnce(&RangeHandle<E>) -> R) -> Option<R> {
         let users = self.users.borrow();
         let before = users.get(..starts_up_to(&users, key))?;
         let found = before.iter().rfind(|running| is_initialised(running))?;
@@ -143,12 +143,12 @@ impl<E: Env> RangeMap<E> {
     }
 
     /// The first range of the system's key space that has a replica here.
-    pub(super) fn system(&self) -> Option<Running<E>> {
+    pub(super) fn system(&self) -> Option<RangeHandle<E>> {
         self.system.borrow().first().cloned()
     }
 
     /// Calls `look` for each range. It must not make or remove a replica.
-    pub(super) fn for_each(&self, look: impl FnMut(&Running<E>)) {
+    pub(super) fn for_each(&self, look: impl FnMut(&RangeHandle<E>)) {
         let (users, system) = (self.users.borrow(), self.system.borrow());
         users.iter().chain(system.iter()).for_each(look);
     }
@@ -167,7 +167,7 @@ impl<E: Env> RangeMap<E> {
     /// The replicas, with their groups, for which `is_so` holds.
     pub(super) fn groups_that(
         &self,
-        is_so: impl Fn(&Running<E>) -> bool,
+        is_so: impl Fn(&RangeHandle<E>) -> bool,
     ) -> Vec<(Rc<Replica<E>>, RaftGroup<E>)> {
         let (users, system) = (self.users.borrow(), self.system.borrow());
         let all = users.iter().chain(system.iter());
@@ -196,7 +196,7 @@ impl<E: Env> RangeMap<E> {
             .rev()
             .filter(|running| is_initialised(running));
         let after = after.iter().filter(|running| is_initialised(running));
-        let epoch = |running: &&Running<E>| {
+        let epoch = |running: &&RangeHandle<E>| {
             let replica = &running.replica;
             replica.with_state(|state| state.descriptor.epoch)
         };
@@ -247,7 +247,7 @@ impl<E: Env> RangeMap<E> {
 }
 
 /// How many of these ranges, which are sorted by their first key, begin at a key or before it.
-fn starts_up_to<E: Env>(users: &[Running<E>], key: &[u8]) -> usize {
+fn starts_up_to<E: Env>(users: &[RangeHandle<E>], key: &[u8]) -> usize {
     users.partition_point(|running| {
         running
             .replica
@@ -256,6 +256,6 @@ fn starts_up_to<E: Env>(users: &[Running<E>], key: &[u8]) -> usize {
 }
 
 /// Whether a replica has an entry of its log or a snapshot.
-fn is_initialised<E: Env>(running: &Running<E>) -> bool {
+fn is_initialised<E: Env>(running: &RangeHandle<E>) -> bool {
     running.replica.with_state(|state| state.applied.is_some())
 }

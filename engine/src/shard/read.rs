@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use rangedb_limits::check_key;
 
-use super::{Running, Shard};
+use super::{RangeHandle, Shard};
 use crate::env::{AsyncRuntime, Env};
 use crate::error::{Error, Fate};
 use crate::mutant::{self, Mutant};
@@ -65,7 +65,7 @@ impl<E: Env> Shard<E> {
     /// of which would wait for memory by itself. The first [`PREFETCH_MAX`](crate::lsm::PREFETCH_MAX) keys count.
     pub fn prefetch<'k>(&self, keys: impl Iterator<Item = &'k [u8]>) {
         let data_id = |key| {
-            let of = |running: &Running<E>| running.replica.data_id_of(key);
+            let of = |running: &RangeHandle<E>| running.replica.data_id_of(key);
             self.inner.ranges.with(key, of)
         };
         let keys = keys.filter_map(|key| Some((data_id(key)?, key)));

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use openraft::async_runtime::{Oneshot, OneshotSender};
 
 use super::availability::majority_is_there;
-use super::{Inner, Running, load};
+use super::{RangeHandle, ShardInner, load};
 use crate::boot_time::BootTime;
 use crate::cluster::message::{Follower, HeldReplica, HighestIds, LedRange, Report, ShardStats};
 use crate::cluster::record::Row;
@@ -44,7 +44,7 @@ pub(super) struct Reporting {
 }
 
 /// The next report of a shard. Of its ranges it names those of which the manager must be told something.
-pub(super) fn next<E: Env>(inner: &Inner<E>) -> Report {
+pub(super) fn next<E: Env>(inner: &ShardInner<E>) -> Report {
     let mut report = Report {
         from: inner.location,
         node: inner.management.node.clone(),
@@ -68,7 +68,7 @@ pub(super) fn next<E: Env>(inner: &Inner<E>) -> Report {
     let mut reporter = inner.management.reporting.reporter.borrow_mut();
     let mut round = reporter.begin(now);
     inner.ranges.for_each(|running| {
-        let Running { replica, raft } = running;
+        let RangeHandle { replica, raft } = running;
         report.in_flight += replica.proposer.in_flight() as u64;
         report
             .unreadable
@@ -84,7 +84,7 @@ pub(super) fn next<E: Env>(inner: &Inner<E>) -> Report {
     report
 }
 
-impl<E: Env> Inner<E> {
+impl<E: Env> ShardInner<E> {
     /// Ends this process, because another one, with `seen` starts, has its node id.
     pub(super) fn end_superseded(&self, seen: u64) {
         let node = self.location.node;
@@ -102,7 +102,7 @@ impl<E: Env> Inner<E> {
 }
 
 /// The highest ids that the shard knows.
-fn highest<E: Env>(inner: &Inner<E>) -> HighestIds {
+fn highest<E: Env>(inner: &ShardInner<E>) -> HighestIds {
     let mut highest = inner.management.seen.get();
     highest.replica = highest.replica.max(inner.wal.highest_replica());
     inner.ranges.for_each(|running| {
@@ -116,8 +116,8 @@ fn highest<E: Env>(inner: &Inner<E>) -> HighestIds {
 /// What there is to tell of a range that is led here; `None` if it is what was told `before`. A range that is
 /// as it was costs no memory and no decoding: descriptor and voters change by entries that are applied.
 fn led<E: Env>(
-    inner: &Inner<E>,
-    Running { replica, raft }: &Running<E>,
+    inner: &ShardInner<E>,
+    RangeHandle { replica, raft }: &RangeHandle<E>,
     leading: Leading,
     before: Option<&LedRange>,
     now: BootTime,

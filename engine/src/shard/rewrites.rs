@@ -4,7 +4,7 @@
 
 use std::rc::Rc;
 
-use super::{Inner, background};
+use super::{ShardInner, background};
 use crate::env::{AsyncRuntime, Env, yield_now};
 use crate::error::Fatal;
 use crate::lsm::keys;
@@ -14,7 +14,7 @@ use crate::range::snapshot_export::Export;
 use crate::types::{Blob, DataId, Timestamp};
 use crate::wal::WalError;
 
-impl<E: Env> Inner<E> {
+impl<E: Env> ShardInner<E> {
     /// Has a replica write its rows anew under one data id, beside everything else, unless it does so already.
     pub(super) fn rewrite(self: &Rc<Self>, replica: Rc<Replica<E>>) {
         if !replica.claim_rewrite() {

@@ -1,9 +1,9 @@
 //! Scans: rows of one range as of one timestamp, in ascending or descending order of their keys, in
 //! turns short enough for other tasks to run.
 //!
-//! What is looked at counts as work, not what is given: delete marks and old versions may be far more
-//! than rows. So a turn ends, and after many turns the page, possibly without a row, where the work
-//! has come to an end of a key; the next turn or page goes on at the next key. Rows are copied once,
+//! Work is counted by the versions that are read, not by the rows that are returned: tombstones and old
+//! versions may be far more than rows. A turn ends after some work, at the end of a key, and a page after
+//! many turns, possibly without a row; the next turn or page goes on at the next key. Rows are copied once,
 //! from where they lie into the page.
 //!
 //! A first scan reads at the range's last applied timestamp: everything acknowledged is at or below
@@ -12,19 +12,20 @@
 //! after an entry above it was applied, which also raises the ceiling. Then what was served stays
 //! true whichever replica leads next.
 //!
-//! Its timestamp is that of one range. So a scan goes on at it only in keys that were in that range then: what a
-//! range has taken over later begins at one of its [borders](crate::range::merged_borders), where the page
-//! ends, and the next one has a timestamp of its own. A continuation names where those keys end
-//! ([`ScanRequest::until`]). So the scan goes on at its timestamp also in what was split off that range since:
-//! a child has the versions of its parent, and its writes come above all of these.
+//! The timestamp is that of one range. So a scan continues at it only in keys that were in that range when
+//! the scan began: keys that a range has taken over later begin at one of its
+//! [borders](crate::range::merged_borders). There the page ends, and the next page has a timestamp of its
+//! own. A continuation names where the range ended when the scan came to it ([`ScanRequest::until`]). So the
+//! scan continues at its timestamp also in keys that were split off that range since: a child has the versions
+//! of its parent, and its writes come above all of these.
 //!
 //! A turn also ends where the scan needs a block of a table that is not in memory. The block is fetched beside
 //! the shard's thread, with a few that come next, and the scan's task waits for it
 //! ([`crate::tree::cold_scans`]). Where the shard cannot wait for more blocks, the page ends with what it has.
 //!
-//! After each turn the scan looks again at what it reads: versions that it needs may have been
-//! collected, the replica may be gone, and the range may have other bounds. In a range that has become
-//! smaller the page ends where the range does now.
+//! After each turn the scan looks again at what it reads: versions that it needs may have been collected,
+//! the replica may be gone, and the range may have other bounds. If the range has become smaller, the page
+//! ends at its new end.
 
 #[cfg(test)]
 mod tests;

@@ -1,14 +1,13 @@
 //! What a shard does when the disk of its log is slow: it lets others lead.
 //!
-//! A leader waits for its own disk only as one of a majority, but a slow one also applies late,
-//! answers late, and takes in new entries late. Every shard measures its durable writes
-//! ([`crate::wal::WriteSpeed`]) and tells the figure in its heartbeats. A shard is slow if the 99th
-//! percentile of its last two seconds is above [`SLOW_WRITE`] and [`TIMES_SLOWER`] times the median
-//! of the shards with which it shares ranges, if several writes were slow (one or two are a hiccup),
-//! and if that is so for [`LASTS`]: a disk that all share becomes slow for all, but one shard notices
-//! it first. Then it hands leaderships over to voters that are as much faster, at most a third of them
-//! a second, and accepts none for a minute. If none is faster, as on a disk that all nodes share,
-//! nothing moves.
+//! A leader's own disk is only one of a majority, but a leader with a slow disk also applies late, answers
+//! late, and accepts new entries late. Every shard measures its durable writes ([`crate::wal::WriteSpeed`])
+//! and tells the figure in its heartbeats. A shard is slow if the 99th percentile of its last two seconds
+//! is above [`SLOW_WRITE`] and [`TIMES_SLOWER`] times the median of the shards with which it shares ranges,
+//! if several writes were slow (one or two are a hiccup), and if that is so for [`LASTS`]: a disk that all
+//! share becomes slow for all, but one shard notices it first. Then it hands leaderships over to voters
+//! that are as much faster, at most a third of them a second, and accepts none for a minute. If none is
+//! faster, as on a disk that all nodes share, nothing moves.
 //!
 //! A write of the log that hangs for [`HANGS_AFTER`] makes the shard hand over everything at once to
 //! any voter that accepts; one that hangs for [`GIVEN_UP_AFTER`] ends the process. A log that waits
@@ -21,7 +20,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::{Inner, Running};
+use super::{RangeHandle, ShardInner};
 use crate::boot_time::BootTime;
 use crate::env::{AsyncRuntime, Env};
 use crate::error::Fatal;
@@ -197,7 +196,7 @@ fn handing_over(leaderships: usize) -> &'static str {
 }
 
 /// Looks at the disk's speed, and hands leaderships over if it is slow.
-pub(super) fn look<E: Env>(inner: &Rc<Inner<E>>, speed: Option<WriteSpeed>, now: BootTime) {
+pub(super) fn look<E: Env>(inner: &Rc<ShardInner<E>>, speed: Option<WriteSpeed>, now: BootTime) {
     let slow_disk = &inner.liveness.slow_disk;
     let waits_for_room = inner.wal.lack().is_some();
     let writing = inner.wal.writing_since().filter(|_| !waits_for_room);
@@ -259,12 +258,12 @@ pub(super) fn look<E: Env>(inner: &Rc<Inner<E>>, speed: Option<WriteSpeed>, now:
 /// The ranges that this shard leads and that another could lead: a voter whose shard is there and
 /// for which `p99_of` gives a figure, the smallest first.
 fn leaving<E: Env>(
-    inner: &Inner<E>,
+    inner: &ShardInner<E>,
     p99_of: impl Fn(Location) -> Option<Duration>,
 ) -> Vec<Leaving<E>> {
     let now = E::now();
     let leads =
-        |running: &Running<E>| running.replica.leading().is_some() && !running.raft.is_alone();
+        |running: &RangeHandle<E>| running.replica.leading().is_some() && !running.raft.is_alone();
     let led = inner.ranges.groups_that(leads).into_iter();
     let leaving = led.filter_map(|(replica, raft)| {
         let figure = |id: &ReplicaId| {
@@ -286,7 +285,7 @@ fn leaving<E: Env>(
 }
 
 /// Hands leaderships over, all at once, in a task of their own.
-fn hand_over<E: Env>(inner: &Rc<Inner<E>>, leaving: Vec<Leaving<E>>) {
+fn hand_over<E: Env>(inner: &Rc<ShardInner<E>>, leaving: Vec<Leaving<E>>) {
     for Leaving {
         replica,
         raft,

@@ -1,20 +1,20 @@
 //! Receives a snapshot: stages its rows under a new data id, and installs them only when all are
 //! durable in the tree.
 //!
-//! The order: rows into the tree; a flush; one durable record in the log that switches data, state
-//! and log at once ([`crate::wal::GroupLog::switch`]); then the replica in memory. A crash before
-//! the record leaves rows without an owner, which compactions drop.
+//! The order: rows into the tree; a flush; one durable record in the log that switches data, state and log
+//! at once ([`crate::wal::GroupLog::install_snapshot`]); then the replica in memory. A crash before the
+//! record leaves rows without an owner, which compactions drop.
 //!
 //! A snapshot is refused while a replica of another range on this shard still holds some of its keys,
-//! because it has not yet applied the split that takes them away, and while another snapshot with some
-//! of its keys is being installed. The leader sends it again later.
+//! because that replica has not yet applied the split that takes them away, and while another snapshot with
+//! some of its keys is being installed. The leader sends it again later.
 //!
 //! A part may come again, because its answer was lost or late. It is stored once; every copy is
 //! answered when it is stored.
 
 use std::cell::RefCell;
 
-use super::{Inner, Shard, background};
+use super::{Shard, ShardInner, background};
 use crate::env::Env;
 use crate::error::Fatal;
 use crate::lsm::LiveData;
@@ -70,7 +70,7 @@ enum Met {
     Unknown,
 }
 
-impl<E: Env> Inner<E> {
+impl<E: Env> ShardInner<E> {
     /// A data id that was never used. The row cache relies on that: it knows rows by keys that begin
     /// with their data id, and keeps those of replicas that are gone until others push them out.
     pub(super) async fn new_data_id(&self) -> Result<DataId, Fatal> {

@@ -1,10 +1,11 @@
-//! Splits of the ranges that are led here: the order, and the start of the replicas that are born.
+//! Splits of the ranges that this shard leads: the order, and the start of the new replicas.
 //!
 //! The protocol, step by step:
 //!
 //! 1. The manager gives the ids of the child and of its replicas, and asks the leader.
-//! 2. The leader takes the flag of changes, so no change of members runs beside the split. It closes the
-//!    keys of the child and queues the split (`engine/src/range/splitting.rs`).
+//! 2. The leader sets the flag that allows one change of a range at a time (`begin_change`), so no change
+//!    of members runs beside the split. It closes the keys of the child and queues the split
+//!    (`engine/src/range/splitting.rs`).
 //! 3. The split is one entry of the log, alone. Each replica makes the birth durable before it applies
 //!    the entry, and then, in one turn, shrinks and gives birth ([`crate::range::split`]).
 //! 4. The leader tells its followers that the entry is committed as soon as it begins to apply it;
@@ -13,9 +14,8 @@
 //! 5. The newborn beside the leader campaigns at once, and again soon: its followers may not be born
 //!    yet. A newborn has promised nothing, so it grants the first pre-vote that comes.
 //!
-//! A replica that lags gives birth when it comes to the entry. One that takes over a snapshot from
-//! after the split never does: the cluster's manager notices that the child's replica is missing, and
-//! replaces it.
+//! A replica that lags gives birth when it comes to the entry. One that installs a snapshot from after the
+//! split never does: the cluster's manager notices that the child's replica is missing, and replaces it.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -23,7 +23,7 @@ use std::time::Duration;
 use openraft::async_runtime::{Oneshot, OneshotSender};
 
 use super::bounds_changes::is_changing;
-use super::{Inner, Running, SplitReason, background};
+use super::{RangeHandle, ShardInner, SplitReason, background};
 use crate::boot_time::BootTime;
 use crate::cluster::ClusterResponse;
 use crate::env::{AsyncRuntime, Env};
@@ -50,7 +50,7 @@ const CAMPAIGNS_AFTER_MS: [u64; 7] = [1, 2, 5, 10, 20, 50, 100];
 
 /// Has the shard called when bounds change, and starts the task that starts the groups of newborn
 /// replicas.
-pub(super) fn start<E: Env>(inner: &Rc<Inner<E>>) {
+pub(super) fn start<E: Env>(inner: &Rc<ShardInner<E>>) {
     let shard = Rc::downgrade(inner);
     let nursery = inner.home.nursery.clone();
     let (told, changed) = (shard.clone(), shard.clone());
@@ -89,7 +89,7 @@ pub(super) fn start<E: Env>(inner: &Rc<Inner<E>>) {
     }));
 }
 
-impl<E: Env> Inner<E> {
+impl<E: Env> ShardInner<E> {
     /// Splits a range that is led here; gives the end of it.
     pub(super) async fn split_range(
         self: &Rc<Self>,
@@ -157,11 +157,11 @@ impl<E: Env> Inner<E> {
     /// Splits a range; gives when its leader closed the keys of the child.
     async fn split(
         self: &Rc<Self>,
-        running: &Running<E>,
+        running: &RangeHandle<E>,
         version: u32,
         (order, reason): (SplitOrder, SplitReason),
     ) -> Result<BootTime, OrderError> {
-        let Running { replica, raft } = running;
+        let RangeHandle { replica, raft } = running;
         let range = replica.group.range;
         self.wait_for_lagging(running, reason).await?;
         let members = raft.membership().await?;
@@ -208,10 +208,10 @@ impl<E: Env> Inner<E> {
     /// has ordered is made all the same; another one can wait.
     async fn wait_for_lagging(
         &self,
-        running: &Running<E>,
+        running: &RangeHandle<E>,
         reason: SplitReason,
     ) -> Result<(), OrderError> {
-        let Running { replica, raft } = running;
+        let RangeHandle { replica, raft } = running;
         let until = E::now() + LAGGING_TIMEOUT;
         let me = replica.group.replica;
         loop {
@@ -259,7 +259,7 @@ impl<E: Env> Inner<E> {
     /// Starts the group of the newborn replica of a range, if there is one.
     ///
     /// # Errors
-    /// See [`Inner::raise_newborns`].
+    /// See [`ShardInner::raise_newborns`].
     pub(super) async fn raise_newborn_of(&self, range: RangeId) -> Result<(), Fatal> {
         let nursery = &self.home.nursery;
         match nursery.of_range(range, |replica| replica.group.range) {
@@ -320,8 +320,8 @@ async fn campaign<E: Env>(raft: &RaftGroup<E>) -> Result<(), Fatal> {
 }
 
 /// Checks what the leader knows of a split that was ordered.
-fn check<E: Env>(running: &Running<E>, version: u32, key: &[u8]) -> Result<(), OrderError> {
-    let Running { replica, .. } = running;
+fn check<E: Env>(running: &RangeHandle<E>, version: u32, key: &[u8]) -> Result<(), OrderError> {
+    let RangeHandle { replica, .. } = running;
     let range = replica.group.range;
     replica
         .check(None)

@@ -1,7 +1,7 @@
-//! Orders to split ranges, of operators and of the manager itself ([`super::auto_splits`]), as the manager
-//! carries them out: ids first, then one split after the other, by halves ([`SplitOrder`]), and last until
-//! when the ranges are held against merging. An order for many keys makes coarse parts first, and goes on when
-//! these are scattered over nodes and shards.
+//! Orders to split ranges, from operators and from the manager itself ([`super::auto_splits`]). The manager
+//! first gives out ids, then makes one split after the other, by halves ([`SplitOrder`]), and at last
+//! records until when the new ranges must not be merged. An order for many keys makes coarse parts first,
+//! waits until these are scattered over nodes and shards, and then splits them.
 //!
 //! The leader of a range splits it ([`super::split`]), and reports both ranges at once; the next split of
 //! either begins when that report is there. A leader that has lost its leadership refuses, and the new one
@@ -14,7 +14,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 
-use super::{Inner, SplitReason};
+use super::{ShardInner, SplitReason};
 use crate::boot_time::BootTime;
 use crate::cluster::manager::Manager;
 use crate::cluster::record::{HeldRecord, Row};
@@ -35,17 +35,17 @@ pub(super) const SPLIT_TIMEOUT: Duration = Duration::from_secs(15);
 const SPLITS_MAX: usize = 8;
 /// How long the leader of the range that an order names may take until it can split the range. Before the
 /// order begins, it could.
-const FIRST_PATIENCE: Duration = Duration::from_millis(1500);
+const OLD_RANGE_TIMEOUT: Duration = Duration::from_millis(1500);
 /// The same for the ranges that the order makes: they elect a leader first, and are reported.
-const PATIENCE: Duration = Duration::from_secs(10);
+const NEW_RANGE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long coarse parts may take to be scattered. What is left is not begun then: balance does it later.
-const SCATTER_PATIENCE: Duration = Duration::from_secs(15);
+const SCATTER_TIMEOUT: Duration = Duration::from_secs(15);
 /// Pause before it is asked again.
 /// By time: what is waited for happens on other shards, which may refuse for a moment and report
 /// later. Orders are few, so the looks cost little.
 const RETRY_INTERVAL: Duration = Duration::from_millis(20);
 /// How long a split whose end is not known may take until a report tells that it was made.
-const UNKNOWN_PATIENCE: Duration = Duration::from_secs(2);
+const UNKNOWN_FATE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Into how many parts of about the same size an order splits a range.
 const PARTS: RangeInclusive<u16> = 2..=SPLIT_KEYS_MAX as u16;
@@ -70,7 +70,7 @@ impl Drop for UnderWay<'_> {
     }
 }
 
-impl<E: Env> Inner<E> {
+impl<E: Env> ShardInner<E> {
     /// Splits a range at keys.
     pub(super) async fn split_by_order(
         self: &Rc<Self>,
@@ -95,7 +95,7 @@ impl<E: Env> Inner<E> {
                 None => return self.not_here(),
                 // A split that was ordered before has just ended, and is about to be reported.
                 Some(Err(OrderError::Busy { .. } | OrderError::Conflict(_)))
-                    if tried < now + FIRST_PATIENCE =>
+                    if tried < now + OLD_RANGE_TIMEOUT =>
                 {
                     E::Runtime::sleep(RETRY_INTERVAL).await;
                 }
@@ -145,7 +145,7 @@ impl<E: Env> Inner<E> {
 
     /// Has the coarse parts of a range spread over nodes and shards, and waits for it, but not for ever.
     async fn scatter_parts(self: &Rc<Self>, parts: Vec<RangeId>) {
-        let until = E::now() + SCATTER_PATIENCE;
+        let until = E::now() + SCATTER_TIMEOUT;
         let is_over = || self.closing.get() || E::now() >= until;
         // A part that has just been made elects a leader first.
         let are_led = |manager: &mut Manager| {
@@ -222,9 +222,9 @@ impl<E: Env> Inner<E> {
     ) -> (Piece, Result<(), OrderError>) {
         let _under_way = UnderWay::new(&self.management.bounds_orders.splits.under_way).await;
         let begun = E::now();
-        let patience = match piece.is_new {
-            true => PATIENCE,
-            false => FIRST_PATIENCE,
+        let timeout = match piece.is_new {
+            true => NEW_RANGE_TIMEOUT,
+            false => OLD_RANGE_TIMEOUT,
         };
         let result = loop {
             let now = E::now();
@@ -241,8 +241,8 @@ impl<E: Env> Inner<E> {
             match result {
                 // It may pass: the leader is another one, or has not reported yet.
                 Err(OrderError::Busy { .. } | OrderError::Conflict(_))
-                    if E::now() < begun + patience => {}
-                Err(OrderError::NotFound(_)) if piece.is_new && E::now() < begun + patience => {}
+                    if E::now() < begun + timeout => {}
+                Err(OrderError::NotFound(_)) if piece.is_new && E::now() < begun + timeout => {}
                 result => break result,
             }
             E::Runtime::sleep(RETRY_INTERVAL).await;
@@ -299,7 +299,7 @@ impl<E: Env> Inner<E> {
 
     /// Waits a moment until the leader of a range reports it.
     async fn becomes_known(&self, range: RangeId) -> bool {
-        let until = E::now() + UNKNOWN_PATIENCE;
+        let until = E::now() + UNKNOWN_FATE_TIMEOUT;
         loop {
             match self.of_manager(|manager| manager.knows(range)) {
                 Some(false) if E::now() < until => {}

@@ -12,7 +12,7 @@ use crate::range::Route;
 use crate::range::usage::RangeLoad;
 use crate::shard::availability::{Availability, availability};
 use crate::shard::slow_disk::SlowDiskStatus;
-use crate::shard::{BoundsChangeStats, DigestStats, Inner, MoveStats, Running};
+use crate::shard::{BoundsChangeStats, DigestStats, MoveStats, RangeHandle, ShardInner};
 use crate::tree::cold_reads::ColdReadStats;
 use crate::types::{DataId, KeyRange, Location, MergeId, ReplicaId, Timestamp};
 use crate::wal::WalStats;
@@ -137,7 +137,7 @@ pub struct ClusterStatus {
     pub in_trouble: usize,
 }
 
-fn cluster<E: Env>(inner: &Inner<E>) -> Option<ClusterStatus> {
+fn cluster<E: Env>(inner: &ShardInner<E>) -> Option<ClusterStatus> {
     let manager = inner.management.manager.borrow();
     let manager = manager.as_ref()?;
     let view = manager.view(E::now());
@@ -151,12 +151,12 @@ fn cluster<E: Env>(inner: &Inner<E>) -> Option<ClusterStatus> {
         moves: manager.moves.under_way(),
         under_replicated: count(|range| range.under_replicated),
         unavailable: count(|range| range.unavailable),
-        in_trouble: view.ranges.iter().map(|range| range.troubles.len()).sum(),
+        in_trouble: view.ranges.iter().map(|range| range.faults.len()).sum(),
     })
 }
 
 /// The status of every range, users' first.
-pub(super) fn ranges<E: Env>(inner: &Inner<E>) -> Vec<RangeStatus> {
+pub(super) fn ranges<E: Env>(inner: &ShardInner<E>) -> Vec<RangeStatus> {
     let now = E::now();
     let ranges = inner.ranges.groups().into_iter().map(|(replica, raft)| {
         let leading = replica.leading();
@@ -184,9 +184,9 @@ pub(super) fn ranges<E: Env>(inner: &Inner<E>) -> Vec<RangeStatus> {
     ranges.collect()
 }
 
-fn replication<E: Env>(inner: &Inner<E>) -> ReplicationStatus {
+fn replication<E: Env>(inner: &ShardInner<E>) -> ReplicationStatus {
     let (mut lag, mut changing) = (0, 0);
-    inner.ranges.for_each(|Running { replica, raft }| {
+    inner.ranges.for_each(|RangeHandle { replica, raft }| {
         if replica.leading().is_none() {
             return;
         }
@@ -210,7 +210,7 @@ fn replication<E: Env>(inner: &Inner<E>) -> ReplicationStatus {
     }
 }
 
-pub(super) fn of<E: Env>(inner: &Inner<E>) -> ShardStatus {
+pub(super) fn of<E: Env>(inner: &ShardInner<E>) -> ShardStatus {
     let wal = inner.wal.stats();
     let mut memory = inner.store.memory();
     memory.push(wal.cache);

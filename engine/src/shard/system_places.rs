@@ -1,11 +1,11 @@
 //! Where the system range may be: the shards that a search for the cluster's manager asks.
 
-use super::Inner;
+use super::ShardInner;
 use crate::cluster::View;
 use crate::env::Env;
 use crate::types::{Location, ShardId};
 
-impl<E: Env> Inner<E> {
+impl<E: Env> ShardInner<E> {
     /// The shards that may have replicas of the system range: from the manager's view, and from a
     /// replica here, which may know more after a restart.
     pub(super) fn known_system(&self) -> Vec<Location> {

@@ -1,12 +1,12 @@
 //! What a shard does when a block of a table cannot be read or is damaged: it gives up the replicas whose
 //! reads have met it, and the manager has them made anew.
 //!
-//! The read itself fails with [`Error::Unreadable`]; it never finds nothing. A leader hands its leadership
-//! over, to a replica that can answer. A replica that does not lead removes itself, if without it a majority
-//! of the voters is well: it asks each of them. A voter that has met such a block itself says no, and one that
-//! asks has met one. So of two that ask at the same time at least one learns of the other, and no majority is
-//! ever given up. A replica that may not go stays: it votes, serves what does not need the block, and asks
-//! again. The only replica of a range stays for good.
+//! The read itself fails with [`Error::Unreadable`]; it never reports the key as absent. A leader hands its
+//! leadership over, to a replica that can answer. A replica that does not lead removes itself, if without
+//! it a majority of the voters is well: it asks each of them. A voter that has met such a block itself says
+//! no, and every replica that asks has met one. So of two that ask at the same time at least one learns of
+//! the other, and no majority is ever given up. A replica that may not go stays: it votes, serves what does
+//! not need the block, and asks again. The only replica of a range stays for good.
 //!
 //! The shard's thread looks once a second; nothing is kept between two looks.
 
@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 
-use super::{Inner, Running};
+use super::{RangeHandle, ShardInner};
 use crate::cluster::{ClusterRequest, ClusterResponse};
 use crate::env::{AsyncRuntime, Env};
 use crate::error::{Error, Fatal, OrderError};
@@ -29,7 +29,7 @@ use crate::wal::Group;
 /// Time limit for a voter's answer whether it is well.
 const ASK_TIMEOUT: Duration = Duration::from_secs(1);
 
-impl<E: Env> Inner<E> {
+impl<E: Env> ShardInner<E> {
     /// The error of a request that needs rows of a replica which could not be read. Errors of other kinds
     /// end the process.
     pub(super) fn unreadable(&self, replica: &Replica<E>, error: LsmError) -> Error {
@@ -50,11 +50,11 @@ impl<E: Env> Inner<E> {
         if self.closing.get() {
             return;
         }
-        let is_due = |running: &Running<E>| running.replica.begin_leaving();
+        let is_due = |running: &RangeHandle<E>| running.replica.begin_leaving();
         for (replica, raft) in self.ranges.groups_that(is_due) {
             let inner = self.clone();
             drop(E::Runtime::spawn(async move {
-                let running = Running { replica, raft };
+                let running = RangeHandle { replica, raft };
                 let given_up = inner.give_up(&running).await;
                 running.replica.end_leaving();
                 if let Err(fatal) = given_up
@@ -67,7 +67,10 @@ impl<E: Env> Inner<E> {
     }
 
     /// Hands over the leadership of a replica, or removes it if it does not lead.
-    async fn give_up(self: &Rc<Self>, Running { replica, raft }: &Running<E>) -> Result<(), Fatal> {
+    async fn give_up(
+        self: &Rc<Self>,
+        RangeHandle { replica, raft }: &RangeHandle<E>,
+    ) -> Result<(), Fatal> {
         let Group { range, replica: me } = replica.group;
         if raft.is_alone() || raft.is_retired() {
             return Ok(());
@@ -138,7 +141,7 @@ impl<E: Env> Inner<E> {
 
     /// Whether a replica of this shard does its part, and has met no unreadable block.
     pub(super) fn is_well(&self, range: RangeId, replica: ReplicaId) -> ClusterResponse {
-        let is_well = |here: &Running<E>| {
+        let is_well = |here: &RangeHandle<E>| {
             let has_state = here.replica.with_state(|state| state.applied.is_some());
             let is_faulty = here.replica.is_unreadable() || here.replica.is_halted();
             has_state && !is_faulty && !here.raft.is_retired()

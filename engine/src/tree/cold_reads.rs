@@ -1,15 +1,15 @@
 //! Reads of clients that need a block of a table from the disk.
 //!
-//! Such a read never waits within its turn of the shard's thread: [`Store::try_newest`] names the
-//! block, [`Store::fetch`] has it fetched, the read's task waits with [`Store::fetched`], and then it
-//! reads again. So it delays nobody but its own client. Reads that need the same block share one fetch. When the disk has
-//! read a block, those alone go on that wait for it. The places for blocks that are on their way are
-//! shared fairly by the ranges ([`crate::fair_share`]); a block counts for the range whose read was the first.
-//! Scans use the same fetches, in a way of their own: [`super::cold_scans`].
+//! Such a read never waits within its turn of the shard's thread: [`Store::try_newest`] names the block,
+//! [`Store::fetch`] has it fetched, the read's task waits with [`Store::fetched`], and then it reads again.
+//! So it delays nobody but its own client. Reads that need the same block share one fetch. When the disk
+//! has read a block, only the reads that wait for it are woken. The number of blocks that are fetched at a
+//! time is limited, and shared fairly by the ranges ([`crate::fair_share`]); a block counts for the range
+//! whose read was the first. Scans use the same fetches, in a way of their own: [`super::cold_scans`].
 //!
-//! What the task may rely on after the wait is the matter of its caller: the lease may have run out,
-//! the replica may be gone, and even the block may have left the memory again. A block that cannot be
-//! read, or is damaged, fails all reads that wait for it.
+//! After the wait the caller must check again what it relies on: the lease may have run out, the replica
+//! may be gone, and even the block may have left the memory again. A block that cannot be read, or is
+//! damaged, fails all reads that wait for it.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;

@@ -5,10 +5,10 @@
 //! helper thread; the scan's task waits with [`Store::fetched`] and goes on in a new turn. One mechanism
 //! fetches the blocks of gets and of scans ([`super::cold_reads`]): they share fetches and places.
 //!
-//! The blocks of a scan go from turn to turn in its [`ScanBlocks`], so that it comes further whatever the block
-//! cache drops meanwhile. It has one read on its way at a time, and holds little more than what it read ahead:
-//! for each run of tables some 32 KiB. What its caller may rely on after the wait is the caller's matter: the
-//! range may have other bounds, and versions may have been collected.
+//! The blocks of a scan go from turn to turn in its [`ScanBlocks`], so that the scan advances whatever the
+//! block cache drops meanwhile. It has one read in flight at a time, and holds little more than what it
+//! read ahead: some 32 KiB for each run of tables. After the wait the caller must check again what it
+//! relies on: the range may have other bounds, and versions may have been collected.
 
 use std::rc::Rc;
 

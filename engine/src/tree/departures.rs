@@ -1,5 +1,4 @@
-//! The departures of entries, shared by all ranges of a shard: ranges that have something to propose
-//! send their entries off together.
+//! Departures: the ranges of a shard propose their entries together, in the same turn.
 //!
 //! What an entry costs beside its commands (a wake-up, a write of the log, a message to each follower
 //! and its answer) is paid once for all entries that depart in one turn. So a range whose entry has

@@ -1,12 +1,12 @@
-//! The turns of those who want what is in memory flushed at once. One flush is under way at a time, and all who
-//! ask while it is share the next one: a flush writes a table, however little it has. Lives on the shard's
-//! thread.
+//! Shared flushes, for callers that need what is in memory flushed at once. One flush runs at a time. All
+//! callers that ask during it share the next one, because each flush writes a table, however few rows it
+//! has. Lives on the shard's thread.
 
 use std::cell::Cell;
 
 use crate::notify::Notify;
 
-/// Who has asked for a flush, and how far they have been served.
+/// The callers that have asked for a flush, and how many of them have been served.
 #[derive(Debug, Default)]
 pub(super) struct FlushTurns {
     /// How many have asked.

@@ -1,4 +1,4 @@
-//! The row by which the tables name the log that they belong to.
+//! The row in which the tables record the id of the log that they belong to.
 
 /// What the tables record of the log to which they belong.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -168,7 +168,7 @@ impl<E: Env> Store<E> {
     }
 
     /// Passes the newest version of a user's key to `look`: its timestamp, and its value unless it
-    /// is a delete mark. `look` must not call back into the tree. May wait for the disk: for apply.
+    /// is a tombstone. `look` must not call back into the tree. May wait for the disk: for apply.
     ///
     /// # Errors
     /// The tables cannot be read.

@@ -9,7 +9,8 @@ use crate::wal::batch::{self, Found, Header, Key};
 use crate::wal::record::{self, Record};
 use crate::wal::sealed::{self, Opened, Sealed};
 use crate::wal::{
-    Birth, Body, Created, Group, LogEntry, LogId, LogMark, Payload, Switched, Vote, segment,
+    Birth, Body, Created, Group, InstalledSnapshot, LogEntry, LogId, LogMark, Payload, Vote,
+    segment,
 };
 
 const SECRET: u64 = 0x0123_4567_89ab_cdef;
@@ -49,7 +50,7 @@ fn records() -> Vec<Record> {
         first,
         birth: None,
     };
-    let switched = Switched {
+    let installed = InstalledSnapshot {
         data_id: DataId(6),
         last: id(8),
         keeps_later: true,
@@ -86,7 +87,7 @@ fn records() -> Vec<Record> {
         }),
         Record::Removed(group),
         Record::DataIds(DataId(1024)),
-        Record::Switched(group, switched),
+        Record::InstalledSnapshot(group, installed),
         Record::Mark(mark),
     ]
 }

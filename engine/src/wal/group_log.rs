@@ -1,5 +1,5 @@
-//! The log of one group as its replica uses it: changes the index in memory, and has the shard's log
-//! write the change.
+//! The log of one group as its replica uses it. Each change is made in the index in memory and appended to
+//! the shard's log.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -11,14 +11,14 @@ use crate::mutant::{self, Mutant};
 use crate::types::DataId;
 use crate::wal::log::{Log, NextEntries};
 use crate::wal::record::Record;
-use crate::wal::shared::{Core, Done};
-use crate::wal::{Group, LogEntry, LogId, LogState, Switched, Vote, WalError};
+use crate::wal::shared::{Done, SharedWal};
+use crate::wal::{Group, InstalledSnapshot, LogEntry, LogId, LogState, Vote, WalError};
 
 /// The log of one group. Clones are the same log.
 pub struct GroupLog<E: Env> {
     group: Group,
     log: Rc<RefCell<Log>>,
-    core: Rc<Core<E>>,
+    shared: Rc<SharedWal<E>>,
     /// Whether a vote is being made durable.
     saves_vote: Rc<Cell<bool>>,
 }
@@ -28,18 +28,22 @@ impl<E: Env> Clone for GroupLog<E> {
         GroupLog {
             group: self.group,
             log: self.log.clone(),
-            core: self.core.clone(),
+            shared: self.shared.clone(),
             saves_vote: self.saves_vote.clone(),
         }
     }
 }
 
 impl<E: Env> GroupLog<E> {
-    pub(super) fn new(group: Group, log: Rc<RefCell<Log>>, core: Rc<Core<E>>) -> GroupLog<E> {
+    pub(super) fn new(
+        group: Group,
+        log: Rc<RefCell<Log>>,
+        shared: Rc<SharedWal<E>>,
+    ) -> GroupLog<E> {
         GroupLog {
             group,
             log,
-            core,
+            shared,
             saves_vote: Rc::default(),
         }
     }
@@ -61,22 +65,22 @@ impl<E: Env> GroupLog<E> {
 
     /// Whether the replica was removed, and its log with it.
     pub fn is_removed(&self) -> bool {
-        self.core.contents.removed.borrow().has(self.group)
+        self.shared.contents.removed.borrow().has(self.group)
     }
 
     /// Appends entries: readable at once, durable when `done` is called, in the order of all calls.
     pub fn append(&self, entries: Vec<LogEntry>, done: Box<dyn FnOnce(Result<(), WalError>)>) {
         let appended = entries.iter().map(|entry| entry.payload.len()).sum();
         for entry in entries {
-            self.core.append_entry(self.group, &entry);
+            self.shared.append_entry(self.group, &entry);
             self.log.borrow_mut().push(entry);
         }
         if mutant::is(Mutant::AcknowledgeBeforeDurable) {
-            self.core.complete(Done::Call(Box::new(|_| ())));
+            self.shared.complete(Done::Call(Box::new(|_| ())));
             return done(Ok(()));
         }
-        self.core.complete(Done::Call(done));
-        self.core.trim_cache(appended);
+        self.shared.complete(Done::Call(done));
+        self.shared.trim_cache(appended);
     }
 
     /// Saves the vote; it is durable when this returns.
@@ -86,12 +90,12 @@ impl<E: Env> GroupLog<E> {
     pub async fn save_vote(&self, vote: Vote) -> Result<(), WalError> {
         self.log.borrow_mut().set_vote(vote);
         if mutant::is(Mutant::VoteBeforeDurable) {
-            self.core.append_lazily(&Record::Vote(self.group, vote));
+            self.shared.append_lazily(&Record::Vote(self.group, vote));
             return Ok(());
         }
         self.saves_vote.set(true);
         let vote = Record::Vote(self.group, vote);
-        let saved = self.core.append_durably(&vote).await;
+        let saved = self.shared.append_durably(&vote).await;
         self.saves_vote.set(false);
         saved
     }
@@ -104,7 +108,7 @@ impl<E: Env> GroupLog<E> {
     /// Notes the last committed entry. That becomes durable with the next write, and causes none.
     pub fn save_committed(&self, id: LogId) {
         self.log.borrow_mut().set_committed(id);
-        self.core.append_lazily(&Record::Commit(self.group, id));
+        self.shared.append_lazily(&Record::Commit(self.group, id));
     }
 
     /// Notes that an entry which the log has is committed; that, the entry and those before it are durable when
@@ -115,7 +119,7 @@ impl<E: Env> GroupLog<E> {
     pub async fn commit_durably(&self, id: LogId) -> Result<(), WalError> {
         self.log.borrow_mut().set_committed(id);
         let committed = Record::Commit(self.group, id);
-        self.core.append_durably(&committed).await
+        self.shared.append_durably(&committed).await
     }
 
     /// Drops the entries after `after`, or all of them. Becomes durable in order with what follows.
@@ -123,29 +127,34 @@ impl<E: Env> GroupLog<E> {
         let after = after.map(|id| id.index);
         let left = self.log.borrow_mut().truncate(after);
         if !mutant::is(Mutant::TruncationNotLogged) {
-            self.core
+            self.shared
                 .append_lazily(&Record::Truncate(self.group, after));
         }
-        self.core.complete(Done::Leave(left));
+        self.shared.complete(Done::Leave(left));
     }
 
     /// Starts the log after a snapshot with durable rows; that is durable when this returns.
     ///
     /// # Errors
     /// The log has failed.
-    pub async fn switch(&self, data_id: DataId, last: LogId, state: Bytes) -> Result<(), WalError> {
-        let switched = Switched {
+    pub async fn install_snapshot(
+        &self,
+        data_id: DataId,
+        last: LogId,
+        state: Bytes,
+    ) -> Result<(), WalError> {
+        let installed = InstalledSnapshot {
             data_id,
             last,
             keeps_later: self.log.borrow().has(last),
             state,
         };
-        let record = Record::Switched(self.group, switched.clone());
-        self.core.append_lazily(&record);
-        let left = self.log.borrow_mut().switch(switched);
-        self.core.complete(Done::Leave(left));
-        if !mutant::is(Mutant::SwitchWithoutLog) {
-            self.core.flush().await?;
+        let record = Record::InstalledSnapshot(self.group, installed.clone());
+        self.shared.append_lazily(&record);
+        let left = self.log.borrow_mut().install_snapshot(installed);
+        self.shared.complete(Done::Leave(left));
+        if !mutant::is(Mutant::SnapshotInstallWithoutLog) {
+            self.shared.flush().await?;
         }
         // Entries appended after this record stay, even if the record is repeated by a checkpoint.
         self.log.borrow_mut().keep_later();
@@ -153,21 +162,21 @@ impl<E: Env> GroupLog<E> {
     }
 
     /// The snapshot that the replica installed last.
-    pub fn switched(&self) -> Option<Switched> {
-        self.log.borrow().switched().cloned()
+    pub fn installed_snapshot(&self) -> Option<InstalledSnapshot> {
+        self.log.borrow().installed_snapshot().cloned()
     }
 
     /// Drops the entries up to `id`. Becomes durable in order with what follows.
     pub fn purge(&self, id: LogId) {
         let left = self.log.borrow_mut().purge(id);
-        self.core.append_lazily(&Record::Purge(self.group, id));
-        self.core.complete(Done::Leave(left));
+        self.shared.append_lazily(&Record::Purge(self.group, id));
+        self.shared.complete(Done::Leave(left));
     }
 
     /// The entries as [`GroupLog::read`] gives them, if memory has all that exist of them.
     pub fn read_cached(&self, from: u64, to: u64, bytes_max: usize) -> Option<Vec<LogEntry>> {
         let entries = self.log.borrow().cached(from, to, bytes_max)?;
-        self.core.counters.borrow_mut().found(entries.len());
+        self.shared.counters.borrow_mut().found(entries.len());
         Some(entries)
     }
 
@@ -189,13 +198,13 @@ impl<E: Env> GroupLog<E> {
             let found = self.log.borrow().next_entries(index, to);
             let page = match found {
                 NextEntries::Memory(entry) => {
-                    self.core.counters.borrow_mut().found(1);
+                    self.shared.counters.borrow_mut().found(1);
                     vec![entry]
                 }
                 NextEntries::Disk(locations) => {
-                    self.core.counters.borrow_mut().missed(locations.len());
+                    self.shared.counters.borrow_mut().missed(locations.len());
                     let of = (self.group, &*self.log);
-                    match self.core.read_page(of, &locations).await? {
+                    match self.shared.read_page(of, &locations).await? {
                         Some(page) => page,
                         None => continue,
                     }

@@ -3,7 +3,6 @@
 use std::cell::RefCell;
 use std::io;
 use std::rc::Rc;
-use std::task::Poll;
 
 use crate::boot_time::BootTime;
 use crate::disk_fault::Lack;
@@ -14,7 +13,7 @@ use crate::types::{DataId, RangeId, ReplicaId};
 use crate::wal::group_log::GroupLog;
 use crate::wal::log::Log;
 use crate::wal::record::Record;
-use crate::wal::shared::{Core, Done};
+use crate::wal::shared::{Done, SharedWal};
 use crate::wal::{
     Birth, Created, Group, LogId, LogState, Position, Recovered, Space, WalError, WalOptions,
     WalStats, WriteSpeed, clean_mark, recovery,
@@ -22,13 +21,13 @@ use crate::wal::{
 
 /// A shard's log. Clones are the same log.
 pub struct Wal<E: Env> {
-    pub(super) core: Rc<Core<E>>,
+    pub(super) shared: Rc<SharedWal<E>>,
 }
 
 impl<E: Env> Clone for Wal<E> {
     fn clone(&self) -> Wal<E> {
         Wal {
-            core: self.core.clone(),
+            shared: self.shared.clone(),
         }
     }
 }
@@ -44,32 +43,32 @@ impl<E: Env> Wal<E> {
     ) -> Result<(Wal<E>, Recovered<E>), WalError> {
         let found = recovery::read::<E>(&disk, &options).await?;
         let clean = found.clean;
-        let core = Rc::new(Core::new(disk, options, found));
-        let (writer, segment_manager) = (core.clone(), core.clone());
+        let shared = Rc::new(SharedWal::new(disk, options, found));
+        let (writer, segment_manager) = (shared.clone(), shared.clone());
         drop(E::Runtime::spawn(async move { writer.run().await }));
         drop(E::Runtime::spawn(async move {
             segment_manager.manage_segments().await
         }));
-        let wal = Wal { core };
+        let wal = Wal { shared };
         let recovered = wal.recovered(clean);
         Ok((wal, recovered))
     }
 
     fn recovered(&self, clean: bool) -> Recovered<E> {
-        let logs = self.core.contents.logs.borrow();
+        let logs = self.shared.contents.logs.borrow();
         let replicas = logs.iter().map(|(group, log)| {
             let created = log.borrow().created.clone();
             (
                 created,
-                GroupLog::new(*group, log.clone(), self.core.clone()),
+                GroupLog::new(*group, log.clone(), self.shared.clone()),
             )
         });
         Recovered {
             clean,
             replicas: replicas.collect(),
-            removed: self.core.contents.removed.borrow().groups().collect(),
-            data_ids_reserved: self.core.contents.data_ids.get(),
-            mark: self.core.contents.mark.get(),
+            removed: self.shared.contents.removed.borrow().groups().collect(),
+            data_ids_reserved: self.shared.contents.data_ids.get(),
+            mark: self.shared.contents.mark.get(),
             last_batch: self.last_batch(),
             begins: Position(0),
         }
@@ -85,32 +84,41 @@ impl<E: Env> Wal<E> {
         if created.birth.is_some() {
             // A checkpoint names every replica, and may be written before what is added now. It must not
             // name a birth before the entry that is the split.
-            self.core.flush().await?;
+            self.shared.flush().await?;
         }
         // A shard has at most one replica of a range at a time.
-        let known = self.holds(group.range) || self.core.contents.removed.borrow().has(group);
+        let known = self.holds(group.range) || self.shared.contents.removed.borrow().has(group);
         if known {
             return Err(WalError::ReplicaNameUsed(group));
         }
-        let highest = self.core.contents.highest_replica.get().max(group.replica);
-        self.core.contents.highest_replica.set(highest);
+        let highest = self
+            .shared
+            .contents
+            .highest_replica
+            .get()
+            .max(group.replica);
+        self.shared.contents.highest_replica.set(highest);
         let log = Rc::new(RefCell::new(Log::new(created.clone())));
-        self.core
+        self.shared
             .contents
             .logs
             .borrow_mut()
             .insert(group, log.clone());
         if let Some(Birth { parent, split }) = created.birth
-            && let Some(parent) = self.core.contents.logs.borrow().get(&parent)
+            && let Some(parent) = self.shared.contents.logs.borrow().get(&parent)
         {
             // A start replays the parent's log at least up to the split.
             parent.borrow_mut().set_committed(split);
         }
         match created.birth.is_some() && mutant::is(Mutant::BirthNotDurable) {
-            true => self.core.append_lazily(&Record::Created(created)),
-            false => self.core.append_durably(&Record::Created(created)).await?,
+            true => self.shared.append_lazily(&Record::Created(created)),
+            false => {
+                self.shared
+                    .append_durably(&Record::Created(created))
+                    .await?
+            }
         }
-        Ok(GroupLog::new(group, log, self.core.clone()))
+        Ok(GroupLog::new(group, log, self.shared.clone()))
     }
 
     /// Whether the log has a replica of a range.
@@ -119,7 +127,7 @@ impl<E: Env> Wal<E> {
             range,
             replica: ReplicaId(0),
         };
-        let logs = self.core.contents.logs.borrow();
+        let logs = self.shared.contents.logs.borrow();
         logs.range(first..)
             .next()
             .is_some_and(|(group, _)| group.range == range)
@@ -130,14 +138,14 @@ impl<E: Env> Wal<E> {
     /// # Errors
     /// The log has failed.
     pub async fn remove_replica(&self, group: Group) -> Result<(), WalError> {
-        let log = self.core.contents.logs.borrow_mut().remove(&group);
-        self.core.contents.removed.borrow_mut().add(group);
-        self.core.append_lazily(&Record::Removed(group));
+        let log = self.shared.contents.logs.borrow_mut().remove(&group);
+        self.shared.contents.removed.borrow_mut().add(group);
+        self.shared.append_lazily(&Record::Removed(group));
         if let Some(log) = log {
             let left = log.borrow_mut().truncate(None);
-            self.core.complete(Done::Leave(left));
+            self.shared.complete(Done::Leave(left));
         }
-        self.core.flush().await
+        self.shared.flush().await
     }
 
     /// Reserves all data ids up to and including `up_to`; that is durable when this returns.
@@ -145,31 +153,31 @@ impl<E: Env> Wal<E> {
     /// # Errors
     /// The log has failed.
     pub async fn reserve_data_ids(&self, up_to: DataId) -> Result<(), WalError> {
-        self.core
+        self.shared
             .contents
             .data_ids
-            .set(self.core.contents.data_ids.get().max(up_to));
-        self.core.append_durably(&Record::DataIds(up_to)).await
+            .set(self.shared.contents.data_ids.get().max(up_to));
+        self.shared.append_durably(&Record::DataIds(up_to)).await
     }
 
     /// Has `tell` called once if the log fails for good.
     pub fn on_failure(&self, tell: impl Fn(WalError) + 'static) {
-        *self.core.health.on_failure.borrow_mut() = Some(Box::new(tell));
+        *self.shared.health.on_failure.borrow_mut() = Some(Box::new(tell));
     }
 
     /// When the write in flight began; `None` if there is none.
     pub fn writing_since(&self) -> Option<BootTime> {
-        self.core.health.writing_since.get()
+        self.shared.health.writing_since.get()
     }
 
     /// How long the latest durable writes took; `None` if there was none within two seconds.
     pub fn write_speed(&self, now: BootTime) -> Option<WriteSpeed> {
-        self.core.health.recent.borrow().speed(now)
+        self.shared.health.recent.borrow().speed(now)
     }
 
     /// What the disk lacks while the log waits for it.
     pub fn lack(&self) -> Option<Lack> {
-        self.core.health.lack.get()
+        self.shared.health.lack.get()
     }
 
     /// Writes the pending records and the mark of a clean stop, unless the disk lacks something.
@@ -178,29 +186,23 @@ impl<E: Env> Wal<E> {
     /// # Errors
     /// The log has failed.
     pub async fn close(&self) -> Result<(), WalError> {
-        let core = &self.core;
-        core.health.closed.set(true);
-        core.wake_writer();
+        let shared = &self.shared;
+        shared.health.closed.set(true);
+        shared.wake_writer();
         // The writer first writes all pending records: the mark must name the very last batch.
-        std::future::poll_fn(|cx| {
-            if core.wakers.writer_ended.get() || core.health.lack.get().is_some() {
-                return Poll::Ready(());
-            }
-            *core.wakers.for_end.borrow_mut() = Some(cx.waker().clone());
-            Poll::Pending
-        })
-        .await;
-        if let Some(error) = core.health.dead.borrow().clone() {
+        let is_over = || shared.events.has_ended.get() || shared.health.lack.get().is_some();
+        shared.events.end.until(is_over).await;
+        if let Some(error) = shared.health.dead.borrow().clone() {
             return Err(error);
         }
-        if core.health.lack.get().is_some() {
+        if shared.health.lack.get().is_some() {
             return Ok(());
         }
         let (generation, number) = {
-            let head = core.head.borrow();
+            let head = shared.head.borrow();
             (head.generation, head.number)
         };
-        match clean_mark::write::<E>(&core.disk, generation, number).await {
+        match clean_mark::write::<E>(&shared.disk, generation, number).await {
             // Without the mark the next start takes a bad end of the log for a torn tail, which is
             // safe.
             Err(error @ WalError::Io { lack: Some(_), .. }) => {
@@ -213,20 +215,13 @@ impl<E: Env> Wal<E> {
 
     /// Whether the pending records are within their bound.
     pub fn has_room(&self) -> bool {
-        self.core.has_room()
+        self.shared.has_room()
     }
 
     /// Waits until the pending records are within their bound, or the log has failed.
     pub async fn room(&self) {
-        std::future::poll_fn(|cx| {
-            if self.core.has_room() {
-                return Poll::Ready(());
-            }
-            let mut waiting = self.core.wakers.for_room.borrow_mut();
-            waiting.push(cx.waker().clone());
-            Poll::Pending
-        })
-        .await;
+        let has_room = || self.shared.has_room();
+        self.shared.events.room.until(has_room).await;
     }
 }
 
@@ -234,12 +229,12 @@ impl<E: Env> Wal<E> {
     /// Most bytes of an entry, except for an entry of a single write: several of them fit into a
     /// segment.
     pub fn entry_len_max(&self) -> usize {
-        ENTRY_LEN_MAX.min(self.core.options.segment_bytes as usize / 16)
+        ENTRY_LEN_MAX.min(self.shared.options.segment_bytes as usize / 16)
     }
 
     /// The state of every group's log, and the ids of its entries.
     pub fn contents(&self) -> Vec<(Group, LogState, Vec<LogId>)> {
-        let logs = self.core.contents.logs.borrow();
+        let logs = self.shared.contents.logs.borrow();
         let contents = logs.iter().map(|(group, log)| {
             let log = log.borrow();
             (*group, log.state(), log.ids().collect())
@@ -252,24 +247,24 @@ impl<E: Env> Wal<E> {
     /// # Errors
     /// The disk cannot tell.
     pub async fn free_bytes(&self) -> io::Result<u64> {
-        self.core.disk.free_bytes().await
+        self.shared.disk.free_bytes().await
     }
 
     /// Whether the log can go on for a while on a full disk: a quarter of a segment and more can be written
     /// before it needs another file.
     pub fn has_reserve(&self) -> bool {
-        let segment = self.core.options.segment_bytes;
-        let spares = self.core.spares.names.borrow().len() as u64;
-        let rest = segment.saturating_sub(self.core.head.borrow().offset);
+        let segment = self.shared.options.segment_bytes;
+        let spares = self.shared.spares.names.borrow().len() as u64;
+        let rest = segment.saturating_sub(self.shared.head.borrow().offset);
         spares * segment + rest > segment / 4
     }
 
     /// The space that the log takes on its disk.
     pub fn space(&self) -> Space {
-        let segments = self.core.segments.borrow();
+        let segments = self.shared.segments.borrow();
         Space {
             segments: segments.len(),
-            segment_bytes: self.core.options.segment_bytes,
+            segment_bytes: self.shared.options.segment_bytes,
             live_bytes: segments.live_bytes(),
         }
     }
@@ -277,22 +272,22 @@ impl<E: Env> Wal<E> {
     /// The counters and sizes of the log.
     pub fn stats(&self) -> WalStats {
         let cached: usize = self
-            .core
+            .shared
             .contents
             .logs
             .borrow()
             .values()
             .map(|log| log.borrow().cached_bytes())
             .sum();
-        let mut stats = self.core.counters.borrow().stats();
-        stats.pending_bytes = self.core.pending.bytes.get();
+        let mut stats = self.shared.counters.borrow().stats();
+        stats.pending_bytes = self.shared.pending.bytes.get();
         {
-            let segments = self.core.segments.borrow();
+            let segments = self.shared.segments.borrow();
             stats.segments = segments.len();
             stats.live_bytes = segments.live_bytes();
         }
         stats.cache.used = cached as u64;
-        stats.cache.bound = self.core.options.entry_cache_bytes as u64;
+        stats.cache.bound = self.shared.options.entry_cache_bytes as u64;
         stats
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use crate::wal::record::Record;
-use crate::wal::{Created, LogEntry, LogId, LogState, Payload, Switched, Vote};
+use crate::wal::{Created, InstalledSnapshot, LogEntry, LogId, LogState, Payload, Vote};
 
 /// Entries within this many bytes are read together.
 const PAGE_LEN: u64 = 1 << 20;
@@ -32,7 +32,7 @@ pub struct Log {
     /// How the replica began.
     pub created: Created,
     /// The snapshot that the replica installed last.
-    switched: Option<Switched>,
+    installed: Option<InstalledSnapshot>,
     vote: Option<Vote>,
     purged: Option<LogId>,
     committed: Option<LogId>,
@@ -58,7 +58,7 @@ impl Log {
         });
         let first = created.first.map_or(0, |first| first.index + 1);
         Log {
-            switched: None,
+            installed: None,
             vote,
             purged: created.first,
             committed: created.first,
@@ -91,15 +91,15 @@ impl Log {
         (self.slots.len(), self.disk_bytes)
     }
 
-    /// The snapshot that it took over last.
-    pub fn switched(&self) -> Option<&Switched> {
-        self.switched.as_ref()
+    /// The snapshot that the replica installed last.
+    pub fn installed_snapshot(&self) -> Option<&InstalledSnapshot> {
+        self.installed.as_ref()
     }
 
-    /// What came after the snapshot that it took over stands on its own from now on.
+    /// The entries after the installed snapshot no longer depend on its record.
     pub fn keep_later(&mut self) {
-        if let Some(switched) = &mut self.switched {
-            switched.keeps_later = true;
+        if let Some(installed) = &mut self.installed {
+            installed.keeps_later = true;
         }
     }
 
@@ -153,14 +153,14 @@ impl Log {
     }
 
     /// Starts the log after a snapshot; gives the places that become free.
-    pub fn switch(&mut self, switched: Switched) -> Vec<RecordLocation> {
+    pub fn install_snapshot(&mut self, installed: InstalledSnapshot) -> Vec<RecordLocation> {
         let mut left = Vec::new();
-        if !switched.keeps_later {
+        if !installed.keeps_later {
             left = self.truncate(None);
         }
-        left.extend(self.purge(switched.last));
-        self.committed = self.committed.max(Some(switched.last));
-        self.switched = Some(switched);
+        left.extend(self.purge(installed.last));
+        self.committed = self.committed.max(Some(installed.last));
+        self.installed = Some(installed);
         left
     }
 
@@ -259,8 +259,8 @@ impl Log {
     pub fn checkpoint(&self) -> Vec<Record> {
         let group = self.created.group;
         let mut records = vec![Record::Created(self.created.clone())];
-        let switched = self.switched.clone();
-        records.extend(switched.map(|switched| Record::Switched(group, switched)));
+        let installed = self.installed.clone();
+        records.extend(installed.map(|installed| Record::InstalledSnapshot(group, installed)));
         records.extend(self.vote.map(|vote| Record::Vote(group, vote)));
         records.extend(self.purged.map(|purged| Record::Purge(group, purged)));
         records.extend(
@@ -334,14 +334,14 @@ impl RecoveringLog {
     }
 
     /// Starts the log after a snapshot; gives the places that become free.
-    pub fn switch(&mut self, switched: Switched) -> Vec<RecordLocation> {
+    pub fn install_snapshot(&mut self, installed: InstalledSnapshot) -> Vec<RecordLocation> {
         let mut left = Vec::new();
-        if !switched.keeps_later {
+        if !installed.keeps_later {
             left = self.truncate(None);
         }
-        left.extend(self.purge(switched.last));
-        self.log.set_committed(switched.last);
-        self.log.switched = Some(switched);
+        left.extend(self.purge(installed.last));
+        self.log.set_committed(installed.last);
+        self.log.installed = Some(installed);
         left
     }
 

@@ -1,4 +1,4 @@
-//! What the log says of itself as a whole: its identity, its length, and the replicas it has seen.
+//! Records about the log as a whole: its identity, its length, and the replicas it has seen.
 
 use crate::env::Env;
 use crate::types::ReplicaId;
@@ -11,30 +11,30 @@ impl<E: Env> Wal<E> {
     /// # Errors
     /// The log has failed.
     pub async fn mark(&self, mark: LogMark) -> Result<(), WalError> {
-        self.core.contents.mark.set(Some(mark));
-        self.core.append_durably(&Record::Mark(mark)).await
+        self.shared.contents.mark.set(Some(mark));
+        self.shared.append_durably(&Record::Mark(mark)).await
     }
 
     /// Notes that the tables have durably taken this many flushes. Whatever the flushes allow to be
     /// purged is purged by a later record. So a log that lacks entries also says which flush has
     /// them.
     pub fn flushed(&self, flushes: u64) {
-        let Some(mark) = self.core.contents.mark.get() else {
+        let Some(mark) = self.shared.contents.mark.get() else {
             return;
         };
         let mark = LogMark { flushes, ..mark };
-        self.core.contents.mark.set(Some(mark));
-        self.core.append_lazily(&Record::Mark(mark));
+        self.shared.contents.mark.set(Some(mark));
+        self.shared.append_lazily(&Record::Mark(mark));
     }
 
     /// The number of the last durable batch; 0 if there is none.
     pub fn last_batch(&self) -> u64 {
-        self.core.head.borrow().number.saturating_sub(1)
+        self.shared.head.borrow().number.saturating_sub(1)
     }
 
     /// The position of the next record in the stream of written bytes.
     pub fn position(&self) -> Position {
-        Position(self.core.written.get() + self.core.pending.bytes.get() as u64)
+        Position(self.shared.written.get() + self.shared.pending.bytes.get() as u64)
     }
 
     /// Bytes written since a position, padding included.
@@ -44,15 +44,15 @@ impl<E: Env> Wal<E> {
 
     /// The highest id of all replicas that are or were in this log.
     pub fn highest_replica(&self) -> ReplicaId {
-        self.core.contents.highest_replica.get()
+        self.shared.contents.highest_replica.get()
     }
 
     /// Whether this replica id is used, or it or a higher one was used by a replica that is gone.
     /// The range does not matter: ids are given out once, in rising order.
     pub fn is_replica_used(&self, replica: ReplicaId) -> bool {
         let (logs, removed) = (
-            self.core.contents.logs.borrow(),
-            self.core.contents.removed.borrow(),
+            self.shared.contents.logs.borrow(),
+            self.shared.contents.removed.borrow(),
         );
         let is_here = logs.keys().any(|group| group.replica == replica);
         is_here || removed.groups().any(|group| group.replica >= replica)

@@ -10,12 +10,12 @@
 //! batches ([`batch`]), each one durable write; a batch is a row of records ([`record`]). Those
 //! three modules describe the format byte by byte, and [`sealed`] that of block 0.
 //!
-//! Each segment begins with a checkpoint: every replica's creation, vote, purge position and commit
-//! hint, every tombstone, and the data ids reserved. So an old segment is needed only for its
-//! entries. The oldest segment is recycled when all its entries are purged. If there are too many
-//! segments, the live entries of the oldest are written again at the end, as long as less than half
-//! of the log is live. So the log takes at most twice the space of what is live in it, or that of a
-//! few segments; and a log that has to keep much is not copied over and over.
+//! Each segment begins with a checkpoint: every replica's creation, last installed snapshot, vote, purge
+//! position and commit hint, every replica tombstone, and the reserved data ids. So an old segment is
+//! needed only for its entries. The oldest segment is recycled when all its entries are purged. If there
+//! are too many segments, the live entries of the oldest are written again at the end, as long as less than
+//! half of the log is live. So the log takes at most twice the space of what is live in it, or that of a
+//! few segments; and a log of which most is live is not copied over and over.
 //!
 //! **Users' bytes are never taken for the log's.** A recycled segment holds, block by block, what
 //! clients wrote before, and recovery looks at blocks behind the last batch. So a batch carries a
@@ -91,7 +91,7 @@ pub use recent::{SLOW_WRITE, WriteSpeed};
 /// Identifies a replica and its log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Group {
-    /// The range.
+    /// The range that the replica belongs to.
     pub range: RangeId,
     /// The replica's id, which is never used again.
     pub replica: ReplicaId,
@@ -114,7 +114,7 @@ pub struct Group {
 pub struct LogId {
     /// The term of the leader that made the entry.
     pub term: u64,
-    /// That leader.
+    /// The leader of that term that made the entry.
     pub leader: ReplicaId,
     /// The index in the log.
     pub index: u64,
@@ -123,7 +123,7 @@ pub struct LogId {
 /// A replica's vote, as openraft keeps it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub struct Vote {
-    /// The term.
+    /// The term in which it votes.
     pub term: u64,
     /// The candidate that the vote is for.
     pub leader: ReplicaId,
@@ -204,7 +204,7 @@ pub struct Birth {
 /// A replica has installed a snapshot whose rows are durable in the tree. One record switches its
 /// data, its state and its log.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Switched {
+pub struct InstalledSnapshot {
     /// The data id of its rows from now on.
     pub data_id: DataId,
     /// The last entry that the snapshot covers; the log starts after it.

@@ -10,10 +10,10 @@ use crate::env::Env;
 use crate::limits::BLOCK_LEN;
 use crate::wal::log::{Log, RecordLocation};
 use crate::wal::record::{self, Record};
-use crate::wal::shared::Core;
+use crate::wal::shared::SharedWal;
 use crate::wal::{Group, LogEntry, LogId, WalError, segment};
 
-impl<E: Env> Core<E> {
+impl<E: Env> SharedWal<E> {
     /// Reads the records of entries of one group that lie in one segment, with one read. `None` if
     /// the entries have left their places meanwhile.
     ///

@@ -1,4 +1,4 @@
-//! Records: a batch holds them one after the other. They are the same in both formats of the log.
+//! Records: a batch holds them one after the other. They are the same in all formats of the log.
 //!
 //! | bytes | field |
 //! |---|---|
@@ -34,7 +34,9 @@
 use bytes::Bytes;
 
 use crate::types::{DataId, RangeId, ReplicaId};
-use crate::wal::{Birth, Body, Created, Group, LogEntry, LogId, LogMark, Payload, Switched, Vote};
+use crate::wal::{
+    Birth, Body, Created, Group, InstalledSnapshot, LogEntry, LogId, LogMark, Payload, Vote,
+};
 
 const ENTRY_BLANK: u8 = 1;
 const ENTRY_COMMANDS: u8 = 2;
@@ -47,7 +49,7 @@ const CREATED: u8 = 8;
 const REMOVED: u8 = 9;
 const DATA_IDS: u8 = 10;
 const BORN: u8 = 11;
-const SWITCHED: u8 = 12;
+const INSTALLED_SNAPSHOT: u8 = 12;
 const MARK: u8 = 13;
 
 /// Bytes before a record's body.
@@ -75,7 +77,7 @@ pub enum Record {
     /// Data ids up to this one may be in use.
     DataIds(DataId),
     /// A replica has installed a snapshot.
-    Switched(Group, Switched),
+    InstalledSnapshot(Group, InstalledSnapshot),
     /// Identifies the log.
     Mark(LogMark),
 }
@@ -117,12 +119,14 @@ pub fn encode(record: &Record, to: &mut Vec<u8>) {
             }
         }),
         Record::Removed(group) => framed(REMOVED, *group, to, |_| ()),
-        Record::Switched(group, switched) => framed(SWITCHED, *group, to, |to| {
-            to.extend_from_slice(&switched.data_id.0.to_le_bytes());
-            put_log_id(switched.last, to);
-            to.push(u8::from(switched.keeps_later));
-            put_bytes(&switched.state, to);
-        }),
+        Record::InstalledSnapshot(group, installed) => {
+            framed(INSTALLED_SNAPSHOT, *group, to, |to| {
+                to.extend_from_slice(&installed.data_id.0.to_le_bytes());
+                put_log_id(installed.last, to);
+                to.push(u8::from(installed.keeps_later));
+                put_bytes(&installed.state, to);
+            })
+        }
         Record::Mark(mark) => framed(MARK, no_group, to, |to| {
             to.extend_from_slice(&mark.log.to_le_bytes());
             to.extend_from_slice(&mark.start.to_le_bytes());
@@ -306,17 +310,17 @@ impl<'a> Reader<'a> {
                 start: self.number()?,
                 flushes: self.number()?,
             }),
-            SWITCHED => {
+            INSTALLED_SNAPSHOT => {
                 let data_id = DataId(self.number()?);
                 let (last, keeps_later) = (self.log_id()?, self.flag()?);
                 let state = self.bytes()?;
-                let switched = Switched {
+                let installed = InstalledSnapshot {
                     data_id,
                     last,
                     keeps_later,
                     state,
                 };
-                Record::Switched(group, switched)
+                Record::InstalledSnapshot(group, installed)
             }
             other => return Err(BadRecord::UnknownKind(other)),
         })

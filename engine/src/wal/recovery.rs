@@ -40,7 +40,7 @@ pub struct RecoveredState<E: Env> {
     pub segments: Segments<FileOf<E>>,
     /// The generation of the segment in which the log goes on.
     pub generation: u64,
-    /// Its file.
+    /// The open file of that segment.
     pub file: Rc<FileOf<E>>,
     /// The offset of the next batch in it.
     pub offset: u64,
@@ -503,8 +503,11 @@ impl<E: Env> Scan<E> {
                 let left = self.logs.get_mut(&group).map(|log| log.truncate(after));
                 self.release(left.unwrap_or_default());
             }
-            Record::Switched(group, switched) => {
-                let left = self.logs.get_mut(&group).map(|log| log.switch(switched));
+            Record::InstalledSnapshot(group, installed) => {
+                let left = self
+                    .logs
+                    .get_mut(&group)
+                    .map(|log| log.install_snapshot(installed));
                 self.release(left.unwrap_or_default());
             }
             Record::Purge(group, id) => {

@@ -1,21 +1,20 @@
-//! What the log does on a full disk, or when the process lacks file descriptors or memory: it waits
-//! and tries again. Records appended meanwhile wait, too, so the shard refuses writes of users. The
-//! logs of leaders and followers go on where they were once there is room again.
+//! What the log does on a full disk, or when the process lacks file descriptors or memory: it waits and
+//! tries again. Records appended meanwhile wait, too, so the shard refuses writes of users. Once there is
+//! room again, the log continues where it stopped.
 
 use std::future::Future;
-use std::task::Waker;
 use std::time::Duration;
 
 use crate::disk_fault::Lack;
 use crate::env::{AsyncRuntime, Env};
 use crate::wal::WalError;
-use crate::wal::shared::Core;
+use crate::wal::shared::SharedWal;
 
 /// Pause before an operation is tried again for which something was lacking.
 /// By time: the system does not say when there is room on a disk again.
 const RETRY_INTERVAL: Duration = Duration::from_millis(200);
 
-impl<E: Env> Core<E> {
+impl<E: Env> SharedWal<E> {
     /// Repeats an operation on the disk until it succeeds, or fails for another reason than a lack.
     pub(super) async fn with_retries<T, F: Future<Output = Result<T, WalError>>>(
         &self,
@@ -65,8 +64,7 @@ impl<E: Env> Core<E> {
         }
         // A clean stop does not wait until the disk has room: it wakes up and ends without the
         // mark.
-        let waiting = self.wakers.for_end.borrow_mut().take();
-        waiting.into_iter().for_each(Waker::wake);
+        self.events.end.notify();
         E::Runtime::sleep(RETRY_INTERVAL).await;
         Ok(())
     }

@@ -184,7 +184,7 @@ pub async fn read_exactly<F: File>(
 
 /// A segment in use.
 pub struct Segment<F> {
-    /// Its file.
+    /// The open file, for reads of its entries.
     pub file: Rc<F>,
     /// How many entries in it are not purged by a durable record.
     pub live: usize,

@@ -7,7 +7,6 @@
 //! so the segment manager never waits for the writer.
 
 use std::rc::Rc;
-use std::task::{Poll, Waker};
 
 use rand::Rng;
 
@@ -17,13 +16,13 @@ use crate::wal::WalError;
 use crate::wal::batch::FORMAT;
 use crate::wal::record::Record;
 use crate::wal::segment::{self, Beginning};
-use crate::wal::shared::{Core, Done};
+use crate::wal::shared::{Done, SharedWal};
 
-impl<E: Env> Core<E> {
+impl<E: Env> SharedWal<E> {
     /// The segment manager's task.
-    pub(super) async fn manage_segments(self: Rc<Core<E>>) {
+    pub(super) async fn manage_segments(self: Rc<SharedWal<E>>) {
         // Records appended before the log was closed may still need a segment.
-        while !self.wakers.writer_ended.get() && self.health.dead.borrow().is_none() {
+        while !self.events.has_ended.get() && self.health.dead.borrow().is_none() {
             match self.keep_once().await {
                 Ok(true) => continue,
                 Ok(false) => {}
@@ -31,7 +30,7 @@ impl<E: Env> Core<E> {
                     // The writer gets the error only if it needs the segment: until then this is a
                     // warning.
                     tracing::warn!(%error, "no spare log segment");
-                    if self.wakers.for_spare.borrow().is_some() {
+                    if self.events.needs_spare.get() {
                         self.die(error);
                         self.wake_spare();
                         return;
@@ -39,14 +38,8 @@ impl<E: Env> Core<E> {
                 }
             }
             // A call that came during this step is not lost: it left the flag set.
-            std::future::poll_fn(|cx| {
-                if self.wakers.segment_manager_called.replace(false) {
-                    return Poll::Ready(());
-                }
-                *self.wakers.segment_manager.borrow_mut() = Some(cx.waker().clone());
-                Poll::Pending
-            })
-            .await;
+            let was_called = || self.events.is_called.replace(false);
+            self.events.call.until(was_called).await;
         }
     }
 
@@ -72,22 +65,23 @@ impl<E: Env> Core<E> {
     }
 
     fn wake_spare(&self) {
-        let waker = self.wakers.for_spare.borrow_mut().take();
-        waker.into_iter().for_each(Waker::wake);
+        self.events.needs_spare.set(false);
+        self.events.spare.notify();
     }
 
     /// Switches to a spare segment; waits for the segment manager if there is none.
     pub(super) async fn next_segment(&self) -> Result<(), WalError> {
-        let spare = std::future::poll_fn(|cx| {
-            let spare = self.spares.names.borrow_mut().pop_front();
-            if spare.is_some() || self.health.dead.borrow().is_some() {
-                return Poll::Ready(spare);
+        let mut spare = None;
+        let look = || {
+            spare = self.spares.names.borrow_mut().pop_front();
+            let must_wait = spare.is_none() && self.health.dead.borrow().is_none();
+            if must_wait {
+                self.events.needs_spare.set(true);
+                self.wake_segment_manager();
             }
-            *self.wakers.for_spare.borrow_mut() = Some(cx.waker().clone());
-            self.wake_segment_manager();
-            Poll::Pending
-        })
-        .await;
+            !must_wait
+        };
+        self.events.spare.until(look).await;
         let Some(spare) = spare else {
             return Err(self.dead().unwrap_or(WalError::Closed));
         };
@@ -227,8 +221,7 @@ impl<E: Env> Core<E> {
     /// Wakes the tasks that wait for room, if there is some.
     pub(super) fn wake_for_room(&self) {
         if self.has_room() {
-            let waiting = std::mem::take(&mut *self.wakers.for_room.borrow_mut());
-            waiting.into_iter().for_each(Waker::wake);
+            self.events.room.notify();
         }
     }
 

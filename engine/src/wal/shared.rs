@@ -3,13 +3,13 @@
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
-use std::task::Waker;
 
 use bytes::Bytes;
 
 use crate::boot_time::BootTime;
 use crate::disk_fault::Lack;
 use crate::env::{Disk, Env};
+use crate::notify::Notify;
 use crate::types::{DataId, ReplicaId};
 use crate::wal::log::{Log, RecordLocation};
 use crate::wal::recent::RecentWrites;
@@ -39,7 +39,7 @@ pub(super) struct Chunk {
     /// The entries among the records, and where each begins and ends among their bytes.
     pub entries: Vec<(Group, LogId, usize, usize)>,
     pub done: Vec<Done>,
-    /// Whether somebody waits for it. A chunk that nobody waits for is written with the next one.
+    /// Whether a task waits for it. A chunk that no task waits for is written with the next one.
     pub urgent: bool,
 }
 
@@ -124,24 +124,29 @@ pub(super) struct Health {
     pub recent: RefCell<RecentWrites>,
 }
 
-/// The tasks of the log, and those that wait for it.
+/// The events that the tasks of the log, and those that use the log, wait for.
 #[derive(Default)]
-pub(super) struct Wakers {
-    pub writer: RefCell<Option<Waker>>,
-    pub segment_manager: RefCell<Option<Waker>>,
-    /// Whether the segment manager has something to do.
-    pub segment_manager_called: Cell<bool>,
-    /// The writer, while it waits for a spare segment.
-    pub for_spare: RefCell<Option<Waker>>,
-    pub writer_ended: Cell<bool>,
-    /// The task that waits for the writer's end.
-    pub for_end: RefCell<Option<Waker>>,
-    /// The tasks that wait until less is pending.
-    pub for_room: RefCell<Vec<Waker>>,
+pub(super) struct Events {
+    /// A chunk became urgent, or the log was closed: the writer looks.
+    pub urgent: Notify,
+    /// The segment manager was called.
+    pub call: Notify,
+    /// Whether the segment manager was called since its last step began.
+    pub is_called: Cell<bool>,
+    /// There is a spare segment, or the log has failed.
+    pub spare: Notify,
+    /// Whether the writer waits for a spare segment.
+    pub needs_spare: Cell<bool>,
+    /// The writer has ended, or the disk lacks something.
+    pub end: Notify,
+    /// Whether the writer has ended.
+    pub has_ended: Cell<bool>,
+    /// The pending records are within their bound, or the log has failed.
+    pub room: Notify,
 }
 
 /// The state that all handles of the log, the writer and the segment manager share.
-pub struct Core<E: Env> {
+pub struct SharedWal<E: Env> {
     pub(super) disk: E::Disk,
     pub(super) options: WalOptions,
     pub(super) pending: Pending,
@@ -159,17 +164,17 @@ pub struct Core<E: Env> {
     /// Bytes written so far, counted from the oldest segment at the start.
     pub(super) written: Cell<u64>,
     pub(super) health: Health,
-    pub(super) wakers: Wakers,
+    pub(super) events: Events,
     pub(super) counters: RefCell<Counters>,
 }
 
-impl<E: Env> Core<E> {
+impl<E: Env> SharedWal<E> {
     /// What a log that was read back goes on from.
     pub(super) fn new(
         disk: E::Disk,
         options: WalOptions,
         found: recovery::RecoveredState<E>,
-    ) -> Core<E> {
+    ) -> SharedWal<E> {
         let logs: BTreeMap<Group, Rc<RefCell<Log>>> = found
             .logs
             .into_iter()
@@ -178,7 +183,7 @@ impl<E: Env> Core<E> {
         let removed = found.removed.groups();
         let known = logs.keys().copied().chain(removed);
         let highest = known.map(|group| group.replica).max();
-        Core {
+        SharedWal {
             disk,
             options,
             pending: Pending::default(),
@@ -213,9 +218,9 @@ impl<E: Env> Core<E> {
                 writing_since: Cell::new(None),
                 recent: RefCell::default(),
             },
-            wakers: Wakers {
-                segment_manager_called: Cell::new(true),
-                ..Wakers::default()
+            events: Events {
+                is_called: Cell::new(true),
+                ..Events::default()
             },
             counters: RefCell::default(),
         }

@@ -1,4 +1,4 @@
-//! The replicas that were removed for good, as one number per range. Pure.
+//! Replica tombstones: the replicas that were removed for good, as one number per range. Pure.
 //!
 //! The replicas of a range have rising ids, and a shard has one of them at a time, so the highest id
 //! that was removed stands for all before it. A log that has seen thousands of replicas of a range go

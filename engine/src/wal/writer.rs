@@ -1,7 +1,6 @@
 //! The log's writer: gathers records, writes one batch at a time, and completes waiters in order.
 
 use std::rc::Rc;
-use std::task::{Poll, Waker};
 
 use openraft::async_runtime::{Oneshot, OneshotSender};
 
@@ -11,10 +10,10 @@ use crate::wal::batch::{self, RECORDS_LEN_MAX};
 use crate::wal::log::RecordLocation;
 use crate::wal::record::{self, Record};
 use crate::wal::segment;
-use crate::wal::shared::{Chunk, Core, Done, FileOf};
+use crate::wal::shared::{Chunk, Done, FileOf, SharedWal};
 use crate::wal::{Group, LogEntry, LogId, WalError};
 
-impl<E: Env> Core<E> {
+impl<E: Env> SharedWal<E> {
     /// Adds a record of at most `len_max` bytes to the chunk that is gathering.
     fn add(&self, len_max: usize, encode: impl FnOnce(&mut Chunk)) {
         if self.health.closed.get() {
@@ -38,7 +37,7 @@ impl<E: Env> Core<E> {
         }
     }
 
-    /// Adds an entry. The caller then adds with [`Core::complete`] what happens when it is durable.
+    /// Adds an entry. The caller then adds with [`SharedWal::complete`] what happens when it is durable.
     pub(super) fn append_entry(&self, group: Group, entry: &LogEntry) {
         self.add(record::entry_len(entry), |chunk| {
             chunk.append_entry(group, entry);
@@ -106,18 +105,16 @@ impl<E: Env> Core<E> {
     }
 
     pub(super) fn wake_writer(&self) {
-        let waker = self.wakers.writer.borrow_mut().take();
-        waker.into_iter().for_each(Waker::wake);
+        self.events.urgent.notify();
     }
 
     pub(super) fn wake_segment_manager(&self) {
-        self.wakers.segment_manager_called.set(true);
-        let waker = self.wakers.segment_manager.borrow_mut().take();
-        waker.into_iter().for_each(Waker::wake);
+        self.events.is_called.set(true);
+        self.events.call.notify();
     }
 
     /// The writer's task: one batch after the other until the log is closed or has failed.
-    pub(super) async fn run(self: Rc<Core<E>>) {
+    pub(super) async fn run(self: Rc<SharedWal<E>>) {
         while let Some(chunk) = self.next_chunk().await {
             let bytes = chunk.len();
             let done = match self.write_next(&chunk).await {
@@ -139,10 +136,9 @@ impl<E: Env> Core<E> {
             self.wake_for_room();
             self.finish(done);
         }
-        self.wakers.writer_ended.set(true);
+        self.events.has_ended.set(true);
         self.wake_segment_manager();
-        let waker = self.wakers.for_end.borrow_mut().take();
-        waker.into_iter().for_each(Waker::wake);
+        self.events.end.notify();
     }
 
     fn finish(&self, done: Vec<Done>) {
@@ -168,23 +164,25 @@ impl<E: Env> Core<E> {
         }
     }
 
+    /// Waits for a chunk to write; `None` if the log has failed, or is closed and all is written.
     async fn next_chunk(&self) -> Option<Chunk> {
-        std::future::poll_fn(|cx| {
+        let mut chunk = None;
+        let look = || {
             let mut pending = self.pending.chunks.borrow_mut();
             // A chunk that nobody waits for is written when the next chunk follows it, when
             // something urgent is added to it, or when the log is closed.
             let closed = self.health.closed.get();
             let due = pending.len() > 1 || pending.front().is_some_and(|c| c.urgent || closed);
             if self.health.dead.borrow().is_some() || (closed && !due) {
-                return Poll::Ready(None);
+                return true;
             }
             if due {
-                return Poll::Ready(pending.pop_front());
+                chunk = pending.pop_front();
             }
-            *self.wakers.writer.borrow_mut() = Some(cx.waker().clone());
-            Poll::Pending
-        })
-        .await
+            due
+        };
+        self.events.urgent.until(look).await;
+        chunk
     }
 
     /// Writes a chunk. A segment that has no room for it, or for its checkpoint, is followed by a

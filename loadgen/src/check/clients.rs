@@ -173,12 +173,12 @@ enum Request {
     },
     Delete,
     CompareAndSwap {
-        condition: Wanted,
+        condition: CasCondition,
         new: RegisterState,
     },
 }
 
-enum Wanted {
+enum CasCondition {
     Absent,
     Value(ValueId, Vec<u8>),
     Version(ValueId, u64),
@@ -225,12 +225,14 @@ impl<D: Database> Client<D> {
             70..80 => Request::Delete,
             choice => {
                 let condition = match seen {
-                    Some(seen) if choice % 2 == 0 => Wanted::Value(seen.value, seen.bytes.clone()),
-                    Some(seen) => Wanted::Version(seen.value, seen.version),
-                    None => Wanted::Absent,
+                    Some(seen) if choice % 2 == 0 => {
+                        CasCondition::Value(seen.value, seen.bytes.clone())
+                    }
+                    Some(seen) => CasCondition::Version(seen.value, seen.version),
+                    None => CasCondition::Absent,
                 };
                 // To remove a key that must be absent would be no operation.
-                let may_remove = !matches!(condition, Wanted::Absent);
+                let may_remove = !matches!(condition, CasCondition::Absent);
                 let removes = may_remove && self.random.random_range(0..5) == 0;
                 let new = (!removes).then(|| new_value(&self.recorder));
                 Request::CompareAndSwap { condition, new }
@@ -277,9 +279,11 @@ impl<D: Database> Client<D> {
             },
             Request::CompareAndSwap { condition, new } => {
                 let (expected, condition) = match condition {
-                    Wanted::Absent => (Expected::Absent, Condition::Absent),
-                    Wanted::Value(id, bytes) => (Expected::Value(*id), Condition::Value(bytes)),
-                    Wanted::Version(id, version) => {
+                    CasCondition::Absent => (Expected::Absent, Condition::Absent),
+                    CasCondition::Value(id, bytes) => {
+                        (Expected::Value(*id), Condition::Value(bytes))
+                    }
+                    CasCondition::Version(id, version) => {
                         (Expected::Value(*id), Condition::Version(*version))
                     }
                 };

@@ -130,7 +130,7 @@ pub enum OperationKind {
 pub struct Operation<'a> {
     /// What it is.
     pub kind: OperationKind,
-    /// Its key.
+    /// The user's key.
     pub key: &'a [u8],
     /// The value that it expects or sets; empty if it has none.
     pub value: &'a [u8],

@@ -17,7 +17,7 @@ pub struct Decision {
     pub id: u64,
     /// When it was decided, in milliseconds since 1970 of the manager's wall clock.
     pub at_ms: u64,
-    /// The range.
+    /// The range whose leader, replica or bounds change.
     pub range: u64,
     /// What was decided: `move_leader`, `move_replica`, `add_replica`, `remove_replica`, `split` or `merge`.
     pub kind: String,

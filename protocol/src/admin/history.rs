@@ -1,4 +1,4 @@
-//! What a node has kept of its past, in answers to [`super::Command::History`].
+//! The history that a node has kept, in answers to [`super::Command::History`].
 
 use std::collections::BTreeMap;
 
@@ -63,7 +63,7 @@ pub struct Period {
 pub struct NodeEvent {
     /// When, in milliseconds since 1970 of the node's wall clock.
     pub t: u64,
-    /// The node.
+    /// The node on which it happened.
     pub node: u64,
     /// Its kind, such as `node_started`.
     pub kind: String,

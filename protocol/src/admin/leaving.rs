@@ -1,4 +1,4 @@
-//! How far a node has left.
+//! The progress of a node that leaves the cluster.
 
 use serde::{Deserialize, Serialize};
 
@@ -43,7 +43,7 @@ pub struct Leaving {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct BlockedRange {
-    /// The range.
+    /// The range that has a replica on the node.
     pub range: u64,
     /// What stands in the way.
     pub reason: String,
@@ -53,7 +53,7 @@ pub struct BlockedRange {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Departure {
-    /// Its range.
+    /// The range whose replica would move.
     pub range: u64,
     /// The node that gets it.
     pub node: u64,

@@ -1,4 +1,4 @@
-//! The settings of one node, and what came of reading them again.
+//! The settings of one node, and the result of a reload.
 
 use serde::{Deserialize, Serialize};
 

@@ -1,4 +1,4 @@
-//! Answers about splits of ranges, and what a range's bounds are doing.
+//! Answers about splits of ranges, and the change of bounds that is under way at a range.
 
 use std::fmt;
 
@@ -24,7 +24,7 @@ pub struct Split {
 /// One of the ranges into which a range was split.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SplitPart {
-    /// Its id.
+    /// The id of this part; the first part keeps the id of the range that was split.
     pub id: u64,
     /// The first key.
     #[serde(with = "hex")]
@@ -120,7 +120,7 @@ pub struct HotRanges {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct HotRange {
-    /// Its id.
+    /// The id of the hot range.
     pub id: u64,
     /// CPU time, in milliseconds a second, over the last 10 s.
     pub cpu_millis_per_second: u32,
@@ -133,7 +133,7 @@ pub struct HotRange {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct HotKey {
-    /// The key.
+    /// The user's key.
     #[serde(with = "hex")]
     pub key: Vec<u8>,
     /// Its share, from 0 to 1. A scan, or a batch of several keys, counts half at each of its ends.
@@ -217,7 +217,7 @@ pub struct RangeStats {
 pub struct RangeRates {
     /// Keys that were read and pages of scans a second.
     pub reads_per_second: u32,
-    /// Writes a second.
+    /// Batches that were written in one second, on average.
     pub writes_per_second: u32,
     /// CPU time, in milliseconds a second.
     pub cpu_millis_per_second: u32,

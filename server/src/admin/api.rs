@@ -1,9 +1,9 @@
 //! `/api/v1/`: the cluster and its keys over HTTP, for scripts and pages.
 //!
-//! Every request but that for the node's history goes through the client library, which connects to
-//! this node's own port at the first request, with the node's own certificate if TLS is required: so what holds for clients holds here, too. What shows the cluster has the JSON of
-//! the wire protocol's admin commands; the value of a key is the raw body. Runs on the control
-//! thread.
+//! Every request except the one for the node's history goes through the client library, which connects to
+//! this node's own port at the first request, with the node's own certificate if TLS is required. So the
+//! rules for clients hold here, too. Answers about the cluster have the JSON of the wire protocol's admin
+//! commands; the value of a key is the raw body. Runs on the control thread.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;

@@ -1,5 +1,5 @@
-//! Collects what the node does from the reports of its shards, as the page of metrics does: the work of each
-//! minute for the history, and how the node is for the cluster's manager. Runs on the control thread.
+//! Collects figures of the node from the reports of its shards, as the page of metrics does: the work of
+//! each minute for the history, and the node's state for the cluster's manager. Runs on the control thread.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use crate::operation::Operation;
 use crate::probe::{ShardProbe, ShardReport};
 
 /// The time from one look at how the node is to the next. The latencies are those of that time.
-const MEASURED_EVERY: Duration = Duration::from_secs(5);
+const MEASURE_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Gives the history the work of every minute, until the runtime ends.
 pub async fn collect(node: Arc<Node>, history: History) {
@@ -35,7 +35,7 @@ pub async fn collect(node: Arc<Node>, history: History) {
 pub async fn measure(node: Arc<Node>) {
     let mut counted = Counted::default();
     loop {
-        tokio::time::sleep(MEASURED_EVERY).await;
+        tokio::time::sleep(MEASURE_INTERVAL).await;
         let Some(serving) = node.serving.get() else {
             continue;
         };

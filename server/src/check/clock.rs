@@ -1,4 +1,4 @@
-//! The wall clock: who keeps it, and how dear it is to read.
+//! The wall clock: whether a time service keeps it, and whether reading it takes a system call.
 
 use std::io;
 use std::time::Duration;

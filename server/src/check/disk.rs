@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::{Check, bytes};
 use crate::config::Config;
-use crate::data_dir::{DataDir, Wanted};
+use crate::data_dir::{DataDir, FolderOptions};
 use crate::env::root::Root;
 use crate::env::{cgroup, kernel};
 
@@ -71,7 +71,7 @@ fn unescaped(text: &str) -> PathBuf {
 pub fn data_dir(config: &Config) -> Check {
     let name = "data_dir";
     let wanted = "the folder of a node, an empty folder, or one that is not there yet";
-    match DataDir::look(&config.data_dir, &Wanted::of(config)) {
+    match DataDir::look(&config.data_dir, &FolderOptions::of(config)) {
         Ok(None) => Check::new(name, "new: the first start makes it", wanted),
         Ok(Some(found)) => {
             let (node, cluster, shards) = (found.node, found.cluster, found.shards);

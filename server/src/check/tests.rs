@@ -4,7 +4,7 @@ use std::io::{self, ErrorKind};
 use std::path::Path;
 
 use super::*;
-use crate::data_dir::{Birth, DataDir, Wanted};
+use crate::data_dir::{Birth, DataDir, FolderOptions};
 use crate::env::discipline::Discipline;
 use crate::env::kernel::Missing;
 
@@ -316,12 +316,12 @@ fn a_folder_that_a_start_refuses_fails() {
     std::fs::create_dir(path("foreign")).expect("made");
     std::fs::write(path("foreign/photo.jpg"), b"x").expect("written");
     std::fs::create_dir(path("empty")).expect("made");
-    let wanted = Wanted {
+    let options = FolderOptions {
         shards: Some(1),
         shards_if_new: 1,
         split_at: Vec::new(),
     };
-    let made = DataDir::open(&path("made"), &wanted, |_| Ok(Birth::Founder)).expect("made");
+    let made = DataDir::open(&path("made"), &options, |_| Ok(Birth::Founder)).expect("made");
     for (name, state, words) in [
         ("file", State::Fail, "is a file"),
         ("foreign", State::Fail, "photo.jpg"),

@@ -16,7 +16,7 @@ pub enum CliCommand {
     /// Prints the value of a key, then a newline; of several keys those that have a value, each with
     /// its value on a line.
     Get {
-        /// The keys.
+        /// The keys to read.
         #[arg(allow_negative_numbers = true, required = true, value_name = "KEY")]
         keys: Vec<String>,
         /// Prints the bytes of the value and nothing else, no newline either, whatever --format says;
@@ -31,7 +31,7 @@ pub enum CliCommand {
     Put(PutArgs),
     /// Removes a key; it is no error if there is none.
     Delete {
-        /// The key.
+        /// The key to remove.
         #[arg(allow_negative_numbers = true)]
         key: String,
         /// The node to connect to, and the format of results.
@@ -43,7 +43,7 @@ pub enum CliCommand {
     /// Adds to a number (signed 64 bits, decimal text; a missing key counts as 0) and prints the
     /// sum.
     Incr {
-        /// The key.
+        /// The key of the number.
         #[arg(allow_negative_numbers = true)]
         key: String,
         /// The number to add.
@@ -80,13 +80,13 @@ pub enum CliCommand {
     History(HistoryArgs),
     /// Shows the nodes of the cluster, and takes nodes out of it.
     Node {
-        /// The command.
+        /// What to do with nodes.
         #[command(subcommand)]
         command: NodeCommand,
     },
     /// Shows and changes the settings of the cluster.
     Config {
-        /// The command.
+        /// What to do with settings.
         #[command(subcommand)]
         command: ConfigCommand,
     },
@@ -99,7 +99,7 @@ pub enum CliCommand {
     },
     /// Shows the ranges, splits them and moves them.
     Range {
-        /// The command.
+        /// What to do with ranges.
         #[command(subcommand)]
         command: RangeCommand,
     },
@@ -204,7 +204,7 @@ pub enum ConfigCommand {
 /// Arguments of `put`.
 #[derive(Clone, Debug, Args)]
 pub struct PutArgs {
-    /// The key.
+    /// The key to write.
     #[arg(allow_negative_numbers = true)]
     pub key: String,
     /// The value; may be empty.
@@ -226,7 +226,7 @@ pub struct PutArgs {
 #[derive(Clone, Debug, Args)]
 #[command(group = clap::ArgGroup::new("condition").required(true))]
 pub struct CasArgs {
-    /// The key.
+    /// The key to change.
     #[arg(allow_negative_numbers = true)]
     pub key: String,
     /// The new value.

@@ -14,7 +14,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::connection_args::Format;
 use super::history::time;
 use super::output::{self, Printer, columns};
-use super::{Exit, Trouble};
+use super::{CliError, Exit};
 
 /// How often the manager is asked for new decisions.
 const POLL_INTERVAL: Duration = Duration::from_millis(500);
@@ -25,7 +25,7 @@ pub(super) async fn perform(
     watch: bool,
     printer: Printer,
     out: &mut impl Write,
-) -> Result<Exit, Trouble> {
+) -> Result<Exit, CliError> {
     if !watch {
         let decisions = client.admin().decisions().await?;
         let words = table(&decisions);
@@ -36,7 +36,7 @@ pub(super) async fn perform(
     tokio::select! {
         _ = interrupted.recv() => Ok(Exit::Done),
         _ = terminated.recv() => Ok(Exit::Done),
-        Err(trouble) = follow(client, printer.format, out) => Err(trouble),
+        Err(error) = follow(client, printer.format, out) => Err(error),
     }
 }
 
@@ -45,7 +45,7 @@ async fn follow(
     client: &Client,
     format: Format,
     out: &mut impl Write,
-) -> Result<std::convert::Infallible, Trouble> {
+) -> Result<std::convert::Infallible, CliError> {
     let mut printed: BTreeMap<u64, String> = BTreeMap::new();
     loop {
         let decisions = client.admin().decisions().await?;

@@ -15,8 +15,8 @@ use rangedb_protocol::admin::{
 use rangedb_server::admin::json::of_state;
 
 use super::output::{Printer, border, columns, latency, size};
-use super::request::{Order, Show};
-use super::{Exit, Trouble, history};
+use super::request::{ClusterQuery, Order};
+use super::{CliError, Exit, history};
 
 /// The time from one look at what an order does to the next.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
@@ -24,40 +24,40 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 /// Prints a part of the cluster's state.
 pub(super) async fn show(
     client: &Client,
-    show: &Show,
+    query: &ClusterQuery,
     printer: Printer,
     out: &mut impl Write,
-) -> Result<Exit, Trouble> {
+) -> Result<Exit, CliError> {
     let admin = client.admin();
-    let (facts, words) = match show {
-        Show::Nodes => {
+    let (facts, words) = match query {
+        ClusterQuery::Nodes => {
             let nodes = admin.nodes().await?;
             let words = nodes_table(&nodes);
             (of_state(Nodes { nodes })?, words)
         }
-        Show::Ranges => {
+        ClusterQuery::Ranges => {
             let ranges = admin.ranges().await?;
             let words = ranges_table(&ranges);
             (of_state(Ranges { ranges })?, words)
         }
-        Show::HotRanges(top) => {
+        ClusterQuery::HotRanges(top) => {
             let ranges = admin.hot_ranges(*top).await?;
             let words = hot_table(&ranges);
             (of_state(HotRanges { ranges })?, words)
         }
-        Show::Range(id) => {
+        ClusterQuery::Range(id) => {
             let ranges = admin.ranges().await?;
             let Some(range) = ranges.iter().find(|range| range.id == *id) else {
                 let exit = Exit::Refused;
                 let message =
                     format!("there is no range {id}; `rangedb range ls` shows those there are");
-                return Err(Trouble { exit, message });
+                return Err(CliError { exit, message });
             };
             (of_state(range)?, whole_range(range, now_ms()))
         }
-        Show::Setting(Some(name)) => super::config_and_reload::one(&admin, name).await?,
-        Show::Setting(None) => super::config_and_reload::all(&admin).await?,
-        Show::History => {
+        ClusterQuery::Setting(Some(name)) => super::config_and_reload::one(&admin, name).await?,
+        ClusterQuery::Setting(None) => super::config_and_reload::all(&admin).await?,
+        ClusterQuery::History => {
             let history = admin.config_history().await?;
             let rows = history.iter().map(|change| {
                 let value = word(Some(&change.value)).to_owned();
@@ -77,7 +77,7 @@ pub(super) async fn order(
     (order, wait): (&Order, Option<Duration>),
     printer: Printer,
     out: &mut impl Write,
-) -> Result<Exit, Trouble> {
+) -> Result<Exit, CliError> {
     let admin = client.admin();
     let answer = match order {
         Order::Set { name, value } => {
@@ -136,7 +136,7 @@ async fn started(
     range: u64,
     wait: Option<Duration>,
     is_done: impl Fn(&Range) -> bool,
-) -> Result<Started, Trouble> {
+) -> Result<Started, CliError> {
     let (started, done) = (true, wait.is_some());
     let Some(timeout) = wait else {
         return Ok(Started { started, done });
@@ -157,7 +157,7 @@ async fn started(
                  progress, and --timeout waits longer"
             );
             let exit = Exit::FateUnknown;
-            return Err(Trouble { exit, message });
+            return Err(CliError { exit, message });
         }
         tokio::time::sleep(LOOK_INTERVAL).await;
     }

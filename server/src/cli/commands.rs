@@ -10,8 +10,8 @@ use serde_json::{Map, Value, json};
 use super::connection_args::{ConnectionArgs, Format};
 use super::input::TypedBatch;
 use super::output::{self, Printer};
-use super::request::{Request, Wanted};
-use super::{Exit, Trouble};
+use super::request::{CasCondition, Request};
+use super::{CliError, Exit};
 
 /// Sends a request and prints its answer.
 pub(super) async fn perform(
@@ -19,7 +19,7 @@ pub(super) async fn perform(
     request: Request,
     connection: &ConnectionArgs,
     out: &mut impl Write,
-) -> Result<Exit, Trouble> {
+) -> Result<Exit, CliError> {
     let printer = Printer {
         format: connection.format,
         hex: connection.hex,
@@ -45,9 +45,11 @@ pub(super) async fn perform(
             };
             printer.applied(out, facts, &format!("{words}, version {}", deleted.version))
         }
-        Request::Cas { key, wanted, value } => {
-            compare_and_swap(client, (&key, &wanted, value.as_deref()), printer, out).await
-        }
+        Request::Cas {
+            key,
+            condition,
+            value,
+        } => compare_and_swap(client, (&key, &condition, value.as_deref()), printer, out).await,
         Request::Incr { key, by } => {
             let done = client.increment(&key, by).await?;
             let facts = json!({ "value": done.value, "version": json::version(done.version) });
@@ -62,7 +64,7 @@ pub(super) async fn perform(
             let span = super::history::Span { from, to };
             super::history::history(client, (node, span), connection, printer, out).await
         }
-        Request::Show(show) => super::cluster::show(client, &show, printer, out).await,
+        Request::Query(query) => super::cluster::show(client, &query, printer, out).await,
         Request::Reload => super::config_and_reload::reload(client, printer, out).await,
         Request::Leave(leave) => {
             super::leave::perform(client, leave, connection.timeout, printer, out).await
@@ -83,7 +85,7 @@ async fn get(
     key: &[u8],
     printer: Printer,
     out: &mut impl Write,
-) -> Result<Exit, Trouble> {
+) -> Result<Exit, CliError> {
     let Some(found) = client.get(key).await? else {
         match printer.format {
             Format::Table => complain("there is no such key"),
@@ -109,7 +111,7 @@ async fn get(
 }
 
 /// Prints the bytes of a value and nothing else.
-async fn get_raw(client: &Client, key: &[u8], out: &mut impl Write) -> Result<Exit, Trouble> {
+async fn get_raw(client: &Client, key: &[u8], out: &mut impl Write) -> Result<Exit, CliError> {
     let Some(found) = client.get(key).await? else {
         complain("there is no such key");
         return Ok(Exit::NotFound);
@@ -130,7 +132,7 @@ async fn get_many(
     keys: &[Vec<u8>],
     printer: Printer,
     out: &mut impl Write,
-) -> Result<Exit, Trouble> {
+) -> Result<Exit, CliError> {
     let found = client.get_many(keys).await;
     let mut exit = Exit::Done;
     let mut objects = Vec::new();
@@ -153,11 +155,11 @@ async fn get_many(
                 }
             }
             Err(error) => {
-                let trouble = Trouble::from(error);
+                let error = CliError::from(error);
                 if printer.format == Format::Table {
-                    complain(&format!("{}: {}", word(key), trouble.message));
+                    complain(&format!("{}: {}", word(key), error.message));
                 }
-                exit = trouble.exit;
+                exit = error.exit;
             }
         }
     }
@@ -169,15 +171,15 @@ async fn get_many(
 
 async fn compare_and_swap(
     client: &Client,
-    (key, wanted, value): (&[u8], &Wanted, Option<&[u8]>),
+    (key, condition, value): (&[u8], &CasCondition, Option<&[u8]>),
     printer: Printer,
     out: &mut impl Write,
-) -> Result<Exit, Trouble> {
-    let condition = match wanted {
-        Wanted::Absent => Condition::Absent,
-        Wanted::Exists => Condition::Exists,
-        Wanted::Value(value) => Condition::Value(value),
-        Wanted::Version(version) => Condition::Version(*version),
+) -> Result<Exit, CliError> {
+    let condition = match condition {
+        CasCondition::Absent => Condition::Absent,
+        CasCondition::Exists => Condition::Exists,
+        CasCondition::Value(value) => Condition::Value(value),
+        CasCondition::Version(version) => Condition::Version(*version),
     };
     let outcome = match value {
         Some(value) => client.compare_and_swap(key, condition, value).await?,
@@ -201,7 +203,7 @@ async fn compare_and_swap(
             }
             Ok(Exit::NotFound)
         }
-        other => Err(Trouble {
+        other => Err(CliError {
             exit: Exit::FateUnknown,
             message: format!(
                 "the node answers with a result that this release does not know: {other:?}"
@@ -215,7 +217,7 @@ async fn write(
     TypedBatch { batch, conditions }: &TypedBatch,
     printer: Printer,
     out: &mut impl Write,
-) -> Result<Exit, Trouble> {
+) -> Result<Exit, CliError> {
     let outcome = client.batch(batch).await?;
     let facts = batch_json::outcome(&outcome);
     match (outcome, printer.format) {
@@ -250,7 +252,7 @@ async fn scan(
     (options, limit): (ScanOptions, usize),
     printer: Printer,
     out: &mut impl Write,
-) -> Result<Exit, Trouble> {
+) -> Result<Exit, CliError> {
     let keys_only = options.keys_only;
     let mut rows = client.scan(options).limit(limit);
     let is_json = printer.format == Format::Json;

@@ -10,10 +10,10 @@ use rangedb_server::admin::json::of_state;
 use serde_json::Value;
 
 use super::output::{Printer, columns};
-use super::{Exit, Trouble};
+use super::{CliError, Exit};
 
 /// All settings, in JSON and in words. Without the cluster's manager only those of the node are known.
-pub(super) async fn all(admin: &Admin) -> Result<(Value, String), Trouble> {
+pub(super) async fn all(admin: &Admin) -> Result<(Value, String), CliError> {
     let of_node = admin.node_config().await?;
     let of_cluster = admin.config().await;
     let mut words = match &of_cluster {
@@ -33,7 +33,7 @@ pub(super) async fn all(admin: &Admin) -> Result<(Value, String), Trouble> {
 }
 
 /// One setting, of the node or of the cluster.
-pub(super) async fn one(admin: &Admin, name: &str) -> Result<(Value, String), Trouble> {
+pub(super) async fn one(admin: &Admin, name: &str) -> Result<(Value, String), CliError> {
     let of_node = admin.node_config().await?.node_settings;
     if let Some(setting) = of_node.iter().find(|setting| setting.name == name) {
         return Ok((of_state(setting)?, in_force(setting)));
@@ -42,11 +42,11 @@ pub(super) async fn one(admin: &Admin, name: &str) -> Result<(Value, String), Tr
         let names = of_node.iter().map(|setting| setting.name.as_str());
         let names = names.collect::<Vec<_>>().join(", ");
         match error.code {
-            ErrorCode::NotFound => Trouble {
+            ErrorCode::NotFound => CliError {
                 message: format!("{}; those of a node are {names}", error.message),
-                ..Trouble::from(error)
+                ..CliError::from(error)
             },
-            _ => Trouble::from(error),
+            _ => CliError::from(error),
         }
     })?;
     let words = format!("{} ({})", setting.in_force, setting.source);
@@ -82,7 +82,7 @@ pub(super) async fn reload(
     client: &Client,
     printer: Printer,
     out: &mut impl Write,
-) -> Result<Exit, Trouble> {
+) -> Result<Exit, CliError> {
     let answer = client.admin().reload().await.map_err(not_known)?;
     let words = words(&answer);
     let is_refused = !answer.refused.is_empty();
@@ -97,13 +97,13 @@ pub(super) async fn reload(
 }
 
 /// A node that does not know the order is of an older release.
-fn not_known(error: Error) -> Trouble {
+fn not_known(error: Error) -> CliError {
     match error.code {
-        ErrorCode::Invalid => Trouble {
+        ErrorCode::Invalid => CliError {
             message: format!("the node cannot reload: {}", error.message),
-            ..Trouble::from(error)
+            ..CliError::from(error)
         },
-        _ => Trouble::from(error),
+        _ => CliError::from(error),
     }
 }
 

@@ -19,7 +19,7 @@ use rangedb_engine::words::counted;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::signal::unix::{self, SignalKind};
 
-use super::{Exit, Trouble, output};
+use super::{CliError, Exit, output};
 
 /// The usual ports of nodes; where they are taken, others are used.
 const LISTEN_PORT: u16 = 7400;
@@ -40,7 +40,7 @@ pub struct DemoArgs {
 }
 
 /// Runs the cluster until a signal comes, or no node is left.
-pub(super) fn run(args: &DemoArgs, out: &mut impl Write) -> Result<Exit, Trouble> {
+pub(super) fn run(args: &DemoArgs, out: &mut impl Write) -> Result<Exit, CliError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
@@ -122,7 +122,7 @@ impl Demo {
 
     /// Waits until the cluster is whole, tells where it is and which nodes end, and returns when none is left:
     /// people kill nodes of a demo to see what the others do.
-    async fn serve(&mut self, out: &mut impl Write) -> Result<Exit, Trouble> {
+    async fn serve(&mut self, out: &mut impl Write) -> Result<Exit, CliError> {
         let begun = Instant::now();
         let mut nodes = self.whole().await;
         while nodes.is_none() {
@@ -131,10 +131,10 @@ impl Demo {
                     "node {} ended before the cluster was whole: {status}",
                     place + 1
                 );
-                return Err(self.trouble(message));
+                return Err(self.failure(message));
             }
             if begun.elapsed() > READY_WITHIN {
-                return Err(self.trouble("the nodes do not form a cluster".to_owned()));
+                return Err(self.failure("the nodes do not form a cluster".to_owned()));
             }
             tokio::time::sleep(POLL_INTERVAL).await;
             nodes = self.whole().await;
@@ -147,7 +147,7 @@ impl Demo {
                 let left = self.nodes.len() - self.ended.len();
                 if left == 0 {
                     let message = format!("node {number} ended: {status}; no node is left");
-                    return Err(self.trouble(message));
+                    return Err(self.failure(message));
                 }
                 let log = log_path(&self.folder, number);
                 writeln!(
@@ -207,13 +207,13 @@ impl Demo {
         Ok(None)
     }
 
-    /// The trouble, with what the nodes logged, since the folder goes away.
-    fn trouble(&self, mut message: String) -> Trouble {
+    /// The error, with what the nodes logged, since the folder goes away.
+    fn failure(&self, mut message: String) -> CliError {
         for number in 1..=self.nodes.len() {
             let log = std::fs::read_to_string(log_path(&self.folder, number)).unwrap_or_default();
             message += &format!("\nlog of node {number}:\n{log}");
         }
-        Trouble {
+        CliError {
             exit: Exit::NODE_ENDED,
             message,
         }

@@ -16,7 +16,7 @@ use serde::Serialize;
 
 use super::connection_args::ConnectionArgs;
 use super::output::{self, Printer};
-use super::{Exit, Trouble, connect};
+use super::{CliError, Exit, connect};
 
 /// A history that begins earlier is told by the hour.
 const MINUTES_MAX: Duration = Duration::from_hours(24);
@@ -103,7 +103,7 @@ pub(super) async fn history(
     connection: &ConnectionArgs,
     printer: Printer,
     out: &mut impl Write,
-) -> Result<Exit, Trouble> {
+) -> Result<Exit, CliError> {
     let past = Past::of(span);
     let Some(id) = node else {
         let told = of_all(client, past, connection).await?;
@@ -132,7 +132,7 @@ pub(super) async fn history(
     let found = nodes.iter().find(|node| node.id == id);
     let address = found
         .map(|node| node.address.clone())
-        .ok_or_else(|| Trouble {
+        .ok_or_else(|| CliError {
             exit: Exit::NotFound,
             message: format!("there is no node {id}; rangedb node ls lists the nodes"),
         })?;
@@ -150,7 +150,7 @@ async fn of_all(
     client: &Client,
     past: Past,
     connection: &ConnectionArgs,
-) -> Result<ClusterHistory, Trouble> {
+) -> Result<ClusterHistory, CliError> {
     let mut all = ClusterHistory::default();
     let nodes = match client.admin().nodes().await {
         Ok(nodes) => nodes,
@@ -189,7 +189,7 @@ async fn of_all(
     }
     if all.nodes.is_empty() {
         let why = all.missing_nodes.into_iter().map(|node| node.reason).next();
-        return Err(Trouble {
+        return Err(CliError {
             exit: Exit::Unreachable,
             message: format!("no node tells its history: {}", why.unwrap_or_default()),
         });
@@ -209,7 +209,7 @@ async fn of_node(
     (id, address): (u64, &str),
     past: Past,
     connection: &ConnectionArgs,
-) -> Result<(Vec<Period>, NodeHistory), Trouble> {
+) -> Result<(Vec<Period>, NodeHistory), CliError> {
     // Where the node's address does not lead to it from here, the connection that there is may.
     let own = match connect(&[address.to_owned()], connection).await {
         Ok(own) => own,

@@ -6,16 +6,16 @@ use rangedb_client::Batch;
 use rangedb_server::admin::batch::{Operation, from_hex};
 use rangedb_server::admin::json;
 
-use super::Trouble;
+use super::CliError;
 use super::args::WriteArgs;
 use super::condition_args::Flag;
 
 /// The bytes of an argument: its text, or the bytes that hexadecimal digits stand for.
-pub(super) fn bytes(text: &str, hex: bool) -> Result<Vec<u8>, Trouble> {
+pub(super) fn bytes(text: &str, hex: bool) -> Result<Vec<u8>, CliError> {
     if !hex {
         return Ok(text.as_bytes().to_vec());
     }
-    from_hex(text).map_err(Trouble::usage)
+    from_hex(text).map_err(CliError::usage)
 }
 
 /// A batch, and what each of its conditions is called in messages.
@@ -26,7 +26,7 @@ pub(super) struct TypedBatch {
 }
 
 /// The batch with these conditions and `put KEY VALUE`, `delete KEY`, `add KEY N`, one after another.
-pub(super) fn batch(args: &WriteArgs) -> Result<TypedBatch, Trouble> {
+pub(super) fn batch(args: &WriteArgs) -> Result<TypedBatch, CliError> {
     let hex = args.connection.hex;
     let bytes = |text: &String| bytes(text, hex);
     let mut batch = Batch::new();
@@ -44,7 +44,7 @@ pub(super) fn batch(args: &WriteArgs) -> Result<TypedBatch, Trouble> {
     let mut words = args.operations.iter();
     while let Some(word) = words.next() {
         let mut next = |what: &str| {
-            let missing = || Trouble::usage(format!("{word} needs a {what}"));
+            let missing = || CliError::usage(format!("{word} needs a {what}"));
             words.next().ok_or_else(missing)
         };
         batch = match word.as_str() {
@@ -52,7 +52,7 @@ pub(super) fn batch(args: &WriteArgs) -> Result<TypedBatch, Trouble> {
             "delete" => batch.delete(bytes(next("key")?)?),
             "add" => batch.add(bytes(next("key")?)?, number(next("number")?, "add KEY")?),
             other => {
-                return Err(Trouble::usage(format!(
+                return Err(CliError::usage(format!(
                     "expected put, delete or add, not '{other}'"
                 )));
             }
@@ -61,13 +61,13 @@ pub(super) fn batch(args: &WriteArgs) -> Result<TypedBatch, Trouble> {
     Ok(TypedBatch { batch, conditions })
 }
 
-fn number<N: FromStr>(text: &str, what: &str) -> Result<N, Trouble> {
-    let no_number = |_| Trouble::usage(format!("{what} takes a whole number, not '{text}'"));
+fn number<N: FromStr>(text: &str, what: &str) -> Result<N, CliError> {
+    let no_number = |_| CliError::usage(format!("{what} takes a whole number, not '{text}'"));
     text.parse().map_err(no_number)
 }
 
 /// One JSON object a line; empty lines are skipped.
-pub(super) fn json_batch(text: &str, hex: bool) -> Result<TypedBatch, Trouble> {
+pub(super) fn json_batch(text: &str, hex: bool) -> Result<TypedBatch, CliError> {
     let mut typed = TypedBatch::default();
     for (index, text) in text
         .lines()
@@ -75,7 +75,7 @@ pub(super) fn json_batch(text: &str, hex: bool) -> Result<TypedBatch, Trouble> {
         .filter(|(_, line)| !line.trim().is_empty())
     {
         let number = index + 1;
-        let at = |message: String| Trouble::usage(format!("line {number}: {message}"));
+        let at = |message: String| CliError::usage(format!("line {number}: {message}"));
         let read = json::object::<Operation>(text.as_bytes(), Operation::SHAPE);
         let operation = read.map_err(at)?;
         if operation.is_condition() {

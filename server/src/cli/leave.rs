@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 use super::connection_args::Format;
 use super::output::Printer;
 use super::request::Leave;
-use super::{Exit, Trouble};
+use super::{CliError, Exit};
 
 /// How often the cluster is asked how far a node is.
 const POLL_INTERVAL: Duration = Duration::from_millis(200);
@@ -30,7 +30,7 @@ pub(super) async fn perform(
     timeout: Duration,
     printer: Printer,
     out: &mut impl Write,
-) -> Result<Exit, Trouble> {
+) -> Result<Exit, CliError> {
     let admin = client.admin();
     let until = Instant::now() + timeout;
     let (nodes, goal, waits) = match leave {
@@ -68,14 +68,14 @@ pub(super) async fn perform(
 }
 
 /// Prints a line about an order that was taken.
-fn print_line(out: &mut impl Write, line: impl Display) -> Result<(), Trouble> {
+fn print_line(out: &mut impl Write, line: impl Display) -> Result<(), CliError> {
     let printed = writeln!(out, "{line}").and_then(|()| out.flush());
-    printed.map_err(|error: io::Error| Trouble::from(error).unprinted())
+    printed.map_err(|error: io::Error| CliError::from(error).unprinted())
 }
 
 /// Orders the nodes to be decommissioned, one after the other. While the order of another is being written
 /// down, the manager refuses the next: it is given again.
-async fn decommission(admin: &Admin, nodes: &[u64], until: Instant) -> Result<(), Trouble> {
+async fn decommission(admin: &Admin, nodes: &[u64], until: Instant) -> Result<(), CliError> {
     for (ordered, node) in nodes.iter().enumerate() {
         let mut result = admin.decommission_node(*node).await;
         while let Err(error) = &result
@@ -86,15 +86,15 @@ async fn decommission(admin: &Admin, nodes: &[u64], until: Instant) -> Result<()
             result = admin.decommission_node(*node).await;
         }
         if let Err(error) = result {
-            let mut trouble = Trouble::from(error);
+            let mut error = CliError::from(error);
             if let Some(before) = nodes.get(..ordered).filter(|before| !before.is_empty()) {
-                trouble.message = format!(
+                error.message = format!(
                     "{}; the order about node {} was taken, and `rangedb node undrain` takes it back",
-                    trouble.message,
+                    error.message,
                     listed(before)
                 );
             }
-            return Err(trouble);
+            return Err(error);
         }
     }
     Ok(())
@@ -106,9 +106,9 @@ async fn dry_run(
     nodes: &[u64],
     printer: Printer,
     out: &mut impl Write,
-) -> Result<Exit, Trouble> {
+) -> Result<Exit, CliError> {
     let [node] = nodes else {
-        return Err(Trouble {
+        return Err(CliError {
             exit: Exit::Usage,
             message: "--dry-run takes one node: where the replicas of another go depends on it"
                 .to_owned(),
@@ -177,7 +177,7 @@ impl Goal {
         nodes: &[u64],
         until: Instant,
         out: &mut impl Write,
-    ) -> Result<(), Trouble> {
+    ) -> Result<(), CliError> {
         let mut left = nodes.to_vec();
         let mut next_line = Instant::now();
         while !left.is_empty() {
@@ -209,7 +209,7 @@ impl Goal {
         node: u64,
         (until, prints): (Instant, bool),
         out: &mut impl Write,
-    ) -> Result<bool, Trouble> {
+    ) -> Result<bool, CliError> {
         let asked = timeout_at(until, admin.leaving(node)).await;
         let leaving = match asked {
             Ok(Ok(leaving)) => leaving,
@@ -222,7 +222,7 @@ impl Goal {
                 leaving.membership
             );
             let exit = Exit::Refused;
-            return Err(Trouble { exit, message });
+            return Err(CliError { exit, message });
         }
         if leaving.done || prints {
             print_line(out, of_state(&leaving)?)?;
@@ -230,9 +230,9 @@ impl Goal {
         Ok(leaving.done)
     }
 
-    fn unknown(&self, node: u64, why: &str) -> Trouble {
+    fn unknown(&self, node: u64, why: &str) -> CliError {
         let Goal { name, command, .. } = self;
-        Trouble {
+        CliError {
             exit: Exit::FateUnknown,
             message: format!(
                 "the order was taken, but whether node {node} is {name} is not known: {why}; \

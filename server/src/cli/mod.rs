@@ -1,6 +1,7 @@
-//! The command line's clients of a running node: `rangedb get|put|delete|cas|incr|scan|write`,
-//! `rangedb status`, `rangedb top`, `rangedb history`, `rangedb node`, `rangedb range`, `rangedb config`,
-//! `rangedb reload`. `rangedb version` asks no node. `rangedb demo` starts nodes as processes of their own.
+//! The command line's clients of a running node: `rangedb get|put|delete|cas|incr|scan|write`, `rangedb
+//! status`, `rangedb top`, `rangedb history`, `rangedb balance`, `rangedb node`, `rangedb range`, `rangedb
+//! config`, `rangedb reload`. `rangedb version` asks no node. `rangedb demo` starts nodes as processes of
+//! their own.
 //!
 //! A thin layer over the client library, in the binary alone. Of the server it uses only how batches, keys
 //! and values look in JSON. One thread, one tokio runtime.
@@ -78,22 +79,22 @@ impl Exit {
 
 /// The reason why a command failed.
 #[derive(Debug)]
-struct Trouble {
+struct CliError {
     exit: Exit,
     message: String,
 }
 
-impl Trouble {
-    fn usage(message: impl Into<String>) -> Trouble {
-        Trouble {
+impl CliError {
+    fn usage(message: impl Into<String>) -> CliError {
+        CliError {
             exit: Exit::Usage,
             message: message.into(),
         }
     }
 
     /// Standard output failed after an order had taken effect.
-    fn unprinted(self) -> Trouble {
-        Trouble {
+    fn unprinted(self) -> CliError {
+        CliError {
             exit: Exit::AppliedUnprinted,
             message: format!(
                 "the change was applied, but its result cannot be printed: {}",
@@ -103,8 +104,8 @@ impl Trouble {
     }
 }
 
-impl From<rangedb_client::Error> for Trouble {
-    fn from(error: rangedb_client::Error) -> Trouble {
+impl From<rangedb_client::Error> for CliError {
+    fn from(error: rangedb_client::Error) -> CliError {
         let message = match error.code {
             // A range without a majority refuses reads, too, and those apply nothing.
             ErrorCode::NoQuorum if error.fate == Fate::NotApplied => format!(
@@ -119,18 +120,18 @@ impl From<rangedb_client::Error> for Trouble {
             (Fate::NotApplied, _) => Exit::Refused,
             (Fate::Applied | Fate::Unknown, _) => Exit::FateUnknown,
         };
-        Trouble { exit, message }
+        CliError { exit, message }
     }
 }
 
-impl From<io::Error> for Trouble {
-    fn from(error: io::Error) -> Trouble {
+impl From<io::Error> for CliError {
+    fn from(error: io::Error) -> CliError {
         // Only standard input, files of values, and standard output cause such errors here.
         let exit = match error.kind() {
             ErrorKind::BrokenPipe => Exit::PipeClosed,
             _ => Exit::Usage,
         };
-        Trouble {
+        CliError {
             exit,
             message: error.to_string(),
         }
@@ -157,29 +158,29 @@ pub fn cannot_print(error: io::Error) -> ExitCode {
     conclude(Err(error.into()))
 }
 
-fn conclude(result: Result<Exit, Trouble>) -> ExitCode {
+fn conclude(result: Result<Exit, CliError>) -> ExitCode {
     let exit = match result {
         Ok(exit) => exit,
-        Err(trouble) => {
+        Err(error) => {
             // A reader that has seen enough needs no message.
-            if trouble.exit != Exit::PipeClosed {
-                logging::last_words(&trouble.message);
+            if error.exit != Exit::PipeClosed {
+                logging::last_words(&error.message);
             }
-            trouble.exit
+            error.exit
         }
     };
     ExitCode::from(exit as u8)
 }
 
 /// Connects to one of these nodes.
-async fn connect(addresses: &[String], connection: &ConnectionArgs) -> Result<Client, Trouble> {
+async fn connect(addresses: &[String], connection: &ConnectionArgs) -> Result<Client, CliError> {
     // A person hears at once that no node runs.
     let options = ClientOptions::new(addresses)
         .timeout(connection.timeout)
         .connect_timeout(Duration::ZERO)
         .cluster(connection.cluster)
-        .tls(connection.tls.options().map_err(Trouble::usage)?);
-    Client::connect(options).await.map_err(|error| Trouble {
+        .tls(connection.tls.options().map_err(CliError::usage)?);
+    Client::connect(options).await.map_err(|error| CliError {
         exit: match error.code {
             ErrorCode::Invalid => Exit::Usage,
             _ => Exit::Unreachable,
@@ -188,7 +189,7 @@ async fn connect(addresses: &[String], connection: &ConnectionArgs) -> Result<Cl
     })
 }
 
-fn execute(command: CliCommand) -> Result<Exit, Trouble> {
+fn execute(command: CliCommand) -> Result<Exit, CliError> {
     // The arguments are checked before anything is sent.
     let request = request::prepare(&command)?;
     let connection = command.connection();

@@ -7,7 +7,7 @@ use rangedb_server::admin::json::{self, hex};
 use serde_json::{Value, json};
 
 use super::connection_args::Format;
-use super::{Exit, Trouble};
+use super::{CliError, Exit};
 
 /// The options for printing answers.
 #[derive(Clone, Copy, Debug)]
@@ -23,7 +23,7 @@ impl Printer {
         out: &mut impl io::Write,
         facts: Value,
         words: &str,
-    ) -> Result<Exit, Trouble> {
+    ) -> Result<Exit, CliError> {
         match self.format {
             Format::Table => writeln!(out, "{words}")?,
             Format::Json => writeln!(out, "{facts}")?,
@@ -38,17 +38,17 @@ impl Printer {
         out: &mut impl io::Write,
         facts: Value,
         words: &str,
-    ) -> Result<Exit, Trouble> {
+    ) -> Result<Exit, CliError> {
         let printed = self.print(out, facts, words);
         let flushed = printed.and_then(|exit| {
             out.flush()?;
             Ok(exit)
         });
-        flushed.map_err(Trouble::unprinted)
+        flushed.map_err(CliError::unprinted)
     }
 
     /// Prints the version that a write made.
-    pub(super) fn version(self, out: &mut impl io::Write, version: u64) -> Result<Exit, Trouble> {
+    pub(super) fn version(self, out: &mut impl io::Write, version: u64) -> Result<Exit, CliError> {
         self.applied(
             out,
             json!({ "version": json::version(version) }),

@@ -13,7 +13,7 @@ use super::connection_args::Format;
 use super::input::{self, TypedBatch};
 use super::range_args::{RangeCommand, parse_hold};
 use super::split::{self, At};
-use super::{Exit, Trouble};
+use super::{CliError, Exit};
 use rangedb_client::ScanOptions;
 use rangedb_protocol::limits::VALUE_LEN_MAX;
 
@@ -42,7 +42,7 @@ pub(super) enum Request {
     },
     Cas {
         key: Vec<u8>,
-        wanted: Wanted,
+        condition: CasCondition,
         value: Option<Vec<u8>>,
     },
     Incr {
@@ -64,7 +64,7 @@ pub(super) enum Request {
         to: Option<Duration>,
         node: Option<u64>,
     },
-    Show(Show),
+    Query(ClusterQuery),
     Reload,
     Leave(Leave),
     /// Where ranges are to be split, and how long they are held against merging.
@@ -88,7 +88,7 @@ pub(super) struct Top {
 
 /// The part of the cluster's state to show.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Show {
+pub(super) enum ClusterQuery {
     Nodes,
     Ranges,
     /// The hottest ones, so many.
@@ -138,7 +138,7 @@ pub(super) enum Leave {
 
 /// The condition of `cas`.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Wanted {
+pub(super) enum CasCondition {
     Absent,
     Exists,
     Value(Vec<u8>),
@@ -146,7 +146,7 @@ pub(super) enum Wanted {
 }
 
 /// Parses a command's arguments.
-pub(super) fn prepare(command: &CliCommand) -> Result<Request, Trouble> {
+pub(super) fn prepare(command: &CliCommand) -> Result<Request, CliError> {
     let hex = command.connection().hex;
     let bytes = |text: &String| input::bytes(text, hex);
     Ok(match command {
@@ -181,7 +181,7 @@ pub(super) fn prepare(command: &CliCommand) -> Result<Request, Trouble> {
         } => {
             let keys_or_parts = (at.as_slice(), *into);
             let at = split_at(*range, keys_or_parts, at_file.as_deref(), hex)?;
-            let hold = parse_hold(hold).map_err(|message| Trouble {
+            let hold = parse_hold(hold).map_err(|message| CliError {
                 exit: Exit::Refused,
                 message,
             })?;
@@ -205,7 +205,7 @@ pub(super) fn prepare(command: &CliCommand) -> Result<Request, Trouble> {
 fn of_cluster(command: &CliCommand) -> Request {
     match command {
         CliCommand::Node { command } => match command {
-            NodeCommand::Ls { .. } => Request::Show(Show::Nodes),
+            NodeCommand::Ls { .. } => Request::Query(ClusterQuery::Nodes),
             &NodeCommand::Drain { node, wait, .. } => Request::Leave(Leave::Drain { node, wait }),
             &NodeCommand::Undrain { node, .. } => Request::Leave(Leave::Undrain { node }),
             NodeCommand::Decommission {
@@ -225,12 +225,12 @@ fn of_cluster(command: &CliCommand) -> Request {
             &NodeCommand::Remove { node, .. } => Request::Leave(Leave::Remove { node }),
         },
         CliCommand::Range { command } => match command {
-            &RangeCommand::Hot { top, .. } => Request::Show(Show::HotRanges(top)),
-            &RangeCommand::Show { range, .. } => Request::Show(Show::Range(range)),
+            &RangeCommand::Hot { top, .. } => Request::Query(ClusterQuery::HotRanges(top)),
+            &RangeCommand::Show { range, .. } => Request::Query(ClusterQuery::Range(range)),
             &RangeCommand::Merge { range, .. } => Request::Order(Order::Merge { range }, false),
             &RangeCommand::Release { range, .. } => Request::Order(Order::Release { range }, false),
             RangeCommand::Ls { .. } | RangeCommand::Split { .. } | RangeCommand::Scatter { .. } => {
-                Request::Show(Show::Ranges)
+                Request::Query(ClusterQuery::Ranges)
             }
             &RangeCommand::TransferLeader {
                 range, to, wait, ..
@@ -244,21 +244,21 @@ fn of_cluster(command: &CliCommand) -> Request {
             } => Request::Order(Order::MoveReplica { range, from, to }, wait),
         },
         CliCommand::Config { command } => match command {
-            ConfigCommand::Get { name, .. } => Request::Show(Show::Setting(name.clone())),
+            ConfigCommand::Get { name, .. } => Request::Query(ClusterQuery::Setting(name.clone())),
             ConfigCommand::Set { name, value, .. } => {
                 let (name, value) = (name.clone(), value.clone());
                 Request::Order(Order::Set { name, value }, false)
             }
-            ConfigCommand::History { .. } => Request::Show(Show::History),
+            ConfigCommand::History { .. } => Request::Query(ClusterQuery::History),
         },
         _ => Request::Status,
     }
 }
 
 /// The live view, or one picture of it.
-fn top(args: &TopArgs) -> Result<Request, Trouble> {
+fn top(args: &TopArgs) -> Result<Request, CliError> {
     if args.connection.format == Format::Json {
-        return Err(Trouble::usage(
+        return Err(CliError::usage(
             "top shows tables only; with --format json use `rangedb status` and `rangedb range hot`, or read \
              /metrics of the nodes",
         ));
@@ -270,10 +270,10 @@ fn top(args: &TopArgs) -> Result<Request, Trouble> {
 }
 
 /// The part of the past that is asked for.
-fn history(args: &HistoryArgs) -> Result<Request, Trouble> {
+fn history(args: &HistoryArgs) -> Result<Request, CliError> {
     let HistoryArgs { from, to, node, .. } = *args;
     if to.is_some_and(|to| to >= from) {
-        return Err(Trouble::usage(
+        return Err(CliError::usage(
             "--from must be longer ago than --to, such as --from 2h --to 1h",
         ));
     }
@@ -284,24 +284,24 @@ fn read_limited(
     source: impl std::io::Read,
     len_max: usize,
     what: &str,
-) -> Result<Vec<u8>, Trouble> {
+) -> Result<Vec<u8>, CliError> {
     let mut bytes = Vec::new();
     source.take(len_max as u64 + 1).read_to_end(&mut bytes)?;
     if bytes.len() > len_max {
-        return Err(Trouble::usage(format!(
+        return Err(CliError::usage(format!(
             "{what} is longer than {len_max} bytes"
         )));
     }
     Ok(bytes)
 }
 
-fn put_value(args: &PutArgs) -> Result<Vec<u8>, Trouble> {
+fn put_value(args: &PutArgs) -> Result<Vec<u8>, CliError> {
     if args.stdin {
         return read_limited(std::io::stdin().lock(), VALUE_LEN_MAX, "the value");
     }
     if let Some(path) = &args.file {
         let file = std::fs::File::open(path)
-            .map_err(|error| Trouble::usage(format!("{}: {error}", path.display())))?;
+            .map_err(|error| CliError::usage(format!("{}: {error}", path.display())))?;
         return read_limited(file, VALUE_LEN_MAX, "the value");
     }
     input::bytes(
@@ -316,15 +316,15 @@ fn split_at(
     (at, into): (&[String], Option<u32>),
     file: Option<&Path>,
     hex: bool,
-) -> Result<At, Trouble> {
+) -> Result<At, CliError> {
     if let Some(path) = file {
-        let no_file = |error| Trouble::usage(format!("{}: {error}", path.display()));
+        let no_file = |error| CliError::usage(format!("{}: {error}", path.display()));
         let file = std::fs::File::open(path).map_err(no_file)?;
         let text = read_limited(file, split::FILE_LEN_MAX, "the file of keys")?;
         return split::keys_of_file(path, &text, hex);
     }
     let Some(range) = range else {
-        return Err(Trouble::usage("give the range's id, or --at-file"));
+        return Err(CliError::usage("give the range's id, or --at-file"));
     };
     if let Some(parts) = into {
         return Ok(At::Parts(range, parts));
@@ -333,13 +333,13 @@ fn split_at(
     Ok(At::Range(range, keys.collect::<Result<_, _>>()?))
 }
 
-fn cas(args: &CasArgs) -> Result<Request, Trouble> {
+fn cas(args: &CasArgs) -> Result<Request, CliError> {
     let hex = args.connection.hex;
-    let wanted = match (&args.if_value, args.if_version) {
-        (Some(value), _) => Wanted::Value(input::bytes(value, hex)?),
-        (None, Some(version)) => Wanted::Version(version),
-        (None, None) if args.if_exists => Wanted::Exists,
-        (None, None) => Wanted::Absent,
+    let condition = match (&args.if_value, args.if_version) {
+        (Some(value), _) => CasCondition::Value(input::bytes(value, hex)?),
+        (None, Some(version)) => CasCondition::Version(version),
+        (None, None) if args.if_exists => CasCondition::Exists,
+        (None, None) => CasCondition::Absent,
     };
     let value = args
         .value
@@ -348,29 +348,29 @@ fn cas(args: &CasArgs) -> Result<Request, Trouble> {
         .transpose()?;
     Ok(Request::Cas {
         key: input::bytes(&args.key, hex)?,
-        wanted,
+        condition,
         value,
     })
 }
 
 fn get(
     raw: bool,
-    mut keys: impl ExactSizeIterator<Item = Result<Vec<u8>, Trouble>>,
-) -> Result<Request, Trouble> {
+    mut keys: impl ExactSizeIterator<Item = Result<Vec<u8>, CliError>>,
+) -> Result<Request, CliError> {
     if !raw {
         let keys = keys.collect::<Result<_, _>>()?;
         return Ok(Request::Get { keys });
     }
     match (keys.next(), keys.next()) {
         (Some(key), None) => Ok(Request::GetRaw { key: key? }),
-        _ => Err(Trouble::usage("--raw prints the value of one key")),
+        _ => Err(CliError::usage("--raw prints the value of one key")),
     }
 }
 
-fn scan_of(args: &ScanArgs) -> Result<Request, Trouble> {
+fn scan_of(args: &ScanArgs) -> Result<Request, CliError> {
     // A script's variable that was never set would otherwise look like an empty database.
     if args.end.as_deref() == Some("") {
-        return Err(Trouble::usage(
+        return Err(CliError::usage(
             "--end is empty, and no key lies before it; leave --end out to scan to the last key",
         ));
     }
@@ -396,17 +396,17 @@ fn scan_of(args: &ScanArgs) -> Result<Request, Trouble> {
     })
 }
 
-fn batch(args: &WriteArgs) -> Result<TypedBatch, Trouble> {
+fn batch(args: &WriteArgs) -> Result<TypedBatch, CliError> {
     let typed = if args.stdin {
         let bytes = read_limited(std::io::stdin().lock(), OPERATIONS_LEN_MAX, "the input")?;
         let text = String::from_utf8(bytes)
-            .map_err(|_| Trouble::usage("standard input is not UTF-8; use key_hex, value_hex"))?;
+            .map_err(|_| CliError::usage("standard input is not UTF-8; use key_hex, value_hex"))?;
         input::json_batch(&text, args.connection.hex)?
     } else {
         input::batch(args)?
     };
     if typed.batch.is_empty() {
-        return Err(Trouble::usage("there is nothing to write"));
+        return Err(CliError::usage("there is nothing to write"));
     }
     Ok(typed)
 }

@@ -20,7 +20,7 @@ use rangedb_protocol::limits::{ADMIN_COMMAND_LEN_MAX, KEY_LEN_MAX, check_key};
 use rangedb_server::admin::json::of_state;
 
 use super::output::{Printer, border, columns};
-use super::{Exit, Trouble, input};
+use super::{CliError, Exit, input};
 
 /// Most keys of a file.
 const FILE_KEYS_MAX: usize = 10_000;
@@ -48,7 +48,7 @@ pub(super) enum At {
 ///
 /// # Errors
 /// Names every line that is wrong.
-pub(super) fn keys_of_file(path: &Path, text: &[u8], hex: bool) -> Result<At, Trouble> {
+pub(super) fn keys_of_file(path: &Path, text: &[u8], hex: bool) -> Result<At, CliError> {
     let text = text.strip_suffix(b"\n").unwrap_or(text);
     let (mut keys, mut wrong) = (BTreeMap::new(), Vec::new());
     for (at, line) in text.split(|byte| *byte == b'\n').enumerate() {
@@ -85,7 +85,7 @@ pub(super) fn keys_of_file(path: &Path, text: &[u8], hex: bool) -> Result<At, Tr
         _ => return Ok(At::Keys(keys.into_keys().collect())),
     };
     let exit = Exit::Refused;
-    Err(Trouble { exit, message })
+    Err(CliError { exit, message })
 }
 
 /// Splits ranges, and prints what they were split into.
@@ -95,7 +95,7 @@ pub(super) async fn perform(
     timeout: Duration,
     printer: Printer,
     out: &mut impl Write,
-) -> Result<Exit, Trouble> {
+) -> Result<Exit, CliError> {
     let admin = client.admin();
     let answer = match at {
         At::Range(range, keys) => admin.split_range(range, &keys, Some(hold)).await?,
@@ -104,10 +104,10 @@ pub(super) async fn perform(
             let mut bulk = Bulk::new(admin, hold);
             let result = bulk.split_all(keys, Instant::now() + timeout).await;
             let failed = match result {
-                Err(trouble) if bulk.parts.is_empty() => return Err(trouble),
-                Err(trouble) => Some(SplitFailure {
-                    reason: trouble.message,
-                    unknown: trouble.exit == Exit::FateUnknown,
+                Err(error) if bulk.parts.is_empty() => return Err(error),
+                Err(error) => Some(SplitFailure {
+                    reason: error.message,
+                    unknown: error.exit == Exit::FateUnknown,
                 }),
                 Ok(()) => None,
             };
@@ -118,7 +118,7 @@ pub(super) async fn perform(
     let exit = printer.applied(out, of_state(&answer)?, table(&answer.ranges).trim_end())?;
     match answer.failed {
         None => Ok(exit),
-        Some(SplitFailure { reason, unknown }) => Err(Trouble {
+        Some(SplitFailure { reason, unknown }) => Err(CliError {
             exit: match unknown {
                 true => Exit::FateUnknown,
                 false => Exit::Refused,
@@ -163,7 +163,7 @@ impl Bulk {
     }
 
     /// Splits the ranges that have these keys at them.
-    async fn split_all(&mut self, keys: Vec<Vec<u8>>, until: Instant) -> Result<(), Trouble> {
+    async fn split_all(&mut self, keys: Vec<Vec<u8>>, until: Instant) -> Result<(), CliError> {
         let ranges = self.admin.ranges().await?;
         let mut left: VecDeque<KeysOfRange> = by_range(&ranges, keys)?.into();
         let (admin, hold) = (self.admin.clone(), self.hold);
@@ -173,7 +173,7 @@ impl Bulk {
         loop {
             if failed.is_none() && Instant::now() >= until && !left.is_empty() {
                 let keys: usize = left.iter().map(|(_, keys)| keys.len()).sum();
-                failed = Some(Trouble {
+                failed = Some(CliError {
                     exit: Exit::Refused,
                     message: format!(
                         "the time is over, and {keys} keys or more are left; repeat the command, or have \
@@ -198,7 +198,7 @@ impl Bulk {
             match split {
                 Ok(split) => match self.take(split, later) {
                     Ok(follow) => left.extend(follow),
-                    Err(trouble) => worse(&mut failed, trouble),
+                    Err(error) => worse(&mut failed, error),
                 },
                 Err(error) => worse(&mut failed, error.into()),
             }
@@ -206,7 +206,7 @@ impl Bulk {
     }
 
     /// Takes the answer to an order; gives the keys of later orders by the ranges that have them now.
-    fn take(&mut self, split: Split, later: Vec<Vec<u8>>) -> Result<Vec<KeysOfRange>, Trouble> {
+    fn take(&mut self, split: Split, later: Vec<Vec<u8>>) -> Result<Vec<KeysOfRange>, CliError> {
         let parts = split.ranges.iter();
         let begins = parts.map(|part| (part.start.clone(), part.clone()));
         self.parts.extend(begins);
@@ -216,7 +216,7 @@ impl Bulk {
                 false => Exit::Refused,
             };
             let message = format!("{reason}; repeat the command when that has passed");
-            return Err(Trouble { exit, message });
+            return Err(CliError { exit, message });
         }
         let mut later = later.into_iter().peekable();
         let mut follow = Vec::new();
@@ -232,14 +232,14 @@ impl Bulk {
 }
 
 /// Notes a failure. The first one counts, but one whose end is not known before all others.
-fn worse(failed: &mut Option<Trouble>, trouble: Trouble) {
-    if failed.is_none() || trouble.exit == Exit::FateUnknown {
-        *failed = Some(trouble);
+fn worse(failed: &mut Option<CliError>, error: CliError) {
+    if failed.is_none() || error.exit == Exit::FateUnknown {
+        *failed = Some(error);
     }
 }
 
 /// The keys by the ranges that have them, without those at which a range begins.
-fn by_range(ranges: &[Range], keys: Vec<Vec<u8>>) -> Result<Vec<KeysOfRange>, Trouble> {
+fn by_range(ranges: &[Range], keys: Vec<Vec<u8>>) -> Result<Vec<KeysOfRange>, CliError> {
     let mut users: Vec<&Range> = ranges.iter().filter(|range| !range.system).collect();
     users.sort_by(|one, other| one.start.cmp(&other.start));
     let mut found: Vec<KeysOfRange> = Vec::new();
@@ -253,7 +253,7 @@ fn by_range(ranges: &[Range], keys: Vec<Vec<u8>>) -> Result<Vec<KeysOfRange>, Tr
             let message = format!(
                 "no range is known that has the key {key}; `rangedb status` shows what is unavailable"
             );
-            return Err(Trouble { exit, message });
+            return Err(CliError { exit, message });
         };
         if range.start == key {
             continue;
@@ -294,9 +294,9 @@ mod tests {
         match keys_of_file(Path::new("borders"), text.as_bytes(), hex) {
             Ok(At::Keys(keys)) => Ok(keys),
             Ok(At::Range(..) | At::Parts(..)) => Err("a range".to_owned()),
-            Err(trouble) => {
-                assert_eq!(trouble.exit, Exit::Refused);
-                Err(trouble.message)
+            Err(error) => {
+                assert_eq!(error.exit, Exit::Refused);
+                Err(error.message)
             }
         }
     }

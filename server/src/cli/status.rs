@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::cluster;
 use super::output::Printer;
-use super::{Exit, Trouble};
+use super::{CliError, Exit};
 
 /// Prints the health of the cluster and the state of the node; the exit code tells the health. If the
 /// cluster's manager does not answer, the cluster counts as unavailable, and the node's state is printed
@@ -20,7 +20,7 @@ pub(super) async fn status(
     client: &Client,
     printer: Printer,
     out: &mut impl Write,
-) -> Result<Exit, Trouble> {
+) -> Result<Exit, CliError> {
     let admin = client.admin();
     let node = admin.node_state().await?;
     let of_cluster = admin.status().await;
@@ -85,7 +85,7 @@ pub(super) async fn memory(
     client: &Client,
     printer: Printer,
     out: &mut impl Write,
-) -> Result<Exit, Trouble> {
+) -> Result<Exit, CliError> {
     let node = client.admin().node_state().await?;
     let words = memory_table(&node);
     printer.print(out, memory_facts(&node), words.trim_end())
@@ -137,7 +137,7 @@ fn memory_facts(node: &NodeState) -> Value {
 }
 
 /// The state of the cluster and of the node as one JSON object.
-fn facts(node: &NodeState, of_cluster: Result<ClusterStatus, Error>) -> Result<Value, Trouble> {
+fn facts(node: &NodeState, of_cluster: Result<ClusterStatus, Error>) -> Result<Value, CliError> {
     let shards = node.shards.iter().map(|shard| {
         json!({
             "shard": shard.shard,

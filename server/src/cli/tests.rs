@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 
 use super::connection_args::ConnectionArgs;
 use super::input;
-use super::request::{Leave, Order, Request, Show, Top, Wanted, prepare};
+use super::request::{CasCondition, ClusterQuery, Leave, Order, Request, Top, prepare};
 use super::split::At;
 use super::{CliCommand, Exit, Format, GlobalArgs, output};
 
@@ -43,7 +43,7 @@ impl Cli {
 fn request(words: &[&str]) -> Result<Request, Exit> {
     let line = std::iter::once("rangedb").chain(words.iter().copied());
     let cli = Cli::try_parse_from(line).map_err(|_| Exit::Usage)?;
-    prepare(&cli.client()).map_err(|trouble| trouble.exit)
+    prepare(&cli.client()).map_err(|error| error.exit)
 }
 
 /// The batch of a write, and what its conditions are called.
@@ -98,7 +98,7 @@ fn documented_command_lines_are_understood() {
         request(&["cas", "k", "--if-absent", "v"]),
         Ok(Request::Cas {
             key: key.clone(),
-            wanted: Wanted::Absent,
+            condition: CasCondition::Absent,
             value: Some(b"v".to_vec())
         })
     );
@@ -106,7 +106,7 @@ fn documented_command_lines_are_understood() {
         request(&["cas", "k", "--if-exists", "v"]),
         Ok(Request::Cas {
             key: key.clone(),
-            wanted: Wanted::Exists,
+            condition: CasCondition::Exists,
             value: Some(b"v".to_vec())
         })
     );
@@ -114,7 +114,7 @@ fn documented_command_lines_are_understood() {
         request(&["cas", "k", "--if-version", "7", "--delete"]),
         Ok(Request::Cas {
             key: key.clone(),
-            wanted: Wanted::Version(7),
+            condition: CasCondition::Version(7),
             value: None
         })
     );
@@ -174,8 +174,14 @@ fn documented_command_lines_are_understood() {
         top(true, 2)
     );
     assert_eq!(request(&["status", "--memory"]), Ok(Request::Memory));
-    assert_eq!(request(&["range", "ls"]), Ok(Request::Show(Show::Ranges)));
-    assert_eq!(request(&["node", "ls"]), Ok(Request::Show(Show::Nodes)));
+    assert_eq!(
+        request(&["range", "ls"]),
+        Ok(Request::Query(ClusterQuery::Ranges))
+    );
+    assert_eq!(
+        request(&["node", "ls"]),
+        Ok(Request::Query(ClusterQuery::Nodes))
+    );
 }
 
 #[test]
@@ -215,7 +221,7 @@ fn the_cluster_is_steered_by_orders() {
     );
     assert_eq!(
         request(&["range", "show", "7"]),
-        Ok(Request::Show(Show::Range(7)))
+        Ok(Request::Query(ClusterQuery::Range(7)))
     );
     let split = |keys: &[&[u8]], hold| {
         let keys = keys.iter().map(|key| key.to_vec()).collect();
@@ -237,11 +243,11 @@ fn the_cluster_is_steered_by_orders() {
     );
     assert_eq!(
         request(&["range", "hot"]),
-        Ok(Request::Show(Show::HotRanges(10)))
+        Ok(Request::Query(ClusterQuery::HotRanges(10)))
     );
     assert_eq!(
         request(&["range", "hot", "--top", "3"]),
-        Ok(Request::Show(Show::HotRanges(3)))
+        Ok(Request::Query(ClusterQuery::HotRanges(3)))
     );
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("borders");
@@ -295,7 +301,11 @@ fn the_cluster_is_steered_by_orders() {
             value: "-1".to_owned()
         })
     );
-    let setting = |name: Option<&str>| Ok(Request::Show(Show::Setting(name.map(str::to_owned))));
+    let setting = |name: Option<&str>| {
+        Ok(Request::Query(ClusterQuery::Setting(
+            name.map(str::to_owned),
+        )))
+    };
     assert_eq!(request(&["config", "get"]), setting(None));
     assert_eq!(
         request(&["config", "get", "balance"]),
@@ -311,7 +321,7 @@ fn the_cluster_is_steered_by_orders() {
     );
     assert_eq!(
         request(&["config", "history", "--format", "json"]),
-        Ok(Request::Show(Show::History))
+        Ok(Request::Query(ClusterQuery::History))
     );
 }
 
@@ -451,9 +461,9 @@ fn a_result_that_cannot_be_printed_tells_whether_something_was_written() {
         let read = printer.print(&mut Unwritable(kind), Value::Null, "value");
         assert_eq!(read.expect_err("it cannot be printed").exit, of_read);
         let written = printer.version(&mut Unwritable(kind), 7);
-        let trouble = written.expect_err("it cannot be printed");
-        assert_eq!(trouble.exit, Exit::AppliedUnprinted);
-        assert!(trouble.message.contains("was applied"), "{trouble:?}");
+        let error = written.expect_err("it cannot be printed");
+        assert_eq!(error.exit, Exit::AppliedUnprinted);
+        assert!(error.message.contains("was applied"), "{error:?}");
     }
 }
 

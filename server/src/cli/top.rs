@@ -18,7 +18,7 @@ use tokio::task::JoinSet;
 
 use super::request::Top;
 use super::scrape::{Answered, Counters, Shards, scrape};
-use super::{Exit, Trouble, cluster, output};
+use super::{CliError, Exit, cluster, output};
 
 /// The size of a terminal that does not tell its own.
 const USUAL_SIZE: (usize, usize) = (80, 24);
@@ -61,7 +61,7 @@ impl Sample {
 }
 
 /// Shows pictures until the reader has enough, or one.
-pub(super) async fn top(client: &Client, top: Top, out: &mut impl Write) -> Result<Exit, Trouble> {
+pub(super) async fn top(client: &Client, top: Top, out: &mut impl Write) -> Result<Exit, CliError> {
     let before = Sample::take(client).await?;
     if top.once {
         tokio::time::sleep(top.interval).await;
@@ -72,7 +72,7 @@ pub(super) async fn top(client: &Client, top: Top, out: &mut impl Write) -> Resu
         return Ok(Exit::Done);
     }
     if !io::stdout().is_terminal() {
-        return Err(Trouble::usage(
+        return Err(CliError::usage(
             "standard output is no terminal; use top --once",
         ));
     }
@@ -86,7 +86,7 @@ async fn live<W: Write>(
     interval: Duration,
     mut before: Sample,
     terminal: &mut Terminal<'_, W>,
-) -> Result<(), Trouble> {
+) -> Result<(), CliError> {
     let mut ticks = tokio::time::interval(interval);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     terminal.draw(&["one moment".to_owned()])?;

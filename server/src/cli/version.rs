@@ -10,7 +10,7 @@ use rangedb_server::{data_dir, peers};
 use serde_json::json;
 
 use super::connection_args::Format;
-use super::{Exit, Trouble};
+use super::{CliError, Exit};
 
 /// The release.
 const RELEASE: &str = env!("CARGO_PKG_VERSION");
@@ -46,7 +46,7 @@ fn features() -> Vec<&'static str> {
 }
 
 /// Prints the release, the commit, the formats and the features.
-pub(super) fn print(args: &VersionArgs, out: &mut impl Write) -> Result<Exit, Trouble> {
+pub(super) fn print(args: &VersionArgs, out: &mut impl Write) -> Result<Exit, CliError> {
     write(args.format, out)?;
     Ok(Exit::Done)
 }

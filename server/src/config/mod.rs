@@ -72,7 +72,7 @@ pub struct Joining {
 /// Where and for whom the HTTP pages are served.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Http {
-    /// The address.
+    /// The address on which the server listens for HTTP.
     pub address: SocketAddr,
     /// The names of this node, which requests may have in `Host`, beside addresses and `localhost`.
     pub hosts: Vec<String>,

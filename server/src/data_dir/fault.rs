@@ -23,7 +23,7 @@ pub enum BadFolder {
     /// The path is not a folder.
     #[error("data folder {path} {what}; give a folder with --data-dir")]
     NoFolder {
-        /// The path.
+        /// The path given as --data-dir.
         path: String,
         /// What is there instead.
         what: &'static str,
@@ -36,7 +36,7 @@ pub enum BadFolder {
     OtherOwner {
         /// The folder.
         path: String,
-        /// The owner.
+        /// The name of the user who owns the folder.
         owner: String,
         /// The user of this process.
         me: String,
@@ -95,7 +95,7 @@ pub enum BadFolder {
     OtherSetting {
         /// The folder.
         path: String,
-        /// The setting.
+        /// The flag of the setting, such as --split-at.
         setting: &'static str,
         /// Its value when the folder was made.
         made: String,

@@ -68,7 +68,7 @@ pub enum Birth {
 
 /// The settings for opening or making a folder.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Wanted {
+pub struct FolderOptions {
     /// The number of shards that the node must have, if it was given.
     pub shards: Option<u16>,
     /// The number of shards of a new folder, if none was given.
@@ -77,10 +77,10 @@ pub struct Wanted {
     pub split_at: Vec<Vec<u8>>,
 }
 
-impl Wanted {
-    /// What the settings of a node want of its folder.
-    pub fn of(config: &Config) -> Wanted {
-        Wanted {
+impl FolderOptions {
+    /// The options that the settings of a node give.
+    pub fn of(config: &Config) -> FolderOptions {
+        FolderOptions {
             shards: config.shards_given.then_some(config.shards),
             shards_if_new: config.shards,
             split_at: config.split_at.clone(),
@@ -124,14 +124,14 @@ impl DataDir {
     ///
     /// # Errors
     /// [`BadFolder`]: a start refuses the folder.
-    pub fn look(path: &Path, wanted: &Wanted) -> Result<Option<Identity>, BadFolder> {
+    pub fn look(path: &Path, options: &FolderOptions) -> Result<Option<Identity>, BadFolder> {
         if !look::is_ours(path)? {
             return Ok(None);
         }
         let Some(Found { identity, .. }) = read(path)? else {
             return Ok(None);
         };
-        check(path, &identity, wanted)?;
+        check(path, &identity, options)?;
         for shard in 0..identity.shards {
             if identity.mark(shard).opened != Opened::Never {
                 look::check_parts(path, shard, identity.is_of_cluster())?;
@@ -147,7 +147,7 @@ impl DataDir {
     /// See [`BadFolder`].
     pub fn open(
         path: &Path,
-        wanted: &Wanted,
+        options: &FolderOptions,
         be_born: impl FnOnce(&str) -> Result<Birth, String>,
     ) -> Result<DataDir, BadFolder> {
         if !look::is_ours(path)? {
@@ -158,8 +158,8 @@ impl DataDir {
         // Until the lock was held, another process may have used the folder.
         look::is_ours(path)?;
         let (identity, is_counted) = match read(path)? {
-            Some(found) => reopen(path, found, wanted)?,
-            None => (make(path, wanted, be_born)?, true),
+            Some(found) => reopen(path, found, options)?,
+            None => (make(path, options, be_born)?, true),
         };
         Ok(DataDir {
             path: path.to_owned(),
@@ -264,17 +264,21 @@ fn lock(path: &Path) -> Result<File, BadFolder> {
 }
 
 /// Opens a folder that was made before; returns whether this start was counted.
-fn reopen(path: &Path, found: Found, wanted: &Wanted) -> Result<(Identity, bool), BadFolder> {
+fn reopen(
+    path: &Path,
+    found: Found,
+    options: &FolderOptions,
+) -> Result<(Identity, bool), BadFolder> {
     let Found {
         mut identity,
         is_older,
     } = found;
-    check(path, &identity, wanted)?;
+    check(path, &identity, options)?;
     // Before a shard with the same number can be made again.
     for shard in std::mem::take(&mut identity.gone_shards) {
         look::remove_shard(path, shard)?;
     }
-    let shards = wanted.shards.unwrap_or_else(|| identity.staying_shards());
+    let shards = options.shards.unwrap_or_else(|| identity.staying_shards());
     let had = (identity.shards, identity.leaving_shards);
     identity.keep_shards(shards);
     let is_changed = had != (identity.shards, identity.leaving_shards);
@@ -298,16 +302,16 @@ fn reopen(path: &Path, found: Found, wanted: &Wanted) -> Result<(Identity, bool)
     }
 }
 
-fn check(path: &Path, identity: &Identity, wanted: &Wanted) -> Result<(), BadFolder> {
+fn check(path: &Path, identity: &Identity, options: &FolderOptions) -> Result<(), BadFolder> {
     // What is not given stays as the folder was made.
-    let split_at: Vec<String> = wanted.split_at.iter().map(|key| hex(key)).collect();
+    let split_at: Vec<String> = options.split_at.iter().map(|key| hex(key)).collect();
     if !split_at.is_empty() && identity.split_at != split_at {
         let made = identity.split_at.iter().map(|key| unhex(key)).collect();
         return Err(BadFolder::OtherSetting {
             path: path.display().to_string(),
             setting: "--split-at",
             made: borders(made),
-            given: borders(wanted.split_at.clone()),
+            given: borders(options.split_at.clone()),
         });
     }
     Ok(())
@@ -333,10 +337,10 @@ fn borders(keys: Vec<Vec<u8>>) -> String {
 /// Makes a folder, or finishes one whose making was cut off by a crash.
 fn make(
     path: &Path,
-    wanted: &Wanted,
+    options: &FolderOptions,
     be_born: impl FnOnce(&str) -> Result<Birth, String>,
 ) -> Result<Identity, BadFolder> {
-    let shards = wanted.shards.unwrap_or(wanted.shards_if_new);
+    let shards = options.shards.unwrap_or(options.shards_if_new);
     for shard in 0..shards {
         look::make_parts(path, shard)?;
     }
@@ -359,7 +363,7 @@ fn make(
         cluster: membership.cluster,
         node: membership.node,
         shards,
-        split_at: wanted.split_at.iter().map(|key| hex(key)).collect(),
+        split_at: options.split_at.iter().map(|key| hex(key)).collect(),
         addresses: membership.addresses,
         system: membership.system,
         starts: 1,
@@ -409,16 +413,16 @@ mod tests {
 
     fn open(path: &Path, shards: u16, split_at: &[&str]) -> Result<DataDir, BadFolder> {
         let keys: Vec<Vec<u8>> = split_at.iter().map(|key| key.as_bytes().to_vec()).collect();
-        let wanted = Wanted {
+        let options = FolderOptions {
             shards: Some(shards),
             shards_if_new: 1,
             split_at: keys,
         };
-        DataDir::open(path, &wanted, |_| Ok(Birth::Founder))
+        DataDir::open(path, &options, |_| Ok(Birth::Founder))
     }
 
-    fn wanted(shards: Option<u16>) -> Wanted {
-        Wanted {
+    fn options(shards: Option<u16>) -> FolderOptions {
+        FolderOptions {
             shards,
             shards_if_new: 1,
             split_at: Vec::new(),
@@ -476,7 +480,7 @@ mod tests {
         drop(first);
         let error = open(&path, 2, &["n"]).expect_err("other borders");
         assert!(error.to_string().contains("--split-at m, not n"), "{error}");
-        let opened = DataDir::open(&path, &wanted(None), |_| Ok(Birth::Founder));
+        let opened = DataDir::open(&path, &options(None), |_| Ok(Birth::Founder));
         assert_eq!(opened.expect("as it was made").identity.shards, 2);
     }
 
@@ -494,7 +498,7 @@ mod tests {
     fn shards_are_added_empty_and_given_up_once_they_hold_nothing() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = folder.path().join("new");
-        let reopen = |shards| DataDir::open(&path, &wanted(shards), |_| Ok(Birth::Founder));
+        let reopen = |shards| DataDir::open(&path, &options(shards), |_| Ok(Birth::Founder));
         let made = open(&path, 2, &["m"]).expect("made");
         let first = made.identity.mark(1);
         drop(made);
@@ -544,7 +548,7 @@ mod tests {
     fn shards_that_are_being_given_up_may_stay_after_all() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = folder.path().join("new");
-        let reopen = |shards| DataDir::open(&path, &wanted(shards), |_| Ok(Birth::Founder));
+        let reopen = |shards| DataDir::open(&path, &options(shards), |_| Ok(Birth::Founder));
         let logs = open(&path, 4, &[]).expect("made").identity.logs;
         for (shards, leaving) in [(1, 3), (3, 1), (2, 2), (4, 0)] {
             let opened = reopen(Some(shards)).expect("opens");

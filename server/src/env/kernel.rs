@@ -37,7 +37,7 @@ pub enum Missing {
          another filesystem with O_DIRECT, not on tmpfs or an overlay"
     )]
     DirectIo {
-        /// The folder.
+        /// The data folder that was tried.
         folder: String,
         /// The kernel's error.
         error: io::Error,

@@ -1,5 +1,5 @@
-//! How this node is as a whole: the control thread measures it, and each shard tells the cluster's manager with
-//! its reports.
+//! The figures of the whole node, such as latencies, disk space and clock error. The control thread
+//! measures them, and each shard sends them to the cluster's manager in its reports.
 
 use std::sync::{Mutex, PoisonError};
 

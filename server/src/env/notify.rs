@@ -1,4 +1,4 @@
-//! The service manager: the messages of `sd_notify(3)`, by which a node tells systemd how it is.
+//! The service manager: the messages of `sd_notify(3)`, by which a node tells systemd its state.
 //!
 //! A message is one datagram to the socket that the variable `NOTIFY_SOCKET` names; without the
 //! variable nobody listens. Messages are sent without waiting, as a manager that stands still must

@@ -1,4 +1,4 @@
-//! Why the history cannot be read or written: what passes by itself, and what does not.
+//! Errors of the history's files: those that may pass by themselves, and those that do not.
 
 use std::io;
 

@@ -1,8 +1,8 @@
-//! The history of the node: its work by the minute for a day and by the hour for 90 days, and what
-//! happened to it. It lies in the folder `history` of the data folder.
+//! The history of the node: its work by the minute for a day and by the hour for 90 days, and its events.
+//! It lies in the folder `history` of the data folder.
 //!
-//! Nothing depends on it. One thread of its own does all that touches its files; others hand rows over
-//! through a queue with a bound, and what does not fit is counted and lost. Where the disk is full the
+//! Nothing depends on it. One thread of its own does all that touches its files; others send it rows
+//! through a bounded queue, and rows that do not fit are counted and lost. Where the disk is full the
 //! history pauses ([`recorder`]), where its files are damaged they are put aside.
 //!
 //! The files are those of fjall ([`store`]), which may panic where they are damaged. A panic on the

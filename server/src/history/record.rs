@@ -1,5 +1,5 @@
-//! What the history is made of: the work of a minute or an hour, events, and their form on disk, which
-//! is JSON. Pure.
+//! The rows of the history: the work of a minute or an hour, events, and their form on disk, which is JSON.
+//! Pure.
 
 use std::collections::BTreeMap;
 

@@ -60,8 +60,8 @@ pub struct ShardRequestId(pub usize);
 /// A connection on its way to another shard; only its handshake has been read.
 #[derive(Debug)]
 pub struct PassedConnection {
-    /// The socket.
+    /// The socket, which this shard no longer uses.
     pub socket: OwnedFd,
-    /// Its handshake.
+    /// What the client has sent in its handshake.
     pub handshake: Handshake,
 }

@@ -27,6 +27,7 @@ use rangedb_engine::boot_time::BootTime;
 use rangedb_engine::env::AsyncRuntime;
 use rangedb_engine::error::Error;
 use rangedb_engine::gateway::responder::{Responder, Response, Scanning};
+use rangedb_engine::notify::Notify;
 use rangedb_engine::types::Timestamp;
 use rangedb_protocol::frame::{self, BadFrame, Frame};
 use rangedb_protocol::limits::IN_FLIGHT_MAX;
@@ -93,8 +94,8 @@ enum ConnectionState {
 }
 
 /// Handles one request of a client, whose frame may lie in the connection's own buffer. The reply goes to the
-/// connection, at once or later. The network knows no requests: who accepts connections says what handles
-/// their frames.
+/// connection, at once or later. This module knows no requests: the accepting side passes the function that
+/// handles frames.
 pub type Handle = fn(
     &Rc<Context>,
     &Rc<Connection>,
@@ -114,7 +115,8 @@ pub struct Connection {
     /// Scans that wait for their turn, with the tokens of their requests.
     scans: RefCell<VecDeque<(u64, Scanning)>>,
     scanning: Cell<bool>,
-    waits_for_room: RefCell<Option<Waker>>,
+    /// The client has taken enough for another reply, or is gone.
+    room: Notify,
     state: Cell<ConnectionState>,
     /// Since when an incomplete frame has made no progress.
     unfinished_since: Cell<Option<BootTime>>,
@@ -137,7 +139,7 @@ pub async fn serve(context: Rc<Context>, mut stream: Stream, smart: bool, handle
         forwarded: Cell::new(0),
         scans: RefCell::default(),
         scanning: Cell::new(false),
-        waits_for_room: RefCell::default(),
+        room: Notify::default(),
         state: Cell::new(ConnectionState::Open),
         unfinished_since: Cell::new(None),
         task: RefCell::default(),
@@ -439,28 +441,18 @@ impl Connection {
             }
         }
         if output.unsent().len() < UNSENT_LEN_PAUSE {
-            self.tell_room();
+            self.room.notify();
         }
         Ok(())
     }
 
-    fn tell_room(&self) {
-        if let Some(scanner) = self.waits_for_room.borrow_mut().take() {
-            scanner.wake();
-        }
-    }
-
     /// Waits until the client has taken enough for another reply.
-    async fn room(&self) {
-        poll_fn(|cx| {
-            let full = self.output.borrow().unsent().len() >= UNSENT_LEN_PAUSE;
-            if !full || self.state.get() == ConnectionState::Gone {
-                return Poll::Ready(());
-            }
-            *self.waits_for_room.borrow_mut() = Some(cx.waker().clone());
-            Poll::Pending
-        })
-        .await;
+    async fn wait_for_room(&self) {
+        let has_room = || {
+            let unsent = self.output.borrow().unsent().len();
+            unsent < UNSENT_LEN_PAUSE || self.state.get() == ConnectionState::Gone
+        };
+        self.room.until(has_room).await;
     }
 
     /// Runs scans one after the other, so that at most one reply waits in memory beyond what the
@@ -470,7 +462,7 @@ impl Connection {
             let Some((_, scanning)) = self.scans.borrow_mut().pop_front() else {
                 break;
             };
-            self.room().await;
+            self.wait_for_room().await;
             scanning.await;
         }
         self.scanning.set(false);
@@ -481,7 +473,7 @@ impl Connection {
         self.state.set(ConnectionState::Gone);
         self.output.borrow_mut().clear(&self.context.buffers);
         self.task.borrow_mut().take();
-        self.tell_room();
+        self.room.notify();
         for (token, _) in self.scans.borrow_mut().drain(..) {
             self.release(token);
         }

@@ -32,9 +32,9 @@ pub struct Malformed;
 
 /// A frame of a client, and the request in it.
 pub struct Decoded<'a> {
-    /// The frame.
+    /// The frame as it was received.
     pub frame: Frame<'a>,
-    /// Its request.
+    /// What the frame asks for, or why it cannot be read.
     pub request: Result<Request<'a>, BadRequest>,
 }
 

@@ -1,5 +1,5 @@
-//! Scan: rows of one range in key order, in pages. The token of a page says where the next one goes
-//! on.
+//! Scan: rows of one range in ascending or descending order of keys, in pages. The token of a page says
+//! where the next one goes on.
 
 use rangedb_engine::error::Error;
 use rangedb_engine::request::ScanRequest;

@@ -1,10 +1,10 @@
-//! What the service manager hears of the node: how it is, and that it is well.
+//! Reports the node's state to the service manager (systemd), and keeps its watchdog satisfied.
 //!
-//! At each interval a task asks every shard for a beat, which a shard gives whenever its thread
-//! takes up the next task. When all have beaten, the manager hears `WATCHDOG=1`, and while the node
-//! starts or stops, that this may take longer. So a thread that stands still lets the manager's
-//! watchdog or its limit of the start or the stop end the process, while a long recovery, a wait for a
-//! place in a cluster, or a long `--drain-wait` does not. Lives on the control thread; without a manager it does nothing.
+//! At each interval a task asks every shard for a beat, which a shard gives when its thread takes up the
+//! next task. When all have answered, the manager gets `WATCHDOG=1`, and, while the node starts or stops,
+//! `EXTEND_TIMEOUT_USEC`. So if a thread hangs, the manager's watchdog or its time limit of the start or
+//! the stop ends the process. A long recovery, a wait for a place in a cluster, or a long `--drain-wait`
+//! does not end it. Lives on the control thread; without a manager it does nothing.
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;

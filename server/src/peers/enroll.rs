@@ -285,7 +285,7 @@ async fn ask(address: &str, request: &Request) -> io::Result<Reply> {
 /// A node that answered at an address of `--join`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Found {
-    /// The address.
+    /// The address of --join at which it answered.
     pub address: String,
     /// The id of the node there.
     pub node: NodeId,

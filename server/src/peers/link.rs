@@ -56,10 +56,11 @@ const BULK_LEN_MAX: usize = 8 << 20;
 /// The links of one shard. Clones are the same links.
 #[derive(Clone)]
 pub struct Links {
-    inner: Rc<Inner>,
+    inner: Rc<LinksInner>,
 }
 
-struct Inner {
+/// What the clones of [`Links`] share.
+struct LinksInner {
     cluster: u128,
     me: NodeId,
     peers: Arc<Peers>,
@@ -109,7 +110,7 @@ struct Link {
 impl Links {
     /// The links of a shard of this node.
     pub fn new(cluster: u128, me: NodeId, peers: Arc<Peers>) -> Links {
-        let inner = Inner {
+        let inner = LinksInner {
             cluster,
             me,
             peers,
@@ -188,7 +189,7 @@ impl Links {
     }
 }
 
-impl Inner {
+impl LinksInner {
     fn ended(&self, error: &io::Error) {
         if is_damage(error) {
             self.damaged.set(self.damaged.get() + 1);
@@ -327,7 +328,7 @@ impl From<Refused> for io::Error {
 }
 
 /// Connects a link and serves it until it breaks.
-async fn run(inner: &Inner, link: &Link) {
+async fn run(inner: &LinksInner, link: &Link) {
     let (to, class) = (link.to, link.class);
     let error = match GlommioRuntime::timeout(CONNECT_TIMEOUT, connect(inner, link)).await {
         Ok(Ok(stream)) => {
@@ -375,7 +376,7 @@ fn is_refusal(error: &io::Error) -> bool {
     error.get_ref().is_some_and(|inner| inner.is::<Refused>())
 }
 
-async fn connect(inner: &Inner, link: &Link) -> io::Result<TcpStream> {
+async fn connect(inner: &LinksInner, link: &Link) -> io::Result<TcpStream> {
     let to = link.to;
     let address = inner.peers.addresses().get(&to.node).cloned();
     let unknown = || {
@@ -430,7 +431,7 @@ async fn connect(inner: &Inner, link: &Link) -> io::Result<TcpStream> {
 
 /// Checks the first frame of the other side. No answer counts before it is certain that the node
 /// does not run on an older folder than before.
-async fn welcome(inner: &Inner, node: NodeId, received: &Received) -> io::Result<()> {
+async fn welcome(inner: &LinksInner, node: NodeId, received: &Received) -> io::Result<()> {
     let said = match received.kind {
         kind::WELCOME => Welcome::decode(&received.body),
         kind::REFUSED => {
@@ -449,7 +450,7 @@ async fn welcome(inner: &Inner, node: NodeId, received: &Received) -> io::Result
 }
 
 /// Sends and receives until the connection breaks; returns the reason.
-async fn serve(inner: &Inner, link: &Link, stream: TcpStream) -> io::Error {
+async fn serve(inner: &LinksInner, link: &Link, stream: TcpStream) -> io::Error {
     let (mut reader, mut writer) = stream.split();
     let sending = async {
         let mut sent = Vec::new();

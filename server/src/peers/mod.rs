@@ -475,7 +475,7 @@ mod tests {
     use rangedb_engine::cluster::{MembershipStatus, NodeHealth, NodeRecord, NodeView};
 
     use super::*;
-    use crate::data_dir::{Birth, DataDir, Wanted};
+    use crate::data_dir::{Birth, DataDir, FolderOptions};
     use crate::test_node;
 
     #[test]
@@ -523,12 +523,12 @@ mod tests {
     fn what_is_learnt_after_a_refusal_leaves_the_folder_refused() {
         let temp = tempfile::tempdir().expect("a temporary folder");
         let path = temp.path().join("data");
-        let wanted = Wanted {
+        let options = FolderOptions {
             shards: Some(1),
             shards_if_new: 1,
             split_at: Vec::new(),
         };
-        let open = || DataDir::open(&path, &wanted, |_| Ok(Birth::Founder));
+        let open = || DataDir::open(&path, &options, |_| Ok(Birth::Founder));
         let folder = open().expect("made");
         let identity = folder.identity.clone();
         let (node, start) = (NodeId(identity.node), identity.starts);

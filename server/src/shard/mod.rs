@@ -63,7 +63,7 @@ pub struct ShardSetup {
     pub world: World<GlommioEnv>,
     /// The node's hybrid logical clock.
     pub hlc: Hlc,
-    /// The node.
+    /// What the shard is to know of its node.
     pub node: NodeInfo,
     /// The other nodes.
     pub peers: Arc<Peers>,

@@ -1,8 +1,8 @@
 //! All replicas of a range that have applied the same entry store the same: rows with all versions
-//! and delete marks, session table with outcomes, thresholds, descriptor, members.
+//! and tombstones, session table with outcomes, thresholds, descriptor, members.
 //!
 //! They may differ in versions that no read can ask for any more. Of a key's versions at or below
-//! the collected threshold only the newest counts, and none if that is a delete mark.
+//! the collected threshold only the newest counts, and none if that is a tombstone.
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;

@@ -1,5 +1,5 @@
 //! What the row cache gives for a key is what memtables and tables hold as its newest version. It may
-//! still have a delete mark that was collected there: for a reader both mean that there is no value.
+//! still have a tombstone that was collected there: for a reader both mean that there is no value.
 //! Checked at every read that the cache answers.
 
 use rangedb_engine::lsm::row::Row;

@@ -7,8 +7,9 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use rangedb_engine::lsm::LsmError;
-use rangedb_engine::range::apply::{self, Applied, Rows};
+use rangedb_engine::range::apply::{self, Applied};
 use rangedb_engine::range::command::{self, Action, Command, Entry};
+use rangedb_engine::range::rows::Rows;
 use rangedb_engine::range::state::RangeState;
 use rangedb_engine::range::{Descriptor, Keyspace};
 use rangedb_engine::request::{Batch, Outcome, RequestId};

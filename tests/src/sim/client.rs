@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rangedb_client::core::multi_get::{self, KeyOutcome, Source};
-use rangedb_client::core::{Action, Attempt, Call, Core, Endpoint, Event, Kind, Lost};
+use rangedb_client::core::{Action, Attempt, Call, ClientCore, Endpoint, Event, Kind, Lost};
 use rangedb_engine::env::AsyncRuntime;
 use rangedb_engine::error::Error;
 use rangedb_engine::gateway::message::{Body, Found};
@@ -66,7 +66,7 @@ pub struct SimClient {
     /// Whether a write of its pair is under way.
     pub(super) writes_pair: Cell<bool>,
     client_network: ClientNetwork,
-    core: Core,
+    core: ClientCore,
     /// The instant that the core gets for the beginning of the simulated time.
     origin: Instant,
 }
@@ -84,7 +84,7 @@ struct Request<'a> {
 
 /// A row that a multi-get has read.
 pub struct ReadRow {
-    /// The key.
+    /// The user's key.
     pub key: String,
     /// Its value and version, if it has one.
     pub found: Option<(Blob, Timestamp)>,
@@ -145,7 +145,7 @@ impl SimClient {
         let id = u128::from(random.next()) << 64 | u128::from(number);
         // Only the time since then counts, and that is simulated.
         let origin = Instant::now();
-        let core = Core::new(addresses, id, origin + executor::current().now());
+        let core = ClientCore::new(addresses, id, origin + executor::current().now());
         Rc::new(SimClient {
             number,
             cluster,

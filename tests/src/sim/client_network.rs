@@ -32,7 +32,7 @@ pub const TRY_TIMEOUT: Duration = Duration::from_millis(1500);
 pub struct Reached {
     /// The host that the gateway runs on.
     pub host: Host,
-    /// The gateway.
+    /// The gateway to ask.
     pub gateway: Gateway<SimEnv>,
 }
 
@@ -48,7 +48,7 @@ impl Reached {
 pub struct ClientRequest {
     /// The operation.
     pub body: Body,
-    /// The caller.
+    /// Whether the client follows routes.
     pub caller: Caller,
     /// The newest timestamp that the client has seen.
     pub token: Timestamp,

@@ -35,7 +35,7 @@ const LEFT: [u8; 3] = *b"cr1";
 /// The first key of a range with rows of its own, which make memtables full.
 const BESIDE: [u8; 3] = *b"d00";
 /// How long anything that is waited for may take.
-const PATIENCE: Duration = Duration::from_secs(8);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(8);
 /// How often the state is looked at when the moment counts.
 const MOMENT: Duration = Duration::from_micros(100);
 /// How far a clock is ahead: more than any change of bounds takes.
@@ -227,7 +227,7 @@ impl Story {
 
     /// Looks until something is so; `false` if it does not come to that.
     async fn until(&self, every: Duration, is_so: impl Fn(&[Look]) -> bool) -> bool {
-        let until = executor::current().now() + PATIENCE;
+        let until = executor::current().now() + WAIT_TIMEOUT;
         while !is_so(&self.cluster.looks()) {
             if executor::current().now() > until {
                 return false;

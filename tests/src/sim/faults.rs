@@ -174,7 +174,7 @@ pub enum Order {
 pub struct Step {
     /// The pause after the entry before.
     pub after: Duration,
-    /// The fault.
+    /// What happens after the pause.
     pub fault: Fault,
 }
 

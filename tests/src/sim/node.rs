@@ -110,7 +110,7 @@ pub struct SimNode {
     leaving_shards: Cell<u16>,
     /// Whether the disk is lost, and the node with it: only another node can run on the machine.
     is_lost: Cell<bool>,
-    running: RefCell<Option<Running>>,
+    running: RefCell<Option<NodeShards>>,
     fatal: Rc<RefCell<Option<String>>>,
     /// Where the node last knew the system range; a real node keeps it on disk.
     system: Rc<RefCell<Vec<Location>>>,
@@ -118,7 +118,7 @@ pub struct SimNode {
 
 /// The shards of a running node, and the gateway of each.
 #[derive(Clone)]
-struct Running {
+struct NodeShards {
     shards: Rc<Vec<Shard<SimEnv>>>,
     gateways: Rc<Vec<Gateway<SimEnv>>>,
 }
@@ -365,7 +365,7 @@ impl SimNode {
         if let Ok(gateways) = receiver.await {
             let shards = gateways.iter().map(|gateway| gateway.shard().clone());
             let shards = Rc::new(shards.collect());
-            *self.running.borrow_mut() = Some(Running { shards, gateways });
+            *self.running.borrow_mut() = Some(NodeShards { shards, gateways });
         }
     }
 
@@ -545,7 +545,7 @@ impl SimNode {
 
     /// Stops the node cleanly; `false` if it stopped by itself instead.
     pub async fn stop(self: &Rc<SimNode>) -> bool {
-        let Some(Running { gateways, .. }) = self.running.borrow_mut().take() else {
+        let Some(NodeShards { gateways, .. }) = self.running.borrow_mut().take() else {
             return false;
         };
         let (sender, receiver) = oneshot::channel();

@@ -28,7 +28,7 @@ const BORDER: [u8; 3] = *b"cr5";
 /// The keys that are scanned.
 const KEYS: [&str; 4] = ["cr1", "cr3", "cr6", "cr8"];
 /// How long anything that is waited for may take.
-const PATIENCE: Duration = Duration::from_secs(20);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(20);
 /// How often it is looked at.
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
@@ -220,7 +220,7 @@ impl Scans {
 
     /// Adds 1 to the number under this request id until there is an outcome.
     async fn add(&self, id: RequestId) -> Result<Outcome, String> {
-        let until = executor::current().now() + PATIENCE;
+        let until = executor::current().now() + WAIT_TIMEOUT;
         loop {
             let add = Batch::add(NUMBER.into(), 1);
             if let Some(outcome) = self.client.write_as(add, id).await {
@@ -299,7 +299,7 @@ impl Scans {
         order: Order,
         is_so: impl Fn(&[Look]) -> bool,
     ) -> Result<(), String> {
-        let until = executor::current().now() + PATIENCE;
+        let until = executor::current().now() + WAIT_TIMEOUT;
         while !is_so(&self.cluster.looks()) {
             if executor::current().now() > until {
                 return Err(format!("{order:?} was not followed"));
@@ -388,7 +388,7 @@ impl Scans {
     }
 
     async fn until(&self, what: &str, is_so: impl Fn(&[Look]) -> bool) -> Result<(), String> {
-        let until = executor::current().now() + PATIENCE;
+        let until = executor::current().now() + WAIT_TIMEOUT;
         while !is_so(&self.cluster.looks()) {
             if executor::current().now() > until {
                 return Err(format!("it is waited in vain until {what}"));
@@ -400,7 +400,7 @@ impl Scans {
 
     /// Gives an order until it is followed: just after a change another one may be too early.
     async fn order(&self, order: Order) -> Result<(), String> {
-        let until = executor::current().now() + PATIENCE;
+        let until = executor::current().now() + WAIT_TIMEOUT;
         while !operator::order(&self.cluster, order, 1).await {
             if executor::current().now() > until {
                 return Err(format!("{order:?} was not followed"));
@@ -424,7 +424,7 @@ impl Scans {
         scan: ScanRequest,
         rows: &mut Vec<(String, String)>,
     ) -> Result<Option<ScanRequest>, String> {
-        let until = executor::current().now() + PATIENCE;
+        let until = executor::current().now() + WAIT_TIMEOUT;
         let reply = loop {
             if let Some(reply) = self.client.scan(scan.clone()).await {
                 break reply;

@@ -6,7 +6,7 @@ use std::path::Path;
 use rangedb_tests::cluster::{
     Caller, homes_of, nodes, ranges, start_all, wait_for, wait_until_replicated,
 };
-use rangedb_tests::process::{Home, Node};
+use rangedb_tests::process::{Home, Node, succeeded};
 
 use crate::{copy, refused};
 
@@ -19,8 +19,7 @@ fn key(at: usize) -> String {
 fn put_rows(homes: &[Home]) {
     let caller = Caller::new(homes);
     for at in 0..ROWS {
-        let put = caller.cli(&["put", &key(at), &format!("value {at}")]);
-        assert!(put.status.success(), "{put:?}");
+        succeeded(&caller.cli(&["put", &key(at), &format!("value {at}")]));
     }
 }
 

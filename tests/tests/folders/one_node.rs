@@ -12,8 +12,7 @@ const ROWS: usize = 12;
 fn put(home: &Home, at: usize) {
     // Rows for each of the two ranges.
     let (key, value) = (format!("{}{at}", ["a", "z"][at % 2]), format!("value {at}"));
-    let put = home.cli(&["put", &key, &value]);
-    assert!(put.status.success(), "{put:?}");
+    home.put(&key, &value);
 }
 
 fn check_rows(home: &Home, rows: usize) {

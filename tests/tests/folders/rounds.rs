@@ -250,6 +250,7 @@ fn round(seed: u64) {
         running[one].take().into_iter().for_each(Node::kill);
         running[one] = Some(homes[one].start());
     }
+    // Some rows are written before the nodes stop.
     std::thread::sleep(Duration::from_millis(500));
     let all_stop = random.random_bool(0.5);
     for (at, node) in running.iter_mut().enumerate() {

@@ -317,8 +317,7 @@ fn run_on_a_cluster(block: &Block, lost: Option<u64>) {
     homes.push(home(3, &[]));
     let started = start_all(&homes[..3]);
     wait_until_replicated(&homes[..3]);
-    let balance = homes[0].cli(&["config", "set", "balance", "off"]);
-    assert!(balance.status.success(), "{balance:?}");
+    homes[0].set("balance", "off");
     let fourth = Some(homes[3].start());
     wait_for("nodes that all know where the fourth one is", || {
         let known = |home: &Home| std::fs::read_to_string(home.folder.join("node.json"));

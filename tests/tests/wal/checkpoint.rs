@@ -281,9 +281,9 @@ fn wal_keeps_what_came_after_a_snapshot_over_several_starts() {
         let log = wal.create_replica(created(1)).await.expect("created");
         append(&log, group(1), 1..4).await;
         let state = Bytes::from_static(b"a state");
-        log.switch(DataId(9), id(1, 100), state)
+        log.install_snapshot(DataId(9), id(1, 100), state)
             .await
-            .expect("switched");
+            .expect("installed");
         append(&log, group(1), 101..104).await;
     });
     // Each start writes what it knows at the head of the log anew, behind what is there.

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use rangedb_protocol::{ErrorReply, Route, Session as RequestId};
 
 use super::ms;
-use crate::core::{Action, Attempt, Call, Core, Endpoint, Event, Kind, Lost, Random};
+use crate::core::{Action, Attempt, Call, ClientCore, Endpoint, Event, Kind, Lost, Random};
 use crate::error::{Error, ErrorCode, Fate};
 
 const SEEDS: u64 = 100;
@@ -19,7 +19,7 @@ const CALLS: usize = 60;
 const AT_ONCE: usize = 4;
 const TIMEOUT: Duration = Duration::from_secs(4);
 
-/// A range and who leads it.
+/// A range and its leader.
 #[derive(Clone, Debug)]
 struct Range {
     id: u64,
@@ -58,7 +58,7 @@ enum Coming {
     Answer,
 }
 
-struct Running<'a> {
+struct RunningCall<'a> {
     index: usize,
     key: &'a [u8],
     call: Call<'a>,
@@ -243,13 +243,13 @@ fn node_at(address: &str) -> u64 {
     all.next().expect("the address of a node")
 }
 
-impl Running<'_> {
+impl RunningCall<'_> {
     /// Carries out an action: decides when it has a result, and which. `Err`: the call has failed.
     fn take(
         &mut self,
         action: Action,
         model_cluster: &mut ModelCluster,
-        core: &Core,
+        core: &ClientCore,
         now: Instant,
     ) -> Result<(), Error> {
         let soon = now + ms(1 + model_cluster.random.below(15) as u64);
@@ -347,7 +347,7 @@ impl Running<'_> {
 }
 
 /// The first node of the core's order that runs sends the directory, which may be an old one.
-fn refresh(model_cluster: &ModelCluster, core: &Core, now: Instant) -> bool {
+fn refresh(model_cluster: &ModelCluster, core: &ClientCore, now: Instant) -> bool {
     let (order, _) = core.order(now + TIMEOUT, now);
     let mut running = order
         .iter()
@@ -387,12 +387,12 @@ fn run(seed: u64, has_bug: bool) -> Found {
     let mut model_cluster = ModelCluster::new(seed);
     let mut now = model_cluster.began;
     let addresses = (1..=NODES).map(address).collect();
-    let core = Core::new(addresses, u128::from(seed) << 64 | 5, now);
+    let core = ClientCore::new(addresses, u128::from(seed) << 64 | 5, now);
     let keys: Vec<Vec<u8>> = (0..CALLS)
         .map(|_| vec![b'a' + model_cluster.random.below(26) as u8])
         .collect();
     let mut fates = vec![None; CALLS];
-    let mut running: Vec<Running<'_>> = Vec::new();
+    let mut running: Vec<RunningCall<'_>> = Vec::new();
     let mut waiting = keys.iter().enumerate();
     loop {
         while running.len() < AT_ONCE {
@@ -400,7 +400,7 @@ fn run(seed: u64, has_bug: bool) -> Found {
                 break;
             };
             let deadline = now + TIMEOUT;
-            running.push(Running {
+            running.push(RunningCall {
                 index,
                 key,
                 call: core.begin(Some(key), Kind::Write, deadline),

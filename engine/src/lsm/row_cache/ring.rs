@@ -25,7 +25,7 @@ const CACHE_LINE: usize = 64;
 const VISITED: u32 = 1 << 31;
 /// The entry is no row any more, or never was one.
 const DEAD: u32 = 1 << 30;
-/// The row is a delete mark.
+/// The row is a tombstone.
 const MARK: u32 = 1 << 29;
 
 /// The header of an entry.

@@ -1,14 +1,14 @@
-//! What a scan does about blocks of tables that are not in memory.
+//! How a scan handles blocks of tables that are not in memory.
 //!
 //! A scan of a client, or for a snapshot, never waits for the disk on the shard's thread. Where it needs a
 //! block that is in no cache it stops with a [`ColdStop`]: the block, a few more that come next in its
-//! direction, and the key at which to go on. Its caller has the blocks fetched beside the thread, lets others
-//! run, and opens a new scan at that key. The [`HeldBlocks`] go from one of these scans to the next. The block
-//! cache may drop what was fetched before it is used, and a scan of several runs needs a block of each at
-//! the same time: held blocks are there until the scan has passed them, so it always comes further.
+//! direction, and the key at which to go on. Its caller has the blocks fetched beside the thread, lets
+//! others run, and opens a new scan at that key. The [`HeldBlocks`] go from one of these scans to the next.
+//! The block cache may drop what was fetched before it is used, and a scan of several runs needs a block of
+//! each at the same time: held blocks stay until the scan has passed them, so it always advances.
 //!
-//! What is read ahead is held alone and does not go into the block cache, so that a long scan does not push out
-//! what gets use. Pure; lives on the shard's thread.
+//! What is read ahead is held alone and does not go into the block cache, so that a long scan does not push
+//! out the blocks that gets use. Pure; lives on the shard's thread.
 
 use std::cell::Cell;
 
@@ -68,7 +68,7 @@ impl<'a, S, B> BlockReads<'a, S, B> {
 /// A block that a scan needs before it can go on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ColdStop {
-    /// The block.
+    /// The block to fetch first.
     pub block: ColdBlock,
     /// Whether the block cache takes it in, as for a get: short scans begin where others began.
     pub is_cached: bool,

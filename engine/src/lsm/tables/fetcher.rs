@@ -1,9 +1,9 @@
 //! Reads blocks of tables for reads that must not wait for the disk.
 //!
-//! A [`Fetcher`] is a few helper threads of one shard, so that several blocks are read at a time. It
-//! is no cache: it hands over what it has read, and the shard's thread puts that where reads find it.
-//! Neither does it know who waits for a block, or that two wait for the same one: its caller does,
-//! and bounds how many blocks wait here (see [`crate::tree`]).
+//! A [`Fetcher`] is a few helper threads of one shard, so that several blocks are read at a time. It is no
+//! cache: it hands over what it has read, and the shard's thread puts that where reads find it. It does not
+//! know which reads wait for a block, or that two wait for the same one. Its caller does, and bounds how
+//! many blocks wait here (see [`crate::tree`]).
 //!
 //! A fetcher lives on its shard's thread. That thread and the helpers talk by channels alone, so that
 //! the shard never waits for a helper that the system has put aside.

@@ -1,10 +1,10 @@
 //! Iterates over the blocks of one table, in either direction.
 //!
-//! The table's [`Index`] names the blocks of the interval. A block comes from the shard's block cache
-//! if it is there. The first one that is missing is read alone, and goes into the cache, as for a get:
-//! short scans begin where others began. Those behind it are read ahead, more each time up to
-//! [`READ_AHEAD_MAX`] bytes at once, and do not go into the cache, so that a long scan does not push
-//! out what gets use. Without the shard's [`Reader`], on another thread, no cache is touched.
+//! The table's [`Index`] names the blocks of the interval. A block comes from the shard's block cache if it
+//! is there. The first one that is missing is read alone, and goes into the cache, as for a get: short
+//! scans begin where others began. Those behind it are read ahead, more each time up to [`READ_AHEAD_MAX`]
+//! bytes at once, and do not go into the cache, so that a long scan does not push out the blocks that gets
+//! use. Without the shard's [`Reader`], on another thread, no cache is touched.
 //!
 //! If it must not wait for the disk, it takes blocks from the page cache and from those that were fetched for
 //! the scan. A block that is in neither stops it, and those that come next in the table are named with it.

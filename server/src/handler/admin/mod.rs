@@ -1,5 +1,6 @@
-//! Admin: shows the state of the cluster and changes it. A command, in JSON, goes to the cluster's
-//! manager, wherever it is, but that for this node's history; its answer becomes JSON again. What they say is in `rangedb_protocol::admin`.
+//! Admin: shows the state of the cluster and changes it. Commands and answers are JSON, as
+//! `rangedb_protocol::admin` defines them. Every command goes to the cluster's manager, on whichever node
+//! it is, except the one for the history, which this node answers itself.
 //!
 //! Not on the hot path. Runs on a shard's thread; [`render`] is pure.
 

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use rangedb_engine::cluster::cluster_settings::{self, Rule, SETTINGS};
 use rangedb_engine::cluster::{
-    self, BoundsPhase, MembershipStatus, NodeHealth, NodeView, Outcome, RangeView, Trouble, View,
+    self, BoundsPhase, MembershipStatus, NodeHealth, NodeView, Outcome, RangeView, ReplicaFault,
+    View,
 };
 use rangedb_engine::error::OrderError;
 use rangedb_engine::range::{Keyspace, ReplicaPlace};
@@ -107,25 +108,25 @@ fn is_missed(view: &View, node: &NodeView) -> bool {
     node.state != NodeHealth::Alive && (!is_replaced || view.ranges.iter().any(holds))
 }
 
-/// The trouble of a replica itself.
-fn trouble(range: &RangeView, replica: ReplicaId) -> Option<ReplicaState> {
-    let mut troubles = range.troubles.iter();
-    let (_, trouble) = troubles.find(|(id, _)| *id == replica)?;
-    Some(match trouble {
-        Trouble::Lost => ReplicaState::Lost,
-        Trouble::Missing => ReplicaState::Missing,
-        Trouble::Behind => ReplicaState::Behind,
-        Trouble::Unreadable => ReplicaState::Unreadable,
+/// The fault of a replica itself.
+fn fault(range: &RangeView, replica: ReplicaId) -> Option<ReplicaState> {
+    let mut faults = range.faults.iter();
+    let (_, fault) = faults.find(|(id, _)| *id == replica)?;
+    Some(match fault {
+        ReplicaFault::Lost => ReplicaState::Lost,
+        ReplicaFault::Missing => ReplicaState::Missing,
+        ReplicaFault::Behind => ReplicaState::Behind,
+        ReplicaFault::Unreadable => ReplicaState::Unreadable,
     })
 }
 
-/// The state of a replica: its own trouble, or else its node's.
+/// The state of a replica: its own fault, or else its node's.
 fn replica_state(view: &View, range: &RangeView, replica: &ReplicaPlace) -> ReplicaState {
     let node = || {
         let mut nodes = view.nodes.iter();
         nodes.find(|node| node.record.id == replica.location.node)
     };
-    trouble(range, replica.replica).unwrap_or_else(|| match node().map(|node| node.state) {
+    fault(range, replica.replica).unwrap_or_else(|| match node().map(|node| node.state) {
         Some(NodeHealth::Alive) | None => ReplicaState::Ok,
         Some(NodeHealth::Silent) => ReplicaState::Silent,
         Some(NodeHealth::Dead) => ReplicaState::Dead,
@@ -134,19 +135,19 @@ fn replica_state(view: &View, range: &RangeView, replica: &ReplicaPlace) -> Repl
 }
 
 /// All replicas that cannot do their part: lost, missing, behind or unreadable.
-fn troubles(view: &View) -> Vec<ReplicaInTrouble> {
+fn faulty_replicas(view: &View) -> Vec<ReplicaInTrouble> {
     let of_range = |range: &RangeView| {
         let replicas = range.descriptor.replicas.iter();
-        let troubled = replicas.filter_map(|place| {
-            let mut troubled = ReplicaInTrouble::default();
-            troubled.state = trouble(range, place.replica)?;
-            troubled.range = range.descriptor.range.0;
-            troubled.replica = place.replica.0;
-            troubled.node = place.location.node.0;
-            troubled.shard = place.location.shard.0;
-            Some(troubled)
+        let faulty = replicas.filter_map(|place| {
+            let mut faulty = ReplicaInTrouble::default();
+            faulty.state = fault(range, place.replica)?;
+            faulty.range = range.descriptor.range.0;
+            faulty.replica = place.replica.0;
+            faulty.node = place.location.node.0;
+            faulty.shard = place.location.shard.0;
+            Some(faulty)
         });
-        troubled.collect::<Vec<ReplicaInTrouble>>()
+        faulty.collect::<Vec<ReplicaInTrouble>>()
     };
     view.ranges.iter().flat_map(of_range).collect()
 }
@@ -159,7 +160,7 @@ fn reasons(view: &View) -> Vec<HealthReason> {
         let health = match (range.unavailable, range.under_replicated) {
             (true, _) => Health::Unavailable,
             (_, true) => Health::Degraded,
-            _ if !range.troubles.is_empty() => Health::Degraded,
+            _ if !range.faults.is_empty() => Health::Degraded,
             _ => continue,
         };
         let replicas = range.descriptor.replicas.iter();
@@ -331,7 +332,7 @@ pub(super) fn status(view: &View, cluster: u128) -> ClusterStatus {
     status.ranges = view.ranges.len() as u64;
     status.under_replicated = count(|range| range.under_replicated);
     status.unavailable = count(|range| range.unavailable);
-    status.replicas_in_trouble = troubles(view);
+    status.replicas_in_trouble = faulty_replicas(view);
     status.system_leader.node = view.leader.node.0;
     status.system_leader.shard = view.leader.shard.0;
     status.nodes = all_nodes(view);

@@ -2,7 +2,8 @@
 
 use rangedb_engine::cluster::{
     BlockReason, BoundsPhase, HotRange, MembershipStatus, NodeHealth, NodeRecord, NodeView,
-    RangeRates, RangeStats, RangeView, Setting, ShardStats, SplitBlocked, SplitPart, Trouble, View,
+    RangeRates, RangeStats, RangeView, ReplicaFault, Setting, ShardStats, SplitBlocked, SplitPart,
+    View,
 };
 use rangedb_engine::error::OrderError;
 use rangedb_engine::range::hot_keys::HotKey;
@@ -55,7 +56,7 @@ fn range(id: u64, keys: KeyRange, places: &[(u64, u64, u16)]) -> RangeView {
         term: 5,
         applied: 60,
         lag: vec![(ReplicaId(102), 3), (ReplicaId(103), u64::MAX)],
-        troubles: Vec::new(),
+        faults: Vec::new(),
         under_replicated: false,
         unavailable: false,
         phase: BoundsPhase::None,
@@ -141,7 +142,7 @@ fn view() -> View {
 fn ranges_are_shown_as_tools_expect_them() {
     let mut view = view();
     view.nodes[2].state = NodeHealth::Unreachable;
-    view.ranges[1].troubles = vec![(ReplicaId(102), Trouble::Lost)];
+    view.ranges[1].faults = vec![(ReplicaId(102), ReplicaFault::Lost)];
     (view.ranges[1].phase, view.ranges[1].held_until_ms) = (BoundsPhase::Splitting, u64::MAX);
     view.ranges[0].split_blocked = Some(SplitBlocked {
         reason: BlockReason::SingleKey,
@@ -277,12 +278,12 @@ fn health_is_the_worst_that_there_is() {
     view.nodes[2].state = NodeHealth::Silent;
     assert_eq!(render::status(&view, 10).health, Health::Degraded);
     view.nodes[2].state = NodeHealth::Alive;
-    view.ranges[1].troubles = vec![(ReplicaId(103), Trouble::Missing)];
+    view.ranges[1].faults = vec![(ReplicaId(103), ReplicaFault::Missing)];
     let shown = in_json(render::status(&view, 10));
     assert_eq!(shown["health"], "degraded");
     let trouble = json!({ "range": 2, "replica": 103, "node": 3, "shard": 1, "state": "missing" });
     assert_eq!(shown["replicas_in_trouble"], json!([trouble]));
-    view.ranges[1].troubles.clear();
+    view.ranges[1].faults.clear();
     view.ranges[1].under_replicated = true;
     let shown = render::status(&view, 10);
     assert_eq!(
@@ -300,7 +301,7 @@ fn what_is_not_well_is_named_with_its_nodes_and_the_reason() {
     assert_eq!(in_json(render::status(&view, 10))["reasons"], json!([]));
     view.nodes[1].state = NodeHealth::Dead;
     view.ranges[1].under_replicated = true;
-    view.ranges[1].troubles = vec![(ReplicaId(103), Trouble::Missing)];
+    view.ranges[1].faults = vec![(ReplicaId(103), ReplicaFault::Missing)];
     view.ranges[0].unavailable = true;
     assert_eq!(
         in_json(render::status(&view, 10))["reasons"],

@@ -539,6 +539,7 @@ fn a_frame_that_does_not_go_on_ends_its_connection_and_no_other() {
             assert!(busy.receive().is_some());
         }
         sent += 1;
+        // Slow, but within the time limit of a frame.
         std::thread::sleep(Duration::from_millis(50));
     }
     for half in &mut halves {

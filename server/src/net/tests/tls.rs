@@ -271,6 +271,7 @@ fn a_frame_in_many_records_and_records_in_pieces_are_put_together() {
         }
         for (at, piece) in records.chunks(7).enumerate() {
             client.sock.write_all(piece).expect("sent");
+            // So that the node receives the pieces apart.
             if at % 50 == 0 {
                 std::thread::sleep(Duration::from_millis(1));
             }

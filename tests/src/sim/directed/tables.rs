@@ -15,16 +15,16 @@ use crate::sim::operator;
 use crate::sim::run::{POLL_INTERVAL, Story};
 use crate::sim::runtime::SimRuntime;
 
-/// How many times [`PATIENCE`](super::PATIENCE) it may take until a replica is given up: others may have to be
-/// replaced before.
-const PATIENCES_OF_GIVING_UP: usize = 4;
-/// How many it may take until there is a fresh one: the node may keep away from new ones for a minute, since its
+/// How many times [`WAIT_TIMEOUT`](super::WAIT_TIMEOUT) it may take until a replica is given up: others may
+/// have to be replaced before.
+const TIMEOUTS_TO_GIVE_UP: usize = 4;
+/// How many times it may take until there is a fresh one: the node may keep away from new ones for a minute, since its
 /// compactions failed.
-const PATIENCES_OF_REPLACEMENT: usize = 10;
+const TIMEOUTS_TO_REPLACE: usize = 10;
 /// How many leaders get unreadable blocks, one after the other.
 const LEADERS_DAMAGED: usize = 2;
-/// How many clients write to a single node before its tables take nothing, while they do, and after that. The network of one of them
-/// may deliver so badly that it does not know what became of its write.
+/// How many clients write to a single node before its tables take nothing, while they take nothing, and after
+/// that. The network of one of them may be so bad that it does not know the fate of its write.
 const WRITERS: u32 = 10;
 
 fn is_stuck(node: &SimNode) -> bool {
@@ -40,9 +40,9 @@ fn is_full(node: &SimNode) -> bool {
 }
 
 impl Story {
-    /// Looks for several times [`PATIENCE`](super::PATIENCE) until something is so.
-    async fn until_in(&self, patiences: usize, is_so: impl Fn(&[Look]) -> bool) -> bool {
-        for _ in 0..patiences {
+    /// Looks for several times [`WAIT_TIMEOUT`](super::WAIT_TIMEOUT) until something is so.
+    async fn until_in(&self, timeouts: usize, is_so: impl Fn(&[Look]) -> bool) -> bool {
+        for _ in 0..timeouts {
             if self.until(POLL_INTERVAL, &is_so).await {
                 return true;
             }
@@ -72,7 +72,7 @@ impl Story {
                 now.is_some() && now != before
             };
             node.table_disks().for_each(|disk| disk.damage(|| u8::MAX));
-            let given_up = self.until_in(PATIENCES_OF_GIVING_UP, is_given_up).await;
+            let given_up = self.until_in(TIMEOUTS_TO_GIVE_UP, is_given_up).await;
             // A compaction may have met a block before any read did. Then the shard has handed its leaderships
             // over, and nobody reads here.
             let leads = |look: &Look| look.status.leads && look.status.route.range == range;
@@ -81,7 +81,7 @@ impl Story {
                 .iter()
                 .any(|look| leads(look) && machine(look) == leader);
             node.table_disks().for_each(|disk| disk.mend());
-            let replaced = !given_up || self.until_in(PATIENCES_OF_REPLACEMENT, is_replaced).await;
+            let replaced = !given_up || self.until_in(TIMEOUTS_TO_REPLACE, is_replaced).await;
             if (!given_up && led_here) || !replaced || node.fatal().is_some() {
                 let what = format!(
                     "machine {leader} cannot read its blocks: replica {before:?} of range {range} is given up: \

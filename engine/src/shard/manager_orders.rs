@@ -1,15 +1,15 @@
-//! Requests to the manager, above all orders: another leader of a range, another place for a replica,
-//! a setting, a node that leaves.
+//! Orders to the manager and questions about the cluster. Orders change the leader of a range, move a
+//! replica, set a setting, or let a node leave.
 //!
-//! The manager refuses what cannot be done, gives the order to the shard that leads the range, and
-//! orders nothing else of that range for a while. It gives the orders of its own plan in the same way.
-//! Runs on the shard that hosts the manager.
+//! The manager refuses what cannot be done, gives the order to the shard that leads the range, and gives no
+//! other order for that range for a while. It gives the orders of its own plan in the same way. Runs on the
+//! shard that hosts the manager.
 
 use std::rc::Rc;
 use std::time::Duration;
 
 use super::merge_orders::{self, MergeReason};
-use super::{Inner, split_orders};
+use super::{ShardInner, split_orders};
 use crate::boot_time::BootTime;
 use crate::cluster::manager::Manager;
 use crate::cluster::message::Report;
@@ -28,7 +28,7 @@ pub(super) const ORDER_TIMEOUT: Duration = Duration::from_secs(2);
 /// Why an order was not given whose new replicas got no ids.
 pub(super) const NO_IDS: &str = "the ids of its new replicas were not written down";
 
-impl<E: Env> Inner<E> {
+impl<E: Env> ShardInner<E> {
     /// Answers a request that only the manager answers, which is here.
     pub(super) async fn answer_as_manager(
         self: &Rc<Self>,

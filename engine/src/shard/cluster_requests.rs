@@ -1,7 +1,8 @@
 //! Questions of a shard to other shards and to itself about the cluster, and its search for the manager.
 //!
-//! Every question has a time limit, also one of the shard to itself. After that the order that has asked goes on
-//! without an answer, and the shard that was asked finishes its work. What requests do is in [`super::management`]. Lives on the shard's thread.
+//! Every question has a time limit, also one of the shard to itself. After that the sender goes on without
+//! an answer, while the shard that was asked finishes its work. [`super::management`] handles the requests.
+//! Lives on the shard's thread.
 
 use std::io;
 use std::rc::Rc;
@@ -9,8 +10,8 @@ use std::time::Duration;
 
 use openraft::async_runtime::{Oneshot, OneshotSender};
 
-use super::steering::ORDER_TIMEOUT;
-use super::{Inner, merge_orders, split_orders};
+use super::manager_orders::ORDER_TIMEOUT;
+use super::{ShardInner, merge_orders, split_orders};
 use crate::cluster::message;
 use crate::cluster::{ClusterRequest, ClusterResponse};
 use crate::env::{AsyncRuntime, Env, MessageClass, Transport, is_unsent};
@@ -23,7 +24,7 @@ const ASK_TIMEOUT: Duration = Duration::from_secs(1);
 /// Most shards that are asked in one search for the manager.
 const HOPS_MAX: usize = 8;
 
-impl<E: Env> Inner<E> {
+impl<E: Env> ShardInner<E> {
     /// Asks all shards that may have the manager, one after the other; `None` if it was not found.
     pub(super) async fn ask_manager(
         self: &Rc<Self>,

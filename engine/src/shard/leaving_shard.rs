@@ -4,11 +4,11 @@
 //! its replicas to shards that stay. Once it has none it never has one again in this process, and the node
 //! may do without it from the next start on. Lives on the shard's thread.
 
-use super::{Inner, Shard};
+use super::{Shard, ShardInner};
 use crate::env::Env;
 use crate::types::ReplicaId;
 
-impl<E: Env> Inner<E> {
+impl<E: Env> ShardInner<E> {
     /// Whether the node gives this shard up.
     pub(super) fn is_given_up(&self) -> bool {
         self.management.node.gives_up(self.location.shard)
@@ -19,7 +19,7 @@ impl<E: Env> Shard<E> {
     /// If the node gives this shard up and it has no replica: the highest id of a replica that it had.
     /// That it has none is durable, and stays so.
     pub fn emptied(&self) -> Option<ReplicaId> {
-        let Inner { wal, closing, .. } = &*self.inner;
+        let ShardInner { wal, closing, .. } = &*self.inner;
         let is_empty = self.inner.is_given_up()
             && !closing.get()
             && self.inner.ranges.replicas().is_empty()
