@@ -62,10 +62,10 @@ fn page(
         match ended {
             Turn::Exhausted => return (page, turns, None),
             Turn::Full(border) => {
-                return (page, turns, Some(rest(scan.clone(), Some(border), None)));
+                return (page, turns, Some(from_border(scan.clone(), Some(border))));
             }
             Turn::GoOn(border) if page.is_done() => {
-                return (page, turns, Some(rest(scan.clone(), Some(border), None)));
+                return (page, turns, Some(from_border(scan.clone(), Some(border))));
             }
             Turn::GoOn(border) if scan.reverse => interval.end = Some(border),
             Turn::GoOn(border) => interval.start = border,
