@@ -64,14 +64,8 @@ pub trait Env: Copy + std::fmt::Debug + Default + Eq + Ord + 'static {
     /// Takes this much time off what is left of the slice of the present pass.
     fn has_worked(_time: Duration) {}
 
-    /// How long work took that began then and ends now, as it counts for the load of a range. In the simulator,
-    /// where work takes no time, as long as the seed says.
-    fn worked_since(began: BootTime) -> Duration {
-        Self::now() - began
-    }
-
     /// The CPU time that this thread has used since it began; `None` where that is not known, as in the
-    /// simulator.
+    /// simulator, where work takes no time.
     fn thread_cpu_time() -> Option<Duration> {
         None
     }

@@ -116,8 +116,6 @@ pub enum Mutant {
     /// The rows of a child that has gone are collected, though its parent would apply the split again after a
     /// restart, and entries before it that look at those rows.
     ChildsRowsCollected,
-    /// Neither part of a range that is split knows of the load that the whole had.
-    LoadForgottenAtSplit,
     /// A snapshot has all rows of its data id, also those of other ranges.
     ExportOfWholeDataId,
     /// The manager takes a change of a report although it has not taken all that comes before it.
@@ -130,7 +128,7 @@ pub enum Mutant {
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Mutant; 52] = [
+    pub const ALL: [Mutant; 51] = [
         Mutant::AcknowledgeBeforeDurable,
         Mutant::LeaseWithoutMargin,
         Mutant::VoteAfterRestart,
@@ -178,7 +176,6 @@ impl Mutant {
         Mutant::MergeBeforeFreezeAtStart,
         Mutant::FrozenReplicaRemoved,
         Mutant::ChildsRowsCollected,
-        Mutant::LoadForgottenAtSplit,
         Mutant::ExportOfWholeDataId,
         Mutant::ChangeAfterLostReport,
         Mutant::UnreadableIsAbsent,

@@ -18,7 +18,7 @@ pub struct Rule {
 }
 
 /// The settings.
-pub const SETTINGS: [Rule; 9] = [
+pub const SETTINGS: [Rule; 8] = [
     Rule {
         name: "replication-factor",
         default: "3",
@@ -59,11 +59,6 @@ pub const SETTINGS: [Rule; 9] = [
         default: "on",
         may_be: "on or off",
     },
-    Rule {
-        name: "split-by-load-after",
-        default: "10s",
-        may_be: "a time from 1s to 1h, such as 10s or 2m",
-    },
 ];
 
 /// The rule of a setting.
@@ -84,9 +79,6 @@ pub fn rule(name: &str) -> Result<&'static Rule, OrderError> {
 const DEAD_AFTER_MIN: Duration = Duration::from_secs(1);
 /// What `merge-after` may be.
 const MERGE_AFTER: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_hours(24);
-/// What `split-by-load-after` may be.
-const SPLIT_BY_LOAD_AFTER: RangeInclusive<Duration> =
-    Duration::from_secs(1)..=Duration::from_hours(1);
 /// What `range-size-max` may be, in bytes.
 const RANGE_SIZE_MAX: RangeInclusive<u64> = 16 << 20..=4 << 30;
 /// What `moves-max` may be, in replicas.
@@ -106,14 +98,10 @@ pub fn check(name: &str, value: &str) -> Result<(), OrderError> {
             let time = time.map_err(|bad| OrderError::Invalid(format!("{name}: {bad}")))?;
             time >= DEAD_AFTER_MIN
         }
-        "merge-after" | "split-by-load-after" => {
+        "merge-after" => {
             let time = rangedb_duration::parse(value);
             let time = time.map_err(|bad| OrderError::Invalid(format!("{name}: {bad}")))?;
-            let allowed = match name {
-                "merge-after" => MERGE_AFTER,
-                _ => SPLIT_BY_LOAD_AFTER,
-            };
-            allowed.contains(&time)
+            MERGE_AFTER.contains(&time)
         }
         "range-size-max" => {
             let invalid = |bad| OrderError::Invalid(format!("{name} is {value:?}: {bad}"));
@@ -160,8 +148,6 @@ mod tests {
             ("merge-after", "1s"),
             ("merge-after", "24h"),
             ("split-by-load", "off"),
-            ("split-by-load-after", "1s"),
-            ("split-by-load-after", "1h"),
             ("range-size-max", "16MiB"),
             ("range-size-max", "4GiB"),
             ("range-size-max", "100000000"),
@@ -185,8 +171,6 @@ mod tests {
             ("merge-after", "999ms"),
             ("merge-after", "25h"),
             ("split-by-load", "yes"),
-            ("split-by-load-after", "999ms"),
-            ("split-by-load-after", "61m"),
             ("range-size-max", "15MiB"),
             ("range-size-max", "4097MiB"),
             ("range-size-max", "1TB"),

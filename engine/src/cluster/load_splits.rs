@@ -9,6 +9,7 @@
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
 
+use super::cluster_settings;
 use super::manager::{KnownRange, Manager};
 use super::message::{LedRange, SplitReason};
 use super::placement::{CAUGHT_UP, Node, Range};
@@ -55,17 +56,13 @@ impl Manager {
         if !self.splits_by_load() {
             return Vec::new();
         }
-        let after = self.value_of("split-by-load-after");
-        let Some(after) = after.and_then(|text| rangedb_duration::parse(text).ok()) else {
-            return Vec::new();
-        };
         let hot = self.ranges.values().filter(|known| {
             let paused = known
                 .watch
                 .load
                 .as_ref()
                 .is_some_and(|load| load.pause.lasts(now));
-            known.watch.is_hot(after, now) && !paused
+            known.watch.is_hot(now) && !paused
         });
         let hot = hot.filter_map(|known| {
             let (leader, report) = self.splittable(known.record.descriptor.range, now).ok()?;
@@ -102,7 +99,9 @@ impl Manager {
     }
 
     fn splits_by_load(&self) -> bool {
-        self.value_of("split-by-load") == Some("on")
+        let name = "split-by-load";
+        let default = || cluster_settings::rule(name).map(|rule| rule.default).ok();
+        self.setting(name).or_else(default) == Some("on")
     }
 
     /// What a shard last reported of its CPU time, in thousandths of a core.

@@ -206,7 +206,7 @@ impl Manager {
     }
 
     /// The value of a setting that is in force.
-    pub(super) fn value_of(&self, name: &str) -> Option<&str> {
+    fn value_of(&self, name: &str) -> Option<&str> {
         let default = || {
             super::cluster_settings::rule(name)
                 .map(|rule| rule.default)

@@ -14,6 +14,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use super::cluster_settings;
 use super::manager::{KnownRange, Manager};
 use super::message::{ClusterRequest, ClusterResponse, LedRange, SplitPart, SplitReason};
 use super::orders::no_range;
@@ -341,7 +342,9 @@ impl Manager {
 
     /// The setting `range-size-max`, in bytes.
     pub(super) fn range_size_max(&self) -> Option<u64> {
-        parse_size(self.value_of("range-size-max")?).ok()
+        let name = "range-size-max";
+        let default = || cluster_settings::rule(name).map(|rule| rule.default).ok();
+        parse_size(self.setting(name).or_else(default)?).ok()
     }
 
     /// Whether a range is known: its leader has reported it.

@@ -17,6 +17,8 @@ use crate::boot_time::BootTime;
 
 /// A range is hot above this CPU time, in milliseconds a second (a quarter of a core).
 const HOT_MILLIS: u32 = 250;
+/// A range is split for its load only after it has been hot for so long.
+const HOT_FOR: Duration = Duration::from_secs(10);
 /// Reports that are further apart do not tell that it was hot between them.
 const REPORT_GAP_MAX: Duration = Duration::from_secs(3);
 /// The pauses after splits that could not be made.
@@ -132,10 +134,10 @@ impl SplitWatch {
         });
     }
 
-    /// Whether the range has been hot for so long.
-    pub(super) fn is_hot(&self, after: Duration, now: BootTime) -> bool {
+    /// Whether the range has been hot long enough to be split.
+    pub(super) fn is_hot(&self, now: BootTime) -> bool {
         let long = |hot: Hot| {
-            now < hot.last_reported + REPORT_GAP_MAX && hot.last_reported >= hot.since + after
+            now < hot.last_reported + REPORT_GAP_MAX && hot.last_reported >= hot.since + HOT_FOR
         };
         self.hot.is_some_and(long)
     }
@@ -168,7 +170,6 @@ mod tests {
     use crate::boot_time::test_clock;
 
     const REPORT: Duration = Duration::from_millis(500);
-    const HOT_FOR: Duration = Duration::from_secs(10);
 
     /// Half a second after half a second.
     fn pass(watch: &mut SplitWatch, now: &mut BootTime, reports: u32, cpu: u32) {
@@ -182,31 +183,22 @@ mod tests {
     fn a_range_is_hot_when_reports_of_ten_seconds_say_so() {
         let (mut watch, mut now) = (SplitWatch::default(), test_clock::now());
         pass(&mut watch, &mut now, 100, 250);
-        assert!(
-            !watch.is_hot(HOT_FOR, now),
-            "a quarter of a core is not too much"
-        );
+        assert!(!watch.is_hot(now), "a quarter of a core is not too much");
         pass(&mut watch, &mut now, 20, 251);
-        assert!(!watch.is_hot(HOT_FOR, now), "it is not hot for long enough");
+        assert!(!watch.is_hot(now), "it is not hot for long enough");
         pass(&mut watch, &mut now, 1, 900);
-        assert!(watch.is_hot(HOT_FOR, now));
-        assert!(
-            !watch.is_hot(HOT_FOR, now + REPORT_GAP_MAX),
-            "nothing is known now"
-        );
+        assert!(watch.is_hot(now));
+        assert!(!watch.is_hot(now + REPORT_GAP_MAX), "nothing is known now");
         pass(&mut watch, &mut now, 1, 249);
         pass(&mut watch, &mut now, 20, 900);
-        assert!(!watch.is_hot(HOT_FOR, now), "it was cold meanwhile");
+        assert!(!watch.is_hot(now), "it was cold meanwhile");
         now += REPORT_GAP_MAX;
         pass(&mut watch, &mut now, 1, 900);
-        assert!(
-            !watch.is_hot(HOT_FOR, now),
-            "nothing was reported meanwhile"
-        );
+        assert!(!watch.is_hot(now), "nothing was reported meanwhile");
         pass(&mut watch, &mut now, 20, 900);
-        assert!(watch.is_hot(HOT_FOR, now));
+        assert!(watch.is_hot(now));
         watch.take(4, 900, now);
-        assert!(!watch.is_hot(HOT_FOR, now), "it has other bounds");
+        assert!(!watch.is_hot(now), "it has other bounds");
     }
 
     #[test]

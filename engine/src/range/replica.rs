@@ -158,7 +158,7 @@ impl<E: Env> Replica<E> {
                 is_newborn: Cell::new(false),
                 is_absorbed: Cell::new(false),
             },
-            usage: Usage::new(last_write, E::now, E::worked_since),
+            usage: Usage::new(last_write, E::now),
             exported: RefCell::default(),
             digesting: Cell::new(None),
             splitting: Splitting::default(),

@@ -22,7 +22,6 @@ use std::time::Duration;
 use super::hot_keys::{HotKey, HotKeys, LoadCut, Sample};
 use crate::boot_time::{BootClock, BootTime};
 use crate::lsm::Size;
-use crate::mutant::{self, Mutant};
 use crate::types::{DataId, KeyRange, Timestamp};
 
 /// Of so many requests one is timed and its keys are sampled, on average.
@@ -90,8 +89,6 @@ pub struct Rates {
 /// What users did with a range.
 pub struct Usage {
     clock: BootClock,
-    /// How long work took that began then: [`crate::env::Env::worked_since`].
-    worked_since: fn(BootTime) -> Duration,
     /// When a user last wrote, to know whether old versions may exist.
     pub last_write: Cell<Timestamp>,
     reads: Cell<u64>,
@@ -145,14 +142,9 @@ fn decayed(before: f64, rate: f64, elapsed: Duration, over: Duration) -> f64 {
 
 impl Usage {
     /// No use yet; the last write may have been at this time.
-    pub fn new(
-        last_write: Timestamp,
-        clock: BootClock,
-        worked_since: fn(BootTime) -> Duration,
-    ) -> Usage {
+    pub fn new(last_write: Timestamp, clock: BootClock) -> Usage {
         Usage {
             clock,
-            worked_since,
             last_write: Cell::new(last_write),
             reads: Cell::new(0),
             writes: Cell::new(0),
@@ -199,7 +191,7 @@ impl Usage {
         };
         raise(
             &self.cpu_nanos,
-            u64::from(SAMPLED_ONE_IN) * nanos((self.worked_since)(began)),
+            u64::from(SAMPLED_ONE_IN) * nanos((self.clock)() - began),
         );
         self.take_sample(began, sample);
     }
@@ -238,7 +230,7 @@ impl Usage {
 
     /// Counts work that began then and ends now.
     pub fn has_worked(&self, since: BootTime) {
-        raise(&self.cpu_nanos, nanos((self.worked_since)(since)));
+        raise(&self.cpu_nanos, nanos((self.clock)() - since));
     }
 
     /// The numbers of reads and writes.
@@ -331,15 +323,12 @@ impl Usage {
     #[must_use]
     pub fn split(&self, key: &[u8]) -> Usage {
         let Rates { short, long } = self.rates.get();
-        let mut half = Rates {
+        let half = Rates {
             short: short.halved(),
             long: long.halved(),
         };
-        if mutant::is(Mutant::LoadForgottenAtSplit) {
-            half = Rates::default();
-        }
         self.rates.set(half);
-        let other = Usage::new(self.last_write.get(), self.clock, self.worked_since);
+        let other = Usage::new(self.last_write.get(), self.clock);
         other.rates.set(half);
         let begun = self.measured.get();
         other
@@ -358,11 +347,6 @@ mod tests {
     use super::*;
     use crate::boot_time::test_clock;
 
-    fn unused(last_write: u64) -> Usage {
-        let worked_since = |began: BootTime| test_clock::now() - began;
-        Usage::new(Timestamp(last_write), test_clock::now, worked_since)
-    }
-
     /// Half a second after half a second, `reads` reads in each.
     fn pass(usage: &Usage, now: &mut BootTime, seconds: u32, reads: u32) -> Rates {
         for _ in 0..seconds * 2 {
@@ -379,7 +363,7 @@ mod tests {
 
     #[test]
     fn rates_follow_what_happens_and_forget_it() {
-        let (usage, mut now) = (unused(1), test_clock::now());
+        let (usage, mut now) = (Usage::new(Timestamp(1), test_clock::now), test_clock::now());
         usage.measure(now);
         let rates = pass(&usage, &mut now, 60, 50);
         assert!(is_near(rates.short.reads, 100.0), "{rates:?}");
@@ -398,7 +382,7 @@ mod tests {
 
     #[test]
     fn a_split_shares_the_rates_and_forgets_nothing() {
-        let (usage, mut now) = (unused(7), test_clock::now());
+        let (usage, mut now) = (Usage::new(Timestamp(7), test_clock::now), test_clock::now());
         usage.measure(now);
         let before = pass(&usage, &mut now, 30, 40);
         let child = usage.split(b"m");
@@ -423,7 +407,7 @@ mod tests {
 
     #[test]
     fn a_size_is_measured_when_it_is_due_or_old() {
-        let usage: Usage = unused(1);
+        let usage: Usage = Usage::new(Timestamp(1), test_clock::now);
         let size = |bytes| Size {
             bytes,
             live_bytes: bytes,
@@ -445,7 +429,7 @@ mod tests {
     #[test]
     fn timed_requests_stand_for_all() {
         const REQUESTS: u32 = 4000;
-        let usage: Usage = unused(1);
+        let usage: Usage = Usage::new(Timestamp(1), test_clock::now);
         let mut timed = 0;
         for _ in 0..REQUESTS {
             let began = usage.begin();
@@ -478,7 +462,7 @@ mod tests {
 
     #[test]
     fn keys_that_come_in_turn_are_all_sampled() {
-        let usage = unused(1);
+        let usage = Usage::new(Timestamp(1), test_clock::now);
         let keys: Vec<Vec<u8>> = (0..16).map(|n| vec![b'a' + n]).collect();
         let keys: Vec<&[u8]> = keys.iter().map(Vec::as_slice).collect();
         let now = read_in_turn(&usage, &keys, 4000);
@@ -489,7 +473,7 @@ mod tests {
 
     #[test]
     fn samples_need_load_go_with_their_keys_at_a_split_and_go_when_the_load_has_gone() {
-        let usage: Usage = unused(1);
+        let usage: Usage = Usage::new(Timestamp(1), test_clock::now);
         for _ in 0..100 {
             usage.has_read(b"a", 1, usage.begin());
         }
@@ -518,7 +502,7 @@ mod tests {
 
     #[test]
     fn batches_and_pages_are_spans() {
-        let usage: Usage = unused(1);
+        let usage: Usage = Usage::new(Timestamp(1), test_clock::now);
         let now = read_in_turn(&usage, &[], 0);
         let batch: [&[u8]; 3] = [b"k", b"c", b"p"];
         for _ in 0..1000 {

@@ -4,8 +4,7 @@
 //! ([`crate::range::usage`]). The thread's time is shared out among the replicas by the work that was
 //! timed for each: what is not timed by range, such as frames, entries of the log and replies, goes with
 //! it. A replica gets at most [`CPU_SHARE_MAX`] times its own timed work, so that what an idle thread does
-//! besides is not laid upon the one range that is read now and then. Where the thread has no clock, as in the
-//! simulator, its CPU time is the timed work of its replicas.
+//! besides is not laid upon the one range that is read now and then.
 //!
 //! Sizes come from memory alone, but each costs some microseconds. One report measures at most
 //! [`SIZES_OF_REPORT`] of them, in turn; until its turn a range has the size that it had, and one that is
@@ -69,11 +68,6 @@ impl LoadMeter {
         }
     }
 
-    /// Takes the timed work of all replicas, in nanoseconds a second, where the thread has no clock.
-    fn take_timed(&self, nanos: f64) {
-        self.cpu.set(nanos / 1e9);
-    }
-
     /// The part of a core that the thread has used over the last 10 s.
     pub(super) fn cpu(&self) -> f64 {
         self.cpu.get()
@@ -97,14 +91,10 @@ pub(super) fn measure<E: Env>(inner: &ShardInner<E>, now: BootTime) -> ShardStat
     });
     let next = first + SIZES_OF_REPORT;
     meter.next_size.set(if next < count { next } else { 0 });
+    // Where there is no clock of the thread, the timed work counts as it is.
     let share = match used {
         Some(_) if timed > 0.0 => meter.cpu() * 1e9 / timed,
-        Some(_) => 1.0,
-        // The timed work counts as it is.
-        None => {
-            meter.take_timed(timed);
-            1.0
-        }
+        _ => 1.0,
     };
     meter.cpu_share.set(share.min(CPU_SHARE_MAX));
     ShardStats {

@@ -4,7 +4,6 @@
 //! What brings it about is an adversary that knows the state of all replicas: a disk of one node that hangs, a
 //! replica of one range that gets no message, power that fails right after a change of bounds.
 
-mod load;
 mod power;
 mod rewrites;
 mod tables;
@@ -86,8 +85,6 @@ pub enum Scenario {
     /// The tables' disks of all machines are full. Three ranges become one: the right one is taken over first.
     /// Then the power fails everywhere.
     MergesOnFullDisks,
-    /// A range takes more than a core. The manager splits it, and another machine leads a part.
-    HotRange,
     /// Twelve merges in a row on nodes of one shard. On one machine each range has rows under a data id of its
     /// own, so that its replica must write them anew. The power fails there again and again.
     TwelveMerges,
@@ -95,7 +92,7 @@ pub enum Scenario {
 
 impl Scenario {
     /// All of them.
-    pub const ALL: [Scenario; 18] = [
+    pub const ALL: [Scenario; 17] = [
         Scenario::LeaderAppliesLate,
         Scenario::PowerAtBirth,
         Scenario::PowerOverSlowDisk,
@@ -112,7 +109,6 @@ impl Scenario {
         Scenario::FailingCompactionsAlone,
         Scenario::HangingFlush,
         Scenario::MergesOnFullDisks,
-        Scenario::HotRange,
         Scenario::TwelveMerges,
     ];
 
@@ -220,7 +216,6 @@ impl Story {
             Scenario::FailingCompactionsAlone => self.failing_compactions_alone().await,
             Scenario::HangingFlush => self.hanging_flush().await,
             Scenario::MergesOnFullDisks => self.merges_on_full_disks().await,
-            Scenario::HotRange => self.hot_range().await,
             Scenario::TwelveMerges => self.twelve_merges().await,
         }
     }

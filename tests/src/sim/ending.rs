@@ -4,7 +4,7 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use rangedb_engine::cluster::{ClusterRequest, ClusterResponse, SplitReason};
+use rangedb_engine::cluster::{ClusterRequest, ClusterResponse};
 use rangedb_engine::env::AsyncRuntime;
 use rangedb_engine::types::NodeId;
 
@@ -131,29 +131,16 @@ impl Story {
         for node in self.cluster.nodes() {
             node.table_disks().for_each(|disk| disk.byte_counts.set(1));
         }
-        world::set_work_takes(0);
-        for (host, shard) in self.cluster.shards() {
-            let status = executor::current().on_host(host, || shard.status());
-            let by_load = |(reason, count)| {
-                if reason == SplitReason::Load {
-                    count
-                } else {
-                    0
-                }
-            };
-            let splits = status.replication.bounds_changes.splits.map(by_load);
-            let known = self.load_splits.get();
-            self.load_splits.set(known + splits.iter().sum::<u64>());
-        }
-        for name in ["merge", "split-by-load"] {
-            let order = Order::Set { name, value: "off" };
-            let until = executor::current().now() + CONVERGENCE_TIMEOUT;
-            while !operator::order(&self.cluster, order, 1).await {
-                if executor::current().now() > until {
-                    return self.seen.violation("no manager takes a setting".to_owned());
-                }
-                SimRuntime::sleep(REPLICATION_POLL_INTERVAL).await;
+        let order = Order::Set {
+            name: "merge",
+            value: "off",
+        };
+        let until = executor::current().now() + CONVERGENCE_TIMEOUT;
+        while !operator::order(&self.cluster, order, 1).await {
+            if executor::current().now() > until {
+                return self.seen.violation("no manager takes a setting".to_owned());
             }
+            SimRuntime::sleep(REPLICATION_POLL_INTERVAL).await;
         }
     }
 

@@ -47,9 +47,6 @@ pub enum Fault {
     FullLog { node: u16, full: bool },
     /// For the manager each byte of a row counts so many times.
     LargeRows { times: u64 },
-    /// Each piece of work for a range, such as a read or an entry that is applied, counts as so many
-    /// microseconds of CPU time.
-    WorkTakes { micros: u64 },
     /// Operations on the log's disks take up to this long.
     SlowDisk { node: u16, latency_us: u64 },
     /// Links are cut, each in one direction.

@@ -10,9 +10,6 @@ use super::random::Random;
 const BYTE_COUNTS_FROM: u64 = 1 << 11;
 /// How often that may be doubled.
 const DOUBLINGS: u64 = 3;
-/// What a piece of work for a range may count as, in microseconds of CPU time: few requests a second make a range
-/// hot, or many.
-const WORK_MICROS: [u64; 3] = [1_000, 4_000, 16_000];
 
 /// A part of the list of faults.
 #[derive(Clone, Copy)]
@@ -40,21 +37,6 @@ impl Faults {
             let by = node(random, nodes);
             self.insert(random, Part::First, Fault::Order { by, order });
         }
-    }
-
-    /// Has requests take CPU time, and the manager split hot ranges after a second.
-    pub fn add_load(&mut self, random: &Random, nodes: u16) {
-        if !random.once_in(4) {
-            return;
-        }
-        let micros = WORK_MICROS[random.below(WORK_MICROS.len() as u64) as usize];
-        self.insert(random, Part::First, Fault::WorkTakes { micros });
-        let order = Order::Set {
-            name: "split-by-load-after",
-            value: "1s",
-        };
-        let by = node(random, nodes);
-        self.insert(random, Part::First, Fault::Order { by, order });
     }
 
     /// Moves replicas and leaderships of ranges that hold keys which clients use, whichever these are by then.

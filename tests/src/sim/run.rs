@@ -44,8 +44,6 @@ pub struct Report {
     pub restarts: u64,
     /// Orders to the manager that it followed.
     pub orders: u64,
-    /// Ranges that the manager has split because of their load, since their leaders' nodes last started.
-    pub load_splits: u64,
     /// Disks that were lost.
     pub disks_lost: u64,
     /// Reads without a lease, confirmed by a majority.
@@ -99,7 +97,6 @@ fn draw(seed: u64) -> Drawn {
     faults.add_automatic(&ranges, sizes.nodes);
     faults.add_moves(&ranges, sizes.nodes, sizes.shards);
     faults.add_decommission(&ranges, sizes.nodes);
-    faults.add_load(&Random::new(seed, 10), sizes.nodes);
     Drawn {
         sizes,
         clients,
@@ -152,7 +149,6 @@ fn tell(seed: u64, drawn: Drawn, faults: &Faults) -> Result<Report, String> {
     let executor = Executor::start(seed);
     invariants::forget();
     world::make_all_leases_valid();
-    world::set_work_takes(0);
     let seen = Rc::new(Seen::default());
     let story = Rc::new(Story {
         cluster: Cluster::new(drawn.sizes, seed),
@@ -163,7 +159,6 @@ fn tell(seed: u64, drawn: Drawn, faults: &Faults) -> Result<Report, String> {
         seed,
         restarts: Cell::new(0),
         orders: Cell::new(0),
-        load_splits: Cell::new(0),
         disks_lost: Cell::new(0),
         polls: RefCell::default(),
         busy: RefCell::default(),
@@ -175,7 +170,6 @@ fn tell(seed: u64, drawn: Drawn, faults: &Faults) -> Result<Report, String> {
         failed: seen.failed.get(),
         restarts: story.restarts.get(),
         orders: story.orders.get(),
-        load_splits: story.load_splits.get(),
         disks_lost: story.disks_lost.get(),
         confirmed: seen.confirmed.get(),
         snapshots: seen.snapshots.get(),
@@ -196,7 +190,6 @@ pub(super) struct Story {
     seed: u64,
     restarts: Cell<u64>,
     orders: Cell<u64>,
-    pub(super) load_splits: Cell<u64>,
     disks_lost: Cell<u64>,
     pub(super) polls: RefCell<BTreeMap<u16, u64>>,
     /// Machines whose node is down, starting, or paused: no further fault hits them meanwhile.
@@ -347,7 +340,6 @@ impl Story {
                         .for_each(|disk| disk.byte_counts.set(*times));
                 }
             }
-            Fault::WorkTakes { micros } => world::set_work_takes(*micros),
             Fault::Install { crash } => self.install(*crash).await,
             Fault::Split { crash } => self.split(*crash).await,
             Fault::Merge { crash } => self.merge(*crash).await,

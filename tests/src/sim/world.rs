@@ -5,7 +5,6 @@ use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::Duration;
 
-use rangedb_engine::boot_time::BootTime;
 use rangedb_engine::env::{AsyncRuntime, Clock, Env};
 use rangedb_engine::limits::TIME_SLICE;
 use rangedb_engine::lsm::MemoryTables;
@@ -52,11 +51,6 @@ impl Env for SimEnv {
         Ok(work())
     }
 
-    /// Work takes no virtual time; it counts as CPU time all the same.
-    fn worked_since(_: BootTime) -> Duration {
-        Duration::from_micros(WORK_MICROS.get())
-    }
-
     fn leases_are_valid() -> bool {
         let machine = executor::current().machine();
         !LEASELESS.with_borrow(|leaseless| leaseless.contains(&machine))
@@ -66,13 +60,6 @@ impl Env for SimEnv {
 thread_local! {
     /// Machines on which no lease is valid.
     static LEASELESS: RefCell<BTreeSet<u16>> = RefCell::default();
-    /// What a piece of work for a range counts as, in microseconds of CPU time.
-    static WORK_MICROS: Cell<u64> = const { Cell::new(0) };
-}
-
-/// Sets how many microseconds of CPU time a piece of work for a range counts as, on all machines.
-pub fn set_work_takes(micros: u64) {
-    WORK_MICROS.set(micros);
 }
 
 /// Makes leases valid on all machines.
