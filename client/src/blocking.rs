@@ -473,6 +473,19 @@ impl Admin {
         self.wait(self.inner.history(node, times, step))
     }
 
+    /// The same with the histograms of latencies; see [`crate::admin::Admin::history_with_histograms`].
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn history_with_histograms(
+        &self,
+        node: u64,
+        times: (u64, u64),
+        step: Step,
+    ) -> Result<NodeHistory, Error> {
+        self.wait(self.inner.history_with_histograms(node, times, step))
+    }
+
     /// The state of one node; see [`crate::admin::Admin::node_state`].
     ///
     /// # Errors

@@ -180,7 +180,7 @@ mutants! {
     finds_freeze_of_another_attempt: FreezeOfAnotherAttempt by directed(Scenario::TwoAttempts),
     finds_merge_before_freeze_at_start: MergeBeforeFreezeAtStart by directed(Scenario::PowerAfterMerge),
     finds_frozen_replica_removed: FrozenReplicaRemoved by seed,
-    finds_childs_rows_collected: ChildsRowsCollected by seed,
+    finds_childs_rows_collected: ChildsRowsCollected by directed(Scenario::ChildMoves),
     finds_export_of_whole_data_id: ExportOfWholeDataId by seed,
     finds_change_after_lost_report: ChangeAfterLostReport by seed,
     finds_unreadable_is_absent: UnreadableIsAbsent by directed(Scenario::UnreadableBlocks),

@@ -90,11 +90,6 @@ impl KnownShard {
         led.map(|led| led.parts).or(held.map(|held| held.parts))
     }
 
-    /// Whether it has a replica of a range.
-    pub(super) fn has_any_of(&self, range: RangeId) -> bool {
-        self.led.contains_key(&range) || self.held.contains_key(&range)
-    }
-
     /// Whether it has this replica.
     pub(super) fn has(&self, range: RangeId, replica: ReplicaId) -> bool {
         self.parts(range, replica).is_some()

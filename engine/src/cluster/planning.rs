@@ -130,8 +130,8 @@ impl Manager {
         planned
     }
 
-    /// Whether a step makes a replica on a shard that has another one of the range. A shard takes no second one:
-    /// what a change that failed has left there must go first, and goes once the range rests.
+    /// Whether a step makes a replica on a shard that has one of the range which is no member. A shard takes no
+    /// second one: what a change that failed has left there must go first, and goes once the range rests.
     fn meets_another(&self, step: &Step) -> bool {
         let Step::Change {
             range,
@@ -141,14 +141,22 @@ impl Manager {
         else {
             return false;
         };
-        let has_one = |at: &Location| {
-            let shard = self.shards.known.get(at);
-            shard.is_some_and(|shard| shard.has_any_of(*range))
+        let has_other = |at: &Location| {
+            let held = self
+                .shards
+                .known
+                .get(at)
+                .and_then(|shard| shard.held.get(range));
+            let known = self.ranges.get(range);
+            held.zip(known).is_some_and(|(held, known)| {
+                let descriptor = &known.record.descriptor;
+                descriptor.location(held.replica).is_none()
+            })
         };
         voters
             .iter()
             .chain(learners)
-            .any(|slot| matches!(slot, Slot::New(at) if has_one(at)))
+            .any(|slot| matches!(slot, Slot::New(at) if has_other(at)))
     }
 
     fn balance(

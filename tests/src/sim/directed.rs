@@ -18,7 +18,7 @@ use rangedb_engine::env::AsyncRuntime;
 use rangedb_engine::request::{Batch, Read};
 use rangedb_engine::types::{Blob, RangeId};
 
-use super::client::Effort;
+use super::client::{Effort, SimClient};
 use super::cluster::Look;
 use super::executor::{self, OUTSIDE, OnHost};
 use super::faults::{Fault, Faults, Order, Step};
@@ -60,6 +60,9 @@ pub enum Scenario {
     SplitsWhileFlushing,
     /// The parent's replica moves to another shard right after a birth; then the power fails.
     ParentMoves,
+    /// The child's replica moves to another shard, and a flush that waited since before the split collects what
+    /// nobody owns. Then the power fails, so that the parent applies again what came before the split.
+    ChildMoves,
     /// The left leader hears nobody from about the time on at which it proposes the merge. It gives up, and
     /// clients write to the right range, if anybody lets them. Then what it proposed is committed.
     DeafAtMerge,
@@ -92,13 +95,14 @@ pub enum Scenario {
 
 impl Scenario {
     /// All of them.
-    pub const ALL: [Scenario; 17] = [
+    pub const ALL: [Scenario; 18] = [
         Scenario::LeaderAppliesLate,
         Scenario::PowerAtBirth,
         Scenario::PowerOverSlowDisk,
         Scenario::PowerAfterMerge,
         Scenario::SplitsWhileFlushing,
         Scenario::ParentMoves,
+        Scenario::ChildMoves,
         Scenario::DeafAtMerge,
         Scenario::TwoAttempts,
         Scenario::ClockAhead,
@@ -149,6 +153,11 @@ impl Scenario {
                 shards: 2,
                 memtable_bytes: 1 << 20,
                 segment_bytes: 1 << 21,
+                ..SIZES
+            },
+            Scenario::ChildMoves => Sizes {
+                shards: 2,
+                memtable_bytes: 1 << 12,
                 ..SIZES
             },
             Scenario::DeposedReader | Scenario::UnreadableBlocks => Sizes {
@@ -206,6 +215,7 @@ impl Story {
             Scenario::PowerAfterMerge => self.power_after_merge().await,
             Scenario::SplitsWhileFlushing => self.splits_while_flushing().await,
             Scenario::ParentMoves => self.parent_moves().await,
+            Scenario::ChildMoves => self.child_moves().await,
             Scenario::DeafAtMerge => self.deaf_at_merge().await,
             Scenario::TwoAttempts => self.two_attempts().await,
             Scenario::ClockAhead => self.clock_ahead().await,
@@ -306,15 +316,18 @@ impl Story {
         executor::current().spawn_on(OUTSIDE, async move {
             let client = story.client(100, &stop);
             while !stop.get() {
-                let writes = (0..24).map(|row| {
-                    let key = Blob::from(format!("d{row:02}"));
-                    let write = Batch::put(key.clone(), "x".repeat(250).into());
-                    let client = client.clone();
-                    async move { client.write(&key, write, EFFORT).await.is_ok() }
-                });
-                join_all(writes).await;
+                story.fill_once(&client).await;
             }
         });
+    }
+
+    async fn fill_once(&self, client: &Rc<SimClient>) {
+        let writes = (0..24).map(|row| {
+            let key = Blob::from(format!("d{row:02}"));
+            let write = Batch::put(key.clone(), "x".repeat(250).into());
+            async move { client.write(&key, write, EFFORT).await.is_ok() }
+        });
+        join_all(writes).await;
     }
 
     async fn leader_applies_late(self: &Rc<Story>) {
@@ -355,22 +368,62 @@ impl Story {
         let Some(mover) = self.other_than(&[leader]) else {
             return;
         };
-        self.give(Order::Move {
-            range: parent.0,
-            from: mover,
-            to: mover,
-            shard: 1,
-        });
-        let has_moved = |looks: &[Look]| {
-            let is_it = |look: &&Look| machine(look) == mover && look.status.route.range == parent;
-            let mut shards = looks.iter().filter(is_it).map(|look| look.at.shard.0);
-            shards.next() == Some(1) && shards.next().is_none()
-        };
-        if self.until(POLL_INTERVAL, has_moved).await {
+        if self.changes_shard(parent, mover).await {
             let later = Duration::from_millis(self.random.below(20));
             SimRuntime::sleep(later).await;
             self.lose_power(mover).await;
         }
+    }
+
+    async fn child_moves(self: &Rc<Story>) {
+        let Some((leader, _)) = self.leader_of(&KEY).await else {
+            return;
+        };
+        let Some(mover) = self.other_than(&[leader]) else {
+            return;
+        };
+        let Some(node) = self.cluster.on(mover) else {
+            return;
+        };
+        self.stop_balancing().await;
+        let hang = |hangs| {
+            node.table_disks()
+                .take(1)
+                .for_each(|disk| disk.stuck.set(hangs))
+        };
+        hang(true);
+        self.fill_once(&self.client(100, &Rc::default())).await;
+        let Some((_, child)) = self.split_apart().await else {
+            return hang(false);
+        };
+        if self.changes_shard(child, mover).await {
+            let durable = |looks: &[Look]| {
+                let mut looks = looks.iter().filter(|look| machine(look) == mover);
+                let parent = looks.find(|look| holds(look, &LEFT));
+                parent.map(|parent| parent.status.durable)
+            };
+            let before = durable(&self.cluster.looks());
+            hang(false);
+            self.until(MOMENT, |looks| durable(looks) != before).await;
+            self.lose_power(mover).await;
+        }
+        hang(false);
+    }
+
+    /// Has a range's replica on a machine move to the machine's other shard; whether it does.
+    async fn changes_shard(self: &Rc<Story>, range: RangeId, on: u16) -> bool {
+        self.give(Order::Move {
+            range: range.0,
+            from: on,
+            to: on,
+            shard: 1,
+        });
+        let has_moved = |looks: &[Look]| {
+            let is_it = |look: &&Look| machine(look) == on && look.status.route.range == range;
+            let mut shards = looks.iter().filter(is_it).map(|look| look.at.shard.0);
+            shards.next() == Some(1) && shards.next().is_none()
+        };
+        self.until(POLL_INTERVAL, has_moved).await
     }
 
     async fn deaf_at_merge(self: &Rc<Story>) {
