@@ -14,6 +14,7 @@ use super::record::{MembershipRecord, MembershipStatus, NodeRecord, Setting};
 use crate::boot_time::BootTime;
 use crate::error::OrderError;
 use crate::types::{Location, NodeId, RangeId, ReplicaId};
+use crate::words::counted;
 
 /// A dead node takes no order before it is started: a retry does not help soon.
 const DEAD_NODE_RETRY: Duration = Duration::from_secs(30);
@@ -230,7 +231,10 @@ impl Manager {
         let objection = |known: &KnownRange| {
             let stay = self.voters_that_stay(known, node, now).len();
             let voters = known.record.voters.len();
-            let why = format!("{stay} of its {voters} voters would be left");
+            let why = format!(
+                "{stay} of its {} would be left",
+                counted(voters as u64, "voter")
+            );
             (stay * 2 <= voters).then_some((known.record.descriptor.range, why))
         };
         on_node.filter_map(objection).collect()
@@ -252,11 +256,12 @@ impl Manager {
             let mut there = known.record.descriptor.locations();
             let can_lose_majority = votes_on(known, node);
             let alive = self.voters_alive(known, now).len();
+            let its = counted(voters as u64, "voter");
             let why = if alive * 2 <= voters {
-                format!("{alive} of its {voters} voters are alive, too few to move a replica")
+                format!("{alive} of its {its} can vote now, too few to move a replica")
             } else if can_lose_majority && takers.len() < voters {
-                let count = takers.len();
-                format!("it has {voters} voters, and there are {count} other active nodes")
+                let others = counted(takers.len() as u64, "other active node");
+                format!("it has {its}, and the cluster has {others}")
             } else if there.all(|at| at.node == node) && takers.is_empty() {
                 "no other active node can take its replica".to_owned()
             } else {

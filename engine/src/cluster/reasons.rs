@@ -7,6 +7,7 @@ use super::planned::{Origin, Why};
 use super::record::MembershipStatus;
 use crate::boot_time::BootTime;
 use crate::range::ReplicaPlace;
+use crate::words::counted;
 
 impl Manager {
     /// Why a step of [`super::placement::plan`] is necessary.
@@ -20,9 +21,9 @@ impl Manager {
                 let known = self.ranges.get(range);
                 let reason = known.and_then(|known| self.why_changed(known, voters, learners, now));
                 let expected = format!(
-                    "the range has {} voters and {} learners",
-                    voters.len(),
-                    learners.len()
+                    "the range has {} and {}",
+                    counted(voters.len() as u64, "voter"),
+                    counted(learners.len() as u64, "learner")
                 );
                 (reason, expected)
             }
@@ -86,8 +87,9 @@ impl Manager {
         let is_joint = self.fresh(known, now).is_some_and(|report| report.is_joint);
         Some(match (is_new, is_joint) {
             (true, _) => {
-                let (has, voters) = (known.record.descriptor.replicas.len(), voters.len());
-                format!("it has {has} replicas, and should have {voters} voters")
+                let has = counted(known.record.descriptor.replicas.len() as u64, "replica");
+                let wanted = counted(voters.len() as u64, "voter");
+                format!("it has {has}, and should have {wanted}")
             }
             (false, true) => "an earlier change was left half done".to_owned(),
             (false, false) => "a replica has another part to play".to_owned(),

@@ -10,6 +10,7 @@ use rangedb_engine::cluster::{
 use rangedb_engine::error::OrderError;
 use rangedb_engine::range::{Keyspace, ReplicaPlace};
 use rangedb_engine::types::{NodeId, ReplicaId};
+use rangedb_engine::words::counted;
 use rangedb_protocol::admin::{
     Balance, BlockReason, BlockedRange, BoundsState, ClusterStatus, Decision, Departure, Health,
     HealthReason, History, HotKey, HotRange, HotRanges, Leaving, Liveness, Membership, Node,
@@ -172,7 +173,10 @@ fn reasons(view: &View) -> Vec<HealthReason> {
         let nodes: Vec<u64> = unwell.iter().map(|(node, _)| *node).collect();
         let why = match unwell.as_slice() {
             [] if range.unavailable => "no replica leads it with a majority".to_owned(),
-            [] => format!("it has {} voters, too few", range.voters.len()),
+            [] => {
+                let voters = counted(range.voters.len() as u64, "voter");
+                format!("it has {voters}, too few")
+            }
             unwell => {
                 let states = unwell
                     .iter()
