@@ -381,10 +381,14 @@ impl RecoveringLog {
         log.slots = slots.into_values().collect();
         let locations = log.slots.iter().filter_map(|slot| slot.location);
         log.disk_bytes = locations.map(|location| location.len as u64).sum();
-        // A mark whose entry is lost says nothing, and hides no older one.
+        // A mark whose entry is lost says only that what was purged is committed, and hides no older one.
         let marks = committed_elsewhere.into_iter().chain(log.committed);
-        let committed = marks.filter(|id| log.has(*id)).max();
-        log.committed = committed.max(log.purged);
+        let purged = log.purged;
+        let holds = |id| match log.has(id) || purged >= Some(id) {
+            true => Some(id),
+            false => purged,
+        };
+        log.committed = marks.filter_map(holds).max();
         // Only an unbroken end of the log stays in memory: `cached_from` says where it begins.
         log.cached_from = log.end();
         let mut in_memory = true;
@@ -528,12 +532,13 @@ mod tests {
     }
 
     #[test]
-    fn a_log_without_marks_is_committed_up_to_its_purge() {
+    fn a_log_whose_only_mark_is_lost_is_committed_up_to_its_purge() {
         let mut log = recovering();
         for index in 1..=5 {
             add(&mut log, index);
         }
         log.purge(id(2));
+        log.set_committed(id(7));
         let log = log.finish().expect("whole");
         assert_eq!(log.state().committed, Some(id(2)));
     }
