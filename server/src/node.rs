@@ -16,7 +16,7 @@ mod stop;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Instant as StdInstant;
+use std::time::{Duration, Instant as StdInstant};
 
 use glommio::{LocalExecutorBuilder, Placement, PoolPlacement};
 use rangedb_engine::cluster::NodeRecord;
@@ -53,6 +53,8 @@ const IO_MEMORY: usize = 64 << 10;
 const REPORTS_MAX: usize = 4;
 /// The same for requests for a beat, of which one is made at a time.
 const BEATS_MAX: usize = 1;
+/// How long the error of a shard is waited for that others already miss.
+const CAUSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Why a node did not start, or did not stop cleanly.
 #[derive(Debug, thiserror::Error)]
@@ -386,11 +388,27 @@ async fn started(shards: &mut Shards) -> Result<(), NodeError> {
         tokio::select! {
             Ok(()) = ready => {}
             Some((shard, Err(error))) = shards.ended.recv() => {
-                return Err(NodeError::Shard(shard, error));
+                return Err(cause(shards, shard, error).await);
             }
         }
     }
     Ok(())
+}
+
+/// Why the shards do not start: the error of the one that failed, also if another one first tells that it
+/// misses it.
+async fn cause(shards: &mut Shards, shard: u16, error: ShardError) -> NodeError {
+    let mut first = (shard, error);
+    while matches!(first.1, ShardError::NeighbourGone) {
+        let next = tokio::time::timeout(CAUSE_TIMEOUT, shards.ended.recv()).await;
+        match next {
+            Ok(Some((shard, Err(error)))) => first = (shard, error),
+            Ok(Some((_, Ok(())))) => {}
+            Ok(None) | Err(_) => break,
+        }
+    }
+    let (shard, error) = first;
+    NodeError::Shard(shard, error)
 }
 
 /// Ends the process since a shard ended without an order to stop.
