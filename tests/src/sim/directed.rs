@@ -157,7 +157,8 @@ impl Scenario {
             },
             Scenario::ChildMoves => Sizes {
                 shards: 2,
-                memtable_bytes: 1 << 12,
+                memtable_bytes: 1 << 15,
+                segment_bytes: 1 << 20,
                 ..SIZES
             },
             Scenario::DeposedReader | Scenario::UnreadableBlocks => Sizes {
@@ -379,7 +380,8 @@ impl Story {
         let Some((leader, _)) = self.leader_of(&KEY).await else {
             return;
         };
-        let Some(mover) = self.other_than(&[leader]) else {
+        // The first machine manages the cluster: its records need room, too.
+        let Some(mover) = self.other_than(&[leader, 1]) else {
             return;
         };
         let Some(node) = self.cluster.on(mover) else {
@@ -392,22 +394,26 @@ impl Story {
                 .for_each(|disk| disk.stuck.set(hangs))
         };
         hang(true);
-        self.fill_once(&self.client(100, &Rc::default())).await;
-        let Some((_, child)) = self.split_apart().await else {
-            return hang(false);
+        let client = self.client(100, &Rc::default());
+        for _ in 0..5 {
+            self.fill_once(&client).await;
+        }
+        let child = self.split_apart().await.map(|(_, child)| child);
+        let has_moved = match child {
+            Some(child) => self.changes_shard(child, mover).await,
+            None => false,
         };
-        if self.changes_shard(child, mover).await {
-            let durable = |looks: &[Look]| {
-                let mut looks = looks.iter().filter(|look| machine(look) == mover);
-                let parent = looks.find(|look| holds(look, &LEFT));
-                parent.map(|parent| parent.status.durable)
-            };
-            let before = durable(&self.cluster.looks());
-            hang(false);
+        let durable = |looks: &[Look]| {
+            let mut looks = looks.iter().filter(|look| machine(look) == mover);
+            let parent = looks.find(|look| holds(look, &LEFT));
+            parent.map(|parent| parent.status.durable)
+        };
+        let before = durable(&self.cluster.looks());
+        hang(false);
+        if has_moved {
             self.until(MOMENT, |looks| durable(looks) != before).await;
             self.lose_power(mover).await;
         }
-        hang(false);
     }
 
     /// Has a range's replica on a machine move to the machine's other shard; whether it does.
