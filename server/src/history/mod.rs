@@ -67,6 +67,16 @@ pub struct Query {
 }
 
 impl Query {
+    /// What is wanted between two times, in milliseconds since 1970, or before or after one of them.
+    pub fn of((from_ms, to_ms): (Option<u64>, Option<u64>), step: Step, histograms: bool) -> Query {
+        Query {
+            from_ms,
+            to_ms,
+            step,
+            histograms,
+        }
+    }
+
     fn holds(&self, t: u64) -> bool {
         self.from_ms.is_none_or(|from| t >= from) && self.to_ms.is_none_or(|to| t <= to)
     }

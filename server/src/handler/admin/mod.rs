@@ -12,7 +12,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use rangedb_engine::boot_time::BootTime;
-use rangedb_engine::cluster::MembershipStatus;
+use rangedb_engine::cluster::{MembershipStatus, View};
 use rangedb_engine::env::{AsyncRuntime, Clock};
 use rangedb_engine::error::Error;
 use rangedb_engine::gateway::Order;
@@ -116,10 +116,7 @@ async fn perform(context: &Context, command: Command, until: BootTime) -> Result
         Command::Nodes {} => return text(&render::nodes(&view().await?)),
         Command::Ranges {} => return text(&render::ranges(&view().await?)),
         Command::Status {} => return text(&render::status(&view().await?, cluster)),
-        Command::ConfigGet { name: None } => return text(&render::settings(&view().await?)),
-        Command::ConfigGet { name: Some(name) } => {
-            return text(&render::setting(&view().await?, &name)?);
-        }
+        Command::ConfigGet { name } => return settings(&view().await?, name.as_deref()),
         Command::ConfigHistory {} => return settings_history(context, until).await,
         Command::NodeConfig {} => return text(&context.node.settings.shown()),
         Command::Reload {} => return reload(context).await,
@@ -137,12 +134,7 @@ async fn perform(context: &Context, command: Command, until: BootTime) -> Result
             step,
             histograms,
         } => {
-            let query = Query {
-                from_ms,
-                to_ms,
-                step,
-                histograms,
-            };
+            let query = Query::of((from_ms, to_ms), step, histograms);
             return history(context, node, query, until).await;
         }
         Command::Balance {} => return text(&render::balance(gateway.decisions(until).await?)),
@@ -185,6 +177,14 @@ async fn perform(context: &Context, command: Command, until: BootTime) -> Result
     };
     gateway.order(order, until).await?;
     text(&Done { done: true })
+}
+
+/// The setting of this name, or all, in JSON.
+fn settings(view: &View, name: Option<&str>) -> Result<String, Refusal> {
+    match name {
+        None => text(&render::settings(view)),
+        Some(name) => text(&render::setting(view, name)?),
+    }
 }
 
 /// All changes of the cluster's settings, in JSON.
