@@ -30,7 +30,7 @@ const SECONDS: u64 = 20;
 /// The time that a check goes on after the last fault.
 const SECONDS_AFTER: u64 = 6;
 /// Every range must serve again within this time after a fault, also on a busy machine.
-const BACK_WITHIN: Duration = Duration::from_secs(8);
+const BACK_WITHIN: Duration = Duration::from_secs(4);
 /// A call of the client that is there before the kills gives up after this.
 const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a kill and what follows it takes, at most, on average.

@@ -290,8 +290,8 @@ fn leaders_stay_when_a_disk_is_a_little_slow_or_only_that_of_a_follower_is() {
         tokio::time::sleep(STAYS).await;
         assert_eq!(leaders(&homes), before, "the disk of a follower is slow");
         let log = homes[slow].log();
-        let lines = log.lines().filter(|line| line.contains(SLOW_DISK));
-        let last = lines.last().expect("it says that its disk is slow");
+        let mut lines = log.lines().filter(|line| line.contains(SLOW_DISK));
+        let last = lines.next_back().expect("it says that its disk is slow");
         assert!(
             last.contains("no leadership that another shard could take"),
             "{last}"
