@@ -476,6 +476,7 @@ impl<'a> Call<'a> {
         // Free are: a call's first retry, whatever failed; the first that is made at once; each that
         // follows the key to a newer range; each that waits for a leader or a majority, as these add to
         // no node's load. A write in doubt is retried until its fate is known.
+        self.core.budget.pass(now);
         let affordable = no_quorum(&error)
             || is_free
             || (self.in_doubt && self.kind == Kind::Write)
