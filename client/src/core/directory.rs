@@ -22,7 +22,7 @@ pub struct Endpoint {
     pub shard: Option<u16>,
 }
 
-/// Where a try goes.
+/// The range that a try names, and the address to which it is sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Destination {
     /// The range that the client believes to be there, if it knows one.

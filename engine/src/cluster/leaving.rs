@@ -13,7 +13,7 @@ use super::known_shards::KnownShard;
 use super::manager::{KnownRange, Manager};
 use super::message::{Follower, Leaving, LedRange, NodeHealth};
 use super::orders::no_node;
-use super::placement::{self, Slot, Step};
+use super::placement;
 use super::record::{MembershipStatus, Row};
 use crate::boot_time::BootTime;
 use crate::error::OrderError;
@@ -243,23 +243,13 @@ impl Manager {
         let steps = placement::complete(&nodes, &ranges, self.factor());
         let mut moves = Vec::new();
         for step in steps {
-            let Step::Change {
-                range,
-                voters,
-                learners,
-            } = step
-            else {
-                continue;
-            };
+            let range = step.range();
             let is_there = self.ranges.get(&range).is_some_and(|known| {
                 let mut at = known.record.descriptor.locations();
                 at.any(|at| at.node == node)
             });
-            let slots = voters.iter().chain(&learners).filter(|_| is_there);
-            moves.extend(slots.filter_map(|slot| match slot {
-                Slot::New(location) => Some((range, *location)),
-                Slot::Here(_) => None,
-            }));
+            let places = step.new_places().filter(|_| is_there);
+            moves.extend(places.map(|at| (range, at)));
         }
         moves
     }

@@ -129,6 +129,21 @@ pub enum Step {
 }
 
 impl Step {
+    /// Where it has new replicas made.
+    pub fn new_places(&self) -> impl Iterator<Item = Location> {
+        let (voters, learners): (&[Slot], &[Slot]) = match self {
+            Step::Change {
+                voters, learners, ..
+            } => (voters, learners),
+            Step::Lead { .. } => (&[], &[]),
+        };
+        let slots = voters.iter().chain(learners);
+        slots.filter_map(|slot| match slot {
+            Slot::New(location) => Some(*location),
+            Slot::Here(_) => None,
+        })
+    }
+
     /// The range that it is about.
     pub fn range(&self) -> RangeId {
         match self {

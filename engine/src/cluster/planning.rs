@@ -133,30 +133,16 @@ impl Manager {
     /// Whether a step makes a replica on a shard that has one of the range which is no member. A shard takes no
     /// second one: what a change that failed has left there must go first, and goes once the range rests.
     fn meets_another(&self, step: &Step) -> bool {
-        let Step::Change {
-            range,
-            voters,
-            learners,
-        } = step
-        else {
-            return false;
-        };
-        let has_other = |at: &Location| {
-            let held = self
-                .shards
-                .known
-                .get(at)
-                .and_then(|shard| shard.held.get(range));
-            let known = self.ranges.get(range);
-            held.zip(known).is_some_and(|(held, known)| {
-                let descriptor = &known.record.descriptor;
-                descriptor.location(held.replica).is_none()
-            })
-        };
-        voters
-            .iter()
-            .chain(learners)
-            .any(|slot| matches!(slot, Slot::New(at) if has_other(at)))
+        let range = step.range();
+        step.new_places().any(|at| {
+            let shard = self.shards.known.get(&at);
+            let held = shard.and_then(|shard| shard.held.get(&range));
+            held.zip(self.ranges.get(&range))
+                .is_some_and(|(held, known)| {
+                    let descriptor = &known.record.descriptor;
+                    descriptor.location(held.replica).is_none()
+                })
+        })
     }
 
     fn balance(

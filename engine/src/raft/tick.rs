@@ -82,7 +82,7 @@ impl<M: Machine> Group<M> {
         Ok(())
     }
 
-    /// Whether this replica has heard of no leader for so long that it must campaign, and may.
+    /// Whether a campaign of this replica is due: it may lead, and has heard of no leader for long enough.
     fn may_campaign(&self, tick: &Tick<'_>, machine: &M) -> bool {
         let votes = self.standing.role.get() == Role::Voter;
         if self.leaves.get() || (!votes && !self.timers.is_without_leader(tick.now)) {

@@ -154,7 +154,7 @@ fn parse(value: Option<&[u8]>) -> Option<i64> {
     value.map_or(Some(0), parse_number)
 }
 
-/// A number and what is added to it, or the outcome that says why there is no sum.
+/// The sum of a number and what is added to it, or the outcome that refuses the addition.
 fn sum(number: Option<i64>, delta: i64) -> Result<i64, Outcome> {
     let number = number.ok_or(Outcome::NotANumber)?;
     number.checked_add(delta).ok_or(Outcome::NumberOverflow)

@@ -412,6 +412,17 @@ impl<E: Env> ShardInner<E> {
         response.unwrap_or_else(|| self.not_here())
     }
 
+    /// What the manager decides, if it is here; otherwise the answer that says so, or that refuses.
+    pub(super) fn ask_own_manager<T>(
+        &self,
+        decide: impl FnOnce(&mut Manager) -> Result<T, OrderError>,
+    ) -> Result<T, Box<ClusterResponse>> {
+        match self.of_manager(decide) {
+            Some(decided) => decided.map_err(|why| Box::new(ClusterResponse::Refused(why))),
+            None => Err(Box::new(self.not_here())),
+        }
+    }
+
     /// Makes rows durable in the system range; gives whether they are.
     pub(super) async fn write_down(&self, rows: &[Row]) -> Result<(), Fate> {
         let Some(running) = self.system_replica() else {

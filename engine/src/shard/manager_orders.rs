@@ -135,16 +135,9 @@ impl<E: Env> ShardInner<E> {
     /// Follows an operator's decision about a node, once it is durable.
     async fn set_membership(&self, node: NodeId, status: MembershipStatus) -> ClusterResponse {
         let now = E::now();
-        let decided = {
-            let mut manager = self.management.manager.borrow_mut();
-            manager
-                .as_mut()
-                .map(|manager| manager.decide(node, status, now))
-        };
-        let decision = match decided {
-            None => return self.not_here(),
-            Some(Err(why)) => return ClusterResponse::Refused(why),
-            Some(Ok(decision)) => decision,
+        let decision = match self.ask_own_manager(|manager| manager.decide(node, status, now)) {
+            Ok(decision) => decision,
+            Err(refusal) => return *refusal,
         };
         let written = self.write_down(&[decision.row()]).await;
         let response = self.with_manager(|manager| {
@@ -225,16 +218,10 @@ impl<E: Env> ShardInner<E> {
 
     pub(super) async fn set(&self, name: &str, value: &str) -> ClusterResponse {
         let at_ms = self.around.clock.wall_ms();
-        let new = {
-            let manager = self.management.manager.borrow();
-            manager
-                .as_ref()
-                .map(|manager| manager.new_setting(name, value, at_ms))
-        };
-        let setting = match new {
-            None => return self.not_here(),
-            Some(Err(why)) => return ClusterResponse::Refused(why),
-            Some(Ok(setting)) => setting,
+        let setting = match self.ask_own_manager(|manager| manager.new_setting(name, value, at_ms))
+        {
+            Ok(setting) => setting,
+            Err(refusal) => return *refusal,
         };
         let key = record::key(record::SETTING, setting.version);
         match self.write_down(&[(key, record::encode(&setting))]).await {

@@ -77,10 +77,9 @@ impl<E: Env> ShardInner<E> {
         range: RangeId,
         reason: MergeReason,
     ) -> ClusterResponse {
-        let right = match self.of_manager(|manager| manager.right_neighbour(range)) {
-            None => return self.not_here(),
-            Some(Err(why)) => return ClusterResponse::Refused(why),
-            Some(Ok(right)) => right,
+        let right = match self.ask_own_manager(|manager| manager.right_neighbour(range)) {
+            Ok(right) => right,
+            Err(refusal) => return *refusal,
         };
         let mut decision = None;
         let begins = || decision = self.note_merge(range, right, reason);

@@ -185,14 +185,13 @@ impl<E: Env> ShardInner<E> {
             );
             return ClusterResponse::Refused(OrderError::Invalid(why));
         };
-        let found = self.of_manager(|manager| {
+        let found = self.ask_own_manager(|manager| {
             let found = manager.splittable(range, E::now());
             found.map(|(leader, report)| (leader, report.descriptor.epoch.version))
         });
         let (leader, version) = match found {
-            None => return self.not_here(),
-            Some(Err(why)) => return ClusterResponse::Refused(why),
-            Some(Ok(found)) => found,
+            Ok(found) => found,
+            Err(refusal) => return *refusal,
         };
         let keys = match self.ask_split_keys((range, version), leader, parts).await {
             Ok(keys) => keys,
@@ -329,10 +328,9 @@ impl<E: Env> ShardInner<E> {
 
     /// Has a range be no longer held against merging.
     pub(super) async fn release(&self, range: RangeId) -> ClusterResponse {
-        let held = match self.of_manager(|manager| manager.release(range)) {
-            None => return self.not_here(),
-            Some(Err(why)) => return ClusterResponse::Refused(why),
-            Some(Ok(held)) => held,
+        let held = match self.ask_own_manager(|manager| manager.release(range)) {
+            Ok(held) => held,
+            Err(refusal) => return *refusal,
         };
         match self.write_held(&[held]).await {
             Ok(()) => ClusterResponse::Done,

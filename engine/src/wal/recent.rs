@@ -1,4 +1,4 @@
-//! The durations of the latest durable writes of the log, by which a slow disk is told from a hiccup.
+//! The durations of the latest durable writes of the log. They tell a slow disk from a hiccup.
 //!
 //! The 99th percentile is of the last two seconds. Right after a disk has become slow these hold many
 //! more fast writes than slow ones, so the median of the last few writes counts if it is longer. A
