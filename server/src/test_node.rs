@@ -269,6 +269,7 @@ fn engine(
         on_start: Arc::new(|_| {}),
         push_out: |_| (),
         read_fault: no_read_fault,
+        free_bytes: Arc::new(|_| Ok(u64::MAX)),
     });
     let disk = RingDisk::new(folder.join("wal"));
     let world = World {

@@ -294,6 +294,7 @@ async fn on_real_disk(folder: &Path) {
         on_start: Arc::new(|_| ()),
         push_out: |_| (),
         read_fault: no_read_fault,
+        free_bytes: Arc::new(|_| Ok(u64::MAX)),
     };
     let tables = LsmTables::open(tables).expect("tables open");
     let again = folder.join("again");

@@ -191,6 +191,76 @@ fn on_a_full_disk_ranges_are_merged_and_split_and_a_restart_finds_what_they_were
 }
 
 #[test]
+fn puts_leave_memory_for_deletes_splits_and_merges_while_a_flush_makes_no_progress() {
+    let temp = tempfile::tempdir().expect("a folder");
+    let Some(disk) = available(SmallDisk::new(&temp.path().join("disk"), 512)) else {
+        return;
+    };
+    let mut home = Home::new(temp.path(), &["--shards", "1", "--memory", "64MiB"]);
+    home.folder = disk.folder().join("data");
+    let mut node = home.start();
+    let megabyte = temp.path().join("megabyte");
+    std::fs::write(&megabyte, vec![b'v'; 1 << 20]).expect("it is written");
+    let megabyte = megabyte.to_str().expect("a name");
+    let put = |key: &str| home.cli(&["put", key, "--file", megabyte, "--timeout", "3s"]);
+    assert!(home.cli(&["put", "kept", "value"]).status.success());
+    // Memory is as full as puts may make it, and the flusher does not find out that the disk is full.
+    home.set_disk_fault("tables=hang");
+    for number in 0..3 {
+        assert!(put(&format!("first-{number}")).status.success());
+    }
+    // By then the flush of the first memtable makes no progress.
+    std::thread::sleep(Duration::from_secs(4));
+    let mut accepted = 0;
+    wait_for("puts that wait for a flush", || {
+        let is_there = put(&format!("k{accepted}")).status.success();
+        accepted += u64::from(is_there);
+        (!is_there).then_some(())
+    });
+    println!("{accepted} puts of 1 MiB fit beside the reserve");
+    disk.fill();
+    let refused = wait_for("a full disk", || {
+        let output = put("k0");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        said.contains("disk is full").then_some(said)
+    });
+    println!("{refused}");
+    let order = |arguments: &[&str]| {
+        let done = home.cli(arguments);
+        assert!(done.status.success(), "{arguments:?}: {done:?}");
+    };
+    for number in 0..5 {
+        order(&["delete", &format!("k{number}")]);
+    }
+    order(&["range", "split", "2", "--at", "k5", "--timeout", "10s"]);
+    wait_for("reports of all ranges", || {
+        ranges(&home).filter(|all| all.len() == 3)
+    });
+    order(&["range", "merge", "2", "--timeout", "30s"]);
+    for number in 0..200 {
+        order(&["delete", &format!("absent-{number}")]);
+    }
+    let still = put("k0");
+    let said = String::from_utf8_lossy(&still.stderr).into_owned();
+    assert!(said.contains("disk is full"), "{said}");
+    disk.make_room();
+    home.set_disk_fault("");
+    wait_for("room", || put("k7").status.success().then_some(()));
+    for (key, is_there) in [("kept", true), ("k0", false), ("k7", true)] {
+        assert_eq!(home.cli(&["get", key]).status.success(), is_there, "{key}");
+    }
+    let log = home.log();
+    let full = log.lines().filter(|line| line.contains("\"disk_full\""));
+    assert_eq!(
+        full.filter(|line| line.contains("rows in memory need"))
+            .count(),
+        1,
+        "{log}"
+    );
+    assert!(node.is_running(), "{log}");
+}
+
+#[test]
 fn on_a_full_disk_puts_are_refused_and_deletes_and_splits_go_on() {
     let temp = tempfile::tempdir().expect("a folder");
     let Some(disk) = available(SmallDisk::new(&temp.path().join("disk"), 512)) else {
@@ -206,7 +276,7 @@ fn on_a_full_disk_puts_are_refused_and_deletes_and_splits_go_on() {
         assert!(put(&format!("k{number}")).status.success());
     }
     disk.fill();
-    // Until a flush, or the next file of the log, finds no room.
+    // Until the shard looks at the disk, or the next file of the log finds no room.
     let refused = wait_for("a full disk", || {
         let output = put("k0");
         (!output.status.success()).then_some(output)

@@ -52,6 +52,7 @@ async fn open_with(folder: &Path, borders: &[&str], others: &[ReplicaPlace]) -> 
         on_start: Arc::new(|_| ()),
         push_out: |_| (),
         read_fault: no_read_fault,
+        free_bytes: Arc::new(|_| Ok(u64::MAX)),
     };
     let wal = folder.join("wal");
     std::fs::create_dir_all(&wal).expect("a folder");

@@ -63,7 +63,7 @@ pub use row_cache::PREFETCH_MAX;
 use row_cache::RowCache;
 pub use scan::{BlockReads, ColdStop, Direction, HeldBlocks, Scan, ScanRow, ScanStop, Step};
 pub use size::{Interval, Samples, Size};
-pub use tables::{LsmTables, ReadFault, TABLE_FORMAT, TableOptions, no_read_fault};
+pub use tables::{FreeBytes, LsmTables, ReadFault, TABLE_FORMAT, TableOptions, no_read_fault};
 pub use version_gc::{GcRules, LiveData, VersionFilter};
 pub use write_back::PushOut;
 
@@ -177,6 +177,10 @@ pub trait TableStore: Sized + 'static {
     fn collect_garbage(&mut self);
     /// Counters of the tables and of the work on them.
     fn stats(&self) -> TableStats;
+    /// Whether the disk may not have room for what memory can hold.
+    fn is_short_of_room(&self) -> bool {
+        self.stats().disk_full
+    }
     /// Called when the row cache has answered a read with `cached`. `tree` reads the same from
     /// memtables and tables: the simulator's store has the two compared, another does nothing.
     ///
@@ -214,7 +218,7 @@ pub struct TableStats {
     pub compactions_failed: u64,
     /// The compactions that keep level 0 small have failed, and wait until they are tried again.
     pub compaction_fails: bool,
-    /// The last write failed because the disk is full.
+    /// The last write failed because the disk is full, or it has less room than the rows in memory may need.
     pub disk_full: bool,
     /// The last write failed because the process could not get a file descriptor or memory.
     pub starved: bool,
@@ -508,6 +512,24 @@ impl<T: TableStore> Lsm<T> {
     /// Sets a callback for when [`Lsm::fetched`] has something to give. Any thread may call it.
     pub fn on_fetched(&mut self, call: Arc<dyn Fn() + Send + Sync>) {
         self.store.on_fetched(call);
+    }
+
+    /// Whether the disk may not have room for what memory can hold, or is full.
+    pub fn is_short_of_room(&self) -> bool {
+        self.store.is_short_of_room()
+    }
+
+    /// What the memtables take, beside `coming` bytes of rows, before a flush or a compaction must have made
+    /// room, in parts of one memtable.
+    pub fn room_left(&self, coming: usize) -> f32 {
+        let stats = self.store.stats();
+        let more = match stats.level0_runs >= RUNS_MAX {
+            true => 0,
+            false => FROZEN_MAX.saturating_sub(self.frozen.len()),
+        };
+        let capacity = self.active.capacity();
+        let left = capacity.saturating_sub(self.active.size()) + more * capacity;
+        (left as f32 - coming as f32) / capacity as f32
     }
 
     /// How far flushes and compactions are behind the writers.

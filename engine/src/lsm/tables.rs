@@ -34,6 +34,7 @@ mod levels;
 mod list;
 mod reader;
 mod retry;
+mod room;
 mod run_iter;
 mod table_iter;
 mod table_reader;
@@ -69,6 +70,8 @@ use gc::GcFactory;
 use list::Tables;
 use reader::{Mode, Reader};
 use retry::Compaction;
+pub use room::FreeBytes;
+use room::Room;
 pub use run_iter::RunIter;
 use table::DataBlock;
 use table::block::BlockType;
@@ -96,6 +99,8 @@ pub struct TableOptions {
     /// Called before blocks of a table are read, for tests that let reads fail or take long;
     /// [`no_read_fault`] otherwise.
     pub read_fault: ReadFault,
+    /// How much this shard may still write to the disk.
+    pub free_bytes: FreeBytes,
 }
 
 /// The news of the background threads for the shard.
@@ -115,6 +120,17 @@ struct Counts {
     compactions_failed: AtomicU64,
 }
 
+/// What the tables lack at the moment.
+#[derive(Default)]
+struct Lacks {
+    /// A flush or a compaction has found the disk full.
+    disk_full: AtomicBool,
+    /// The disk has less room than the rows in memory may need.
+    room: AtomicBool,
+    /// The process cannot get a file descriptor or memory.
+    resources: AtomicBool,
+}
+
 struct Shared {
     tree: AnyTree,
     counter: SequenceNumberCounter,
@@ -122,8 +138,7 @@ struct Shared {
     slot: Mutex<Published>,
     news: AtomicBool,
     stop: AtomicBool,
-    disk_full: AtomicBool,
-    starved: AtomicBool,
+    lacks: Lacks,
     compaction_fails: AtomicBool,
     counts: Counts,
     spare: Mutex<Vec<Memtable>>,
@@ -208,6 +223,7 @@ pub struct LsmTables {
     kick: Option<mpsc::Sender<Compaction>>,
     threads: Vec<JoinHandle<()>>,
     fetcher: BlockFetcher,
+    room: Room,
 }
 
 impl LsmTables {
@@ -252,8 +268,7 @@ impl LsmTables {
             slot: Mutex::new(published),
             news: AtomicBool::new(false),
             stop: AtomicBool::new(false),
-            disk_full: AtomicBool::new(false),
-            starved: AtomicBool::new(false),
+            lacks: Lacks::default(),
             compaction_fails: AtomicBool::new(false),
             counts: Counts::default(),
             spare: Mutex::default(),
@@ -275,6 +290,7 @@ impl LsmTables {
             kick: Some(kick),
             threads,
             fetcher,
+            room: Room::new(),
         })
     }
 
@@ -370,10 +386,12 @@ impl TableStore for LsmTables {
     }
 
     fn flush(&mut self, memtable: Arc<Memtable>) {
+        self.room.frozen(&memtable, &self.shared);
         self.send(Job::Flush(memtable));
     }
 
     fn poll(&mut self) -> Result<Option<MemtableId>, LsmError> {
+        self.room.look(&self.shared);
         if !self.shared.news.load(Ordering::SeqCst) {
             return Ok(None);
         }
@@ -387,6 +405,7 @@ impl TableStore for LsmTables {
         }
         let (tables, flushed) = (slot.tables.clone(), slot.flushed);
         drop(slot);
+        self.room.flushed(flushed);
         if let Some(old) = self.reader.set_tables(tables) {
             self.send(Job::Discard(Vec::new(), Some(old)));
         }
@@ -427,9 +446,14 @@ impl TableStore for LsmTables {
                 .compactions_failed
                 .load(Ordering::Relaxed),
             compaction_fails: self.shared.compaction_fails.load(Ordering::SeqCst),
-            disk_full: self.shared.disk_full.load(Ordering::SeqCst),
-            starved: self.shared.starved.load(Ordering::SeqCst),
+            disk_full: self.shared.lacks.disk_full.load(Ordering::SeqCst)
+                || self.shared.lacks.room.load(Ordering::SeqCst),
+            starved: self.shared.lacks.resources.load(Ordering::SeqCst),
         }
+    }
+
+    fn is_short_of_room(&self) -> bool {
+        self.room.is_short() || self.shared.lacks.disk_full.load(Ordering::SeqCst)
     }
 
     fn block_cache(&self) -> MemoryUse {

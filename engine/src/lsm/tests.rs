@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::rc::Rc;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::*;
@@ -498,6 +499,7 @@ pub(super) fn table_options(folder: &std::path::Path) -> TableOptions {
         on_start: Arc::new(|_| ()),
         push_out: |_| (),
         read_fault: no_read_fault,
+        free_bytes: Arc::new(|_| Ok(u64::MAX)),
     }
 }
 
@@ -709,6 +711,65 @@ fn a_full_disk_keeps_rows_readable_and_heals() {
     (0..10).for_each(|_| run.poll());
     assert_eq!(run.lsm.pressure(), Pressure::default());
     (0..200).for_each(|_| run.check_get());
+}
+
+#[test]
+fn a_disk_without_room_for_what_memory_holds_is_full_before_a_flush_has_tried() {
+    static FREE: AtomicU64 = AtomicU64::new(u64::MAX);
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    // The flusher has not got to its first flush.
+    let gate = Arc::new(Mutex::new(()));
+    let (closed, of_flusher) = (gate.lock().expect("nobody panics"), gate.clone());
+    let options = TableOptions {
+        on_start: Arc::new(move |work| {
+            if work == "flush" {
+                drop(of_flusher.lock());
+            }
+        }),
+        free_bytes: Arc::new(|_| Ok(FREE.load(Ordering::SeqCst))),
+        ..table_options(folder.path())
+    };
+    let mut lsm = Lsm::new(LsmTables::open(options).expect("opens"), 0);
+    let mut key = Vec::new();
+    let mut write = |lsm: &mut Lsm<LsmTables>, number: u64| {
+        keys::user_key(DATA_ID, b"k", &mut key);
+        lsm.insert(&key, Timestamp(number), Some(&[7; MEMTABLE_BYTES / 2]));
+        lsm.freeze();
+    };
+    write(&mut lsm, 1);
+    assert!(!lsm.pressure().disk_full && !lsm.is_short_of_room());
+    assert!(lsm.room_left(0) > 3.9, "{}", lsm.room_left(0));
+    // Not enough for all that memory can hold.
+    FREE.store(6 * MEMTABLE_BYTES as u64, Ordering::SeqCst);
+    write(&mut lsm, 2);
+    assert!(!lsm.pressure().disk_full && lsm.is_short_of_room());
+    // Room for one memtable, but not for the one that is being filled, too.
+    FREE.store(MEMTABLE_BYTES as u64, Ordering::SeqCst);
+    write(&mut lsm, 3);
+    assert!(lsm.pressure().disk_full);
+    assert!(lsm.room_left(0) > 1.9, "{}", lsm.room_left(0));
+    FREE.store(u64::MAX, Ordering::SeqCst);
+    let mut until = |done: &dyn Fn(&Lsm<LsmTables>) -> bool| {
+        let since = Instant::now();
+        while !done(&lsm) {
+            assert!(
+                since.elapsed() < Duration::from_secs(20),
+                "{:?}",
+                lsm.stats()
+            );
+            lsm.poll().expect("nothing fails");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    };
+    until(&|lsm| !lsm.pressure().disk_full);
+    // What was flushed needs no room any more.
+    FREE.store(2 * MEMTABLE_BYTES as u64, Ordering::SeqCst);
+    until(&|lsm| lsm.pressure().disk_full);
+    drop(closed);
+    until(&|lsm| lsm.stats().frozen == 0 && !lsm.pressure().disk_full);
+    until(&|lsm| lsm.is_short_of_room());
+    FREE.store(u64::MAX, Ordering::SeqCst);
+    until(&|lsm| !lsm.is_short_of_room());
 }
 
 #[test]

@@ -132,6 +132,11 @@ impl ProposalKind {
         matches!(self, ProposalKind::Order(order) if order.is_alone())
     }
 
+    /// Whether it adds rows with values.
+    fn is_put(&self) -> bool {
+        matches!(self, ProposalKind::Write(batch, _) if !batch.only_deletes())
+    }
+
     /// What it costs to apply it: keys that are read or written.
     fn work(&self) -> usize {
         match self {
@@ -256,6 +261,27 @@ impl Proposer {
         for proposal in refused {
             self.admission.leave(proposal.size());
             proposal.sink.complete(proposal.token, Err(error.clone()));
+        }
+    }
+
+    /// Whether a write waits that adds values, and may still be proposed. Looks at all that waits.
+    pub(super) fn has_puts(&self) -> bool {
+        let now = self.departures.now();
+        let is_late = |proposal: &Proposal| proposal.deadline.is_some_and(|until| until <= now);
+        let waiting = self.waiting.borrow();
+        waiting
+            .iter()
+            .any(|proposal| proposal.kind.is_put() && !is_late(proposal))
+    }
+
+    /// Answers the writes that wait and add values with this error.
+    pub(super) fn refuse_puts(&self, error: &Error) {
+        if self.has_puts() {
+            let stays = |proposal: &Proposal| !proposal.kind.is_put();
+            self.recheck(
+                |proposal| stays(proposal).then_some(proposal.version),
+                error,
+            );
         }
     }
 

@@ -2,6 +2,10 @@
 //! that wait, proposes them, and answers the writes when the entries are applied or refused.
 //!
 //! One for each replica of the shard, on the shard's thread.
+//!
+//! While the disk is short of room, entries with puts wait, so that memory is left for deletes and for orders of
+//! ranges, which make room; once it is full, the puts that wait are refused. With room enough on the disk, flushes
+//! make room in memory, and puts are slowed down by how far those are behind, and by nothing else.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -12,11 +16,11 @@ use crate::env::{AsyncRuntime, Env};
 use crate::error::{Error, Fatal};
 use crate::fair_share::Weight;
 use crate::raft::ProposalResult;
-use crate::range::RaftGroup;
 use crate::range::apply::Applied;
 use crate::range::command::{self, Command, Entry, RangeOrder};
 use crate::range::proposer::{ENTRIES_TOGETHER_MAX, Proposal, ProposalKind, complete_all};
 use crate::range::replica::Replica;
+use crate::range::{Keyspace, RaftGroup};
 use crate::request::Outcome;
 use crate::types::{Epoch, Timestamp};
 use crate::wal::Body;
@@ -52,22 +56,46 @@ pub async fn run<E: Env>(replica: Rc<Replica<E>>, raft: RaftGroup<E>) -> Result<
             continue;
         }
         await_tree(&replica).await;
+        let waits = || replica.leading().is_some() && takes_reserve(&replica);
+        replica.store.spare_reserve(waits).await;
         replica.store.room_in_log().await;
         // Checked after the waits above: another may have taken the lead meanwhile.
         if replica.leading().is_none() {
             proposer.refuse_all(&Error::NotLeader(Some(Box::new(replica.route()))));
             continue;
         }
+        let is_short = replica.store.is_short_of_room();
+        if is_short && replica.store.disk_full() && is_of_users(&replica) {
+            // They were accepted before that was known. What they would take is kept for deletes and orders.
+            proposer.refuse_puts(&Error::DiskFull);
+        }
         raft.renew_lease().await?;
         propose_next(&replica, &raft, len_max).await?;
         for _ in 1..ENTRIES_TOGETHER_MAX {
-            if replica.leading().is_none() || !proposer.may_follow() {
+            if replica.leading().is_none() || !proposer.may_follow() || takes_reserve(&replica) {
                 break;
             }
             propose_next(&replica, &raft, len_max).await?;
         }
     }
     Ok(())
+}
+
+/// Whether an entry now would take memory that puts must leave. Nothing is kept while the disk has room
+/// enough: an entry then costs no more than that look.
+fn takes_reserve<E: Env>(replica: &Replica<E>) -> bool {
+    let (store, proposer) = (&replica.store, &replica.proposer);
+    // Other ranges are not counted: what they have on its way may wait for a majority.
+    store.is_short_of_room()
+        && !store.has_room_for_puts(proposer.admission.in_flight())
+        && proposer.has_puts()
+        && is_of_users(replica)
+}
+
+/// Whether the range has the rows of users. The records of the cluster are few, and orders such as splits need
+/// them.
+fn is_of_users<E: Env>(replica: &Replica<E>) -> bool {
+    replica.with_state(|state| state.descriptor.keyspace == Keyspace::User)
 }
 
 /// Proposes an entry of the writes that wait, if there are any whose deadline has not passed.

@@ -103,24 +103,34 @@ impl WriteAdmission {
 
     /// Counts a command that leaves the queue with an entry. The entry goes on counting for its cost.
     pub fn depart(&self, size: Size) {
+        self.leave_queue(size);
+        self.share.depart(size.cost);
+    }
+
+    fn leave_queue(&self, size: Size) {
         self.bytes_waiting
             .set(self.bytes_waiting.get() - size.len_max);
     }
 
     /// Counts a command that leaves the queue without being proposed.
     pub fn leave(&self, size: Size) {
-        self.depart(size);
-        self.give_back(size.cost);
+        self.leave_queue(size);
+        self.share.give_back(size.cost);
     }
 
     /// Counts the cost of an entry that is no longer on its way as free.
     pub fn give_back(&self, cost: usize) {
-        self.share.give_back(cost);
+        self.share.arrive(cost);
     }
 
     /// Bytes of the commands in the range's queue.
     pub fn bytes_waiting(&self) -> usize {
         self.bytes_waiting.get()
+    }
+
+    /// Bytes of the entries on their way.
+    pub fn in_flight(&self) -> usize {
+        self.share.in_flight()
     }
 
     /// How much memory the range's writes use beside those of the other ranges.

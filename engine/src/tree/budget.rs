@@ -45,6 +45,8 @@ impl WriteBudget {
 pub struct WriteShare {
     budget: Rc<WriteBudget>,
     used: Cell<usize>,
+    /// The part of it that is in entries on their way.
+    in_flight: Cell<usize>,
 }
 
 impl WriteShare {
@@ -53,6 +55,7 @@ impl WriteShare {
         WriteShare {
             budget,
             used: Cell::new(0),
+            in_flight: Cell::new(0),
         }
     }
 
@@ -83,6 +86,22 @@ impl WriteShare {
         if now == 0 && len > 0 {
             self.budget.ranges.set(self.budget.ranges.get() - 1);
         }
+    }
+
+    /// How many bytes are in entries on their way, which memtables will have to take.
+    pub fn in_flight(&self) -> usize {
+        self.in_flight.get()
+    }
+
+    /// Counts `len` bytes of those in use as in an entry on its way.
+    pub fn depart(&self, len: usize) {
+        self.in_flight.set(self.in_flight.get() + len);
+    }
+
+    /// Counts `len` bytes that were on their way as no longer used.
+    pub fn arrive(&self, len: usize) {
+        self.in_flight.set(self.in_flight.get() - len);
+        self.give_back(len);
     }
 
     /// Counts a write as refused.

@@ -44,8 +44,11 @@ pub use mark::TreeMark;
 /// notifies nobody, and during a start no task runs that would.
 const ROOM_POLL_INTERVAL: Duration = Duration::from_millis(20);
 
-/// The pressure from which on a full disk takes no deletes either.
-const RESERVE_PRESSURE: f32 = 0.5;
+/// The room in the memtables, in parts of one, that puts leave while the disk is short of room. It is for what
+/// must go on without a flush: deletes and the commands of ranges, such as splits, merges and moves.
+const RESERVE: f32 = 1.5;
+/// The part of it that deletes leave to the commands of ranges.
+const RESERVE_OF_ORDERS: f32 = 0.5;
 
 /// About how many bytes a session row takes.
 const SESSION_ROW_LEN: usize = 160;
@@ -498,7 +501,25 @@ impl<E: Env> Store<E> {
     /// Whether a full disk still takes deletes: the memtables and the log have room without it, and what
     /// they keep besides is for the commands of ranges, such as moves and splits.
     pub fn has_reserve(&self) -> bool {
-        self.pressure() < RESERVE_PRESSURE && self.wal.has_reserve()
+        self.lsm.borrow().room_left(0) > RESERVE_OF_ORDERS && self.wal.has_reserve()
+    }
+
+    /// Whether the log or the tables may not get the room that they need on the disk. Asked before each entry.
+    pub fn is_short_of_room(&self) -> bool {
+        self.lsm.borrow().is_short_of_room() || self.wal.lack() == Some(Lack::Room)
+    }
+
+    /// Whether the memtables have room for puts besides the reserve and the bytes that are on their way already.
+    pub fn has_room_for_puts(&self, in_flight: usize) -> bool {
+        self.lsm.borrow().room_left(in_flight) > RESERVE
+    }
+
+    /// Waits for as long as `waits` says: until a flush has made room, or it is found that none can, so that puts
+    /// are refused.
+    pub async fn spare_reserve(&self, waits: impl Fn() -> bool) {
+        while waits() && !self.disk_full() && !self.is_stuck() {
+            let _ = E::Runtime::timeout(ROOM_POLL_INTERVAL, self.changed.next()).await;
+        }
     }
 
     /// Whether writes must be refused because the disk is full.

@@ -113,6 +113,8 @@ pub fn room(folder: &Path) -> io::Result<Room> {
 /// reports errors.
 #[expect(unsafe_code, reason = "no crate wraps sync_file_range")]
 pub fn push_out(file: &fs::File) {
+    #[cfg(debug_assertions)]
+    super::test_disk::write_table();
     let all = libc::SYNC_FILE_RANGE_WAIT_BEFORE
         | libc::SYNC_FILE_RANGE_WRITE
         | libc::SYNC_FILE_RANGE_WAIT_AFTER;

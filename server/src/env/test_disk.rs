@@ -1,8 +1,8 @@
 //! Faults of the disk for tests, in builds with debug assertions alone.
 //!
 //! The variable `RANGEDB_TEST_DISK` names a file that the test writes while the node runs. Each write of the
-//! log and each read of a table's blocks reads it. It has words with spaces between them. Without the file
-//! nothing happens.
+//! log, each piece of a table that is written and each read of a table's blocks reads it. It has words with
+//! spaces between them. Without the file nothing happens.
 //!
 //! | word | |
 //! |---|---|
@@ -10,6 +10,7 @@
 //! | `hang` | they do not end |
 //! | `stuck=5s` | the thread of the shard that writes next stands still for so long; the file is removed before |
 //! | `fail` | they fail with EIO |
+//! | `tables=hang` | writes of tables do not end while it is there |
 //! | `reads=200ms` | reads of tables take that much longer |
 //! | `reads=fail` | they fail with EIO |
 //! | `reads=fail/4` | those fail that begin in one of four pages of 4 KiB |
@@ -30,6 +31,10 @@ pub const VARIABLE: &str = "RANGEDB_TEST_DISK";
 const FOR_EVER: Duration = Duration::from_hours(24);
 /// What the words about reads begin with.
 const READS: &str = "reads=";
+/// The word about writes of tables.
+const TABLES_HANG: &str = "tables=hang";
+/// How often a write of a table looks whether the word is still there.
+const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 /// What the word about the thread begins with.
 const STUCK: &str = "stuck=";
 /// Bytes of a page.
@@ -71,6 +76,7 @@ fn stand_still(still: Duration) {
 pub async fn write() -> io::Result<()> {
     for word in words().iter().filter(|word| !word.starts_with(READS)) {
         match word.as_str() {
+            TABLES_HANG => {}
             "fail" => return Err(failure()),
             "hang" => GlommioRuntime::sleep(FOR_EVER).await,
             word => match word.strip_prefix(STUCK) {
@@ -80,6 +86,13 @@ pub async fn write() -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Does to a write of a piece of a table what the test asks for.
+pub fn write_table() {
+    while words().iter().any(|word| word == TABLES_HANG) {
+        std::thread::sleep(LOOK_INTERVAL);
+    }
 }
 
 /// Does to a read of blocks of a table what the test asks for. One that may not wait fails instead.

@@ -1,6 +1,6 @@
 //! The options and the environment of one shard's engine.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use rangedb_engine::types::{Location, NodeId, ShardId};
 
 use crate::config::{Config, ShardMemory};
 use crate::data_dir::{DataDir, FOUNDER};
-use crate::env::{RingDisk, SystemClock, push_out, read_fault, threads};
+use crate::env::{RingDisk, SystemClock, push_out, read_fault, room, threads};
 use crate::fatal::{die, refuse};
 use crate::peers::Peers;
 use crate::peers::link::Links;
@@ -81,6 +81,8 @@ impl Engine {
         let shard = self.location.shard.0;
         let peers = self.peers.clone();
         let cpus = cpus.to_vec();
+        // The shards share the disk.
+        let shards = self.record.shards.max(1);
         let tables = LsmTables::open(TableOptions {
             folder: self.tables,
             memtable_bytes: self.memory.memtable,
@@ -99,6 +101,14 @@ impl Engine {
             }),
             push_out,
             read_fault,
+            free_bytes: Arc::new(move |folder: &Path| {
+                let room = room(folder)?;
+                // Some file systems have no figures.
+                Ok(match room.total {
+                    0 => u64::MAX,
+                    _ => room.free / u64::from(shards),
+                })
+            }),
         });
         let tables = tables.map_err(|error| ShardError::of(error.into(), &peers))?;
         let system = self.peers.system();

@@ -120,6 +120,7 @@ mod tests {
             on_start: Arc::new(|_| ()),
             push_out: |_| (),
             read_fault: no_read_fault,
+            free_bytes: std::sync::Arc::new(|_| Ok(u64::MAX)),
         };
         Lsm::new(LsmTables::open(options).expect("opens"), 0)
     }

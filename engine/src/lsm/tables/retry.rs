@@ -92,10 +92,11 @@ impl Shared {
     /// Logs a lack once, when it begins.
     fn note(&self, action: &'static str, lack: Lack, error: &TreeError) {
         let flag = match lack {
-            Lack::Room => &self.disk_full,
-            Lack::Resources => &self.starved,
+            Lack::Room => &self.lacks.disk_full,
+            Lack::Resources => &self.lacks.resources,
         };
-        if flag.swap(true, Ordering::SeqCst) {
+        let is_known = lack == Lack::Room && self.lacks.room.load(Ordering::SeqCst);
+        if flag.swap(true, Ordering::SeqCst) || is_known {
             return;
         }
         match lack {
@@ -116,13 +117,12 @@ impl Shared {
 
     /// Logs the end of a lack.
     fn note_end(&self) {
-        if self.disk_full.swap(false, Ordering::SeqCst) {
-            tracing::info!(
-                event = "disk_free",
-                "the disk of the tables has room again: writes go on"
-            );
+        if self.lacks.disk_full.swap(false, Ordering::SeqCst)
+            && !self.lacks.room.load(Ordering::SeqCst)
+        {
+            self.log_room();
         }
-        if self.starved.swap(false, Ordering::SeqCst) {
+        if self.lacks.resources.swap(false, Ordering::SeqCst) {
             tracing::info!(
                 event = "resources_back",
                 "the tables have what they lacked, and go on"

@@ -209,6 +209,7 @@ fn a_cold_block_is_fetched_beside_the_shard() {
         on_start: Arc::new(|_| ()),
         push_out: |_| (),
         read_fault: no_read_fault,
+        free_bytes: std::sync::Arc::new(|_| Ok(u64::MAX)),
     };
     let mut store = LsmTables::open(options).expect("opens");
     let (told, tells) = std::sync::mpsc::channel();
