@@ -55,7 +55,7 @@ pub enum Mutant {
     OldFolderVotes,
     /// Of a batch's conditions the first alone is looked at.
     FirstConditionAlone,
-    /// The shard that gets a forwarded request forwards it again if it does not lead.
+    /// The shard that gets a forwarded request, and has no replica of the range, forwards it again.
     ForwardedAgain,
     /// The shard that gets a forwarded request does not look at the version that its sender believes in.
     ForwardedEpochUnchecked,

@@ -296,7 +296,7 @@ impl<E: Env> Gateway<E> {
 
 impl Body {
     /// The key that decides which range gets the request.
-    fn first_key(&self) -> Blob {
+    pub(super) fn first_key(&self) -> Blob {
         match self {
             Body::Get { key } => key.clone(),
             Body::Write { batch, .. } => batch.first_key().cloned().unwrap_or_default(),
