@@ -1,12 +1,16 @@
-//! `compare`: the same work on RangeDB and on another database, in turn and in one run.
+//! `compare`: the same work on RangeDB and on another database, or on another build of RangeDB, in turn and in
+//! one run.
 //!
-//! Each comparison goes several rounds, in which both databases take turns, so that a slow moment of
+//! Each comparison goes several rounds, in which both take turns, so that a slow moment of
 //! the machine is seen as spread and not as a difference. `loadgen` drives RangeDB. CPU is the time
 //! per operation, user and system, that the server's processes used: the most reliable figure on a
 //! shared machine.
 
+pub mod build;
 pub mod etcd;
+mod one_node;
 pub mod redis;
+mod table;
 
 const VALUE_SIZE: &str = "128";
 /// The kernel's unit of CPU time in /proc, which is the same wherever Rust's binaries for Linux

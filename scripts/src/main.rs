@@ -46,6 +46,8 @@ const USAGE: &str = "usage: xtask COMMAND
   compare redis [--rows get,scan,multi-get,put,large] [--records N] [--seconds N]
           [--rounds N] [--memory SIZE]
                                the same work on redis-server, in the same run
+  compare build PROGRAM [the same options]
+                               the same work on another build of rangedb, in the same run
   compare etcd [--records N] [--seconds N] [--rounds N] [--programs DIR]
                                three nodes against three of etcd, in the same run";
 
@@ -71,6 +73,7 @@ fn main() -> ExitCode {
         ["cluster", words @ ..] => cluster::run(words),
         ["bench", words @ ..] => bench::run(words),
         ["compare", "redis", options @ ..] => compare::redis::run(options),
+        ["compare", "build", options @ ..] => compare::build::run(options),
         ["compare", "etcd", options @ ..] => compare::etcd::run(options),
         _ => {
             eprintln!("{USAGE}");

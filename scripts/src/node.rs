@@ -26,12 +26,17 @@ impl Node {
     /// Starts a node and waits until it is ready. `extra` holds further flags of `rangedb start`.
     /// The log is written beside the data folder.
     pub fn start(data_dir: &Path, extra: &[&str]) -> Result<Node, String> {
+        Node::start_program(&release_binary("rangedb")?, data_dir, extra)
+    }
+
+    /// Starts a node of another build of the server, as [`start`](Self::start) does.
+    pub fn start_program(program: &str, data_dir: &Path, extra: &[&str]) -> Result<Node, String> {
         let listen = format!("127.0.0.1:{}", free_port(LISTEN_PORT)?);
         let http = format!("127.0.0.1:{}", free_port(HTTP_PORT)?);
         let log_path = data_dir.with_extension("log");
         let log = File::create(&log_path)
             .map_err(|error| format!("cannot write {}: {error}", log_path.display()))?;
-        let mut command = Command::new(release_binary("rangedb")?);
+        let mut command = Command::new(program);
         command.arg("start").arg("--data-dir").arg(data_dir);
         command
             .args(["--listen", &listen, "--http", &http, "--log", "text"])
