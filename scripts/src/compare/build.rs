@@ -1,13 +1,14 @@
 //! `compare build`: the same work on the node of this checkout and on that of another build, such as an older
 //! release. The server runs on the first core, the load generator on the second.
 //!
-//! This checkout's `loadgen` drives both. The builds take turns in each round, and the first turn changes with the
+//! The `loadgen` beside the other `rangedb` drives that, so that a build with an older protocol can be measured; if
+//! there is none, this checkout's `loadgen` drives both. The builds take turns in each round, and the first turn changes with the
 //! rounds. A ratio is that of one round: below 1 for CPU means that this checkout needs less.
 
-use super::one_node::{Build, Measured, OPTIONS, Plan};
+use super::one_node::{Build, Measured, OPTIONS, Plan, Programs};
 use super::table;
 use crate::Outcome;
-use crate::process::{self, release_binary, stop_children_on_signals};
+use crate::process::{self, stop_children_on_signals};
 
 /// The names of the builds in the table.
 const THIS: &str = "this";
@@ -43,12 +44,12 @@ pub fn run(options: &[&str]) -> Outcome {
     stop_children_on_signals()?;
     let folder = tempfile::tempdir().map_err(|error| error.to_string())?;
     let works = plan.works();
-    let start = |program: String, name: &str| {
+    let start = |programs: Programs, name: &str| {
         let place = folder.path().join(format!("{name}-large"));
-        Build::new(program, &place, &plan, &works)
+        Build::new(programs, &place, &plan, &works)
     };
-    let this = start(release_binary("rangedb")?, THIS)?;
-    let other = start(program, OTHER)?;
+    let this = start(Programs::of_this()?, THIS)?;
+    let other = start(programs_of(program)?, OTHER)?;
     let mut rounds = Vec::new();
     for number in 1..=plan.common.rounds {
         let mut round = Round::default();
@@ -69,6 +70,16 @@ pub fn run(options: &[&str]) -> Outcome {
     }
     this.stop()?;
     other.stop()
+}
+
+/// The programs of the build that `rangedb` belongs to.
+fn programs_of(rangedb: String) -> Result<Programs, String> {
+    let beside = std::path::Path::new(&rangedb).with_file_name("loadgen");
+    let loadgen = match beside.is_file() {
+        true => beside.display().to_string(),
+        false => Programs::of_this()?.loadgen,
+    };
+    Ok(Programs { rangedb, loadgen })
 }
 
 fn print(plan: &Plan, rounds: &[Round]) {
@@ -94,5 +105,17 @@ mod tests {
         for wrong in [&[][..], &["old", "--rows"], &["old", "--speed", "1"]] {
             assert!(parse(wrong).is_err(), "{wrong:?}");
         }
+    }
+
+    #[test]
+    fn a_build_is_driven_by_its_own_load_generator() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let program = folder.path().join("rangedb").display().to_string();
+        let loadgen = folder.path().join("loadgen");
+        let without = programs_of(program.clone()).expect("programs");
+        assert_ne!(without.loadgen, loadgen.display().to_string());
+        std::fs::write(&loadgen, "").expect("it is written");
+        let with = programs_of(program).expect("programs");
+        assert_eq!(with.loadgen, loadgen.display().to_string());
     }
 }

@@ -186,17 +186,33 @@ impl Plan {
     }
 }
 
+/// The programs of a build, by their paths.
+pub(super) struct Programs {
+    pub(super) rangedb: String,
+    pub(super) loadgen: String,
+}
+
+impl Programs {
+    /// Those of this checkout, in release.
+    pub(super) fn of_this() -> Result<Programs, String> {
+        Ok(Programs {
+            rangedb: release_binary("rangedb")?,
+            loadgen: release_binary("loadgen")?,
+        })
+    }
+}
+
 /// A build of the server, and its node with many records if there are works for it.
 pub(super) struct Build {
-    program: String,
+    programs: Programs,
     works: Vec<&'static Work>,
     large: Option<(Server, Vec<&'static Work>)>,
 }
 
 impl Build {
-    /// The server `program`, which is to do these works. Loads the node of the group `large`.
+    /// The build with these programs, which is to do these works. Loads the node of the group `large`.
     pub(super) fn new(
-        program: String,
+        programs: Programs,
         folder: &Path,
         plan: &Plan,
         works: &[&'static Work],
@@ -207,13 +223,13 @@ impl Build {
             true => None,
             false => {
                 let records = plan.records()? * LARGE_TIMES;
-                let server = Server::start(&program, folder, plan, records)?;
+                let server = Server::start(&programs, folder, plan, records)?;
                 server.warm(LARGE_PASSES)?;
                 Some((server, large))
             }
         };
         Ok(Build {
-            program,
+            programs,
             works,
             large,
         })
@@ -223,7 +239,7 @@ impl Build {
     pub(super) fn measure(&self, folder: &Path, plan: &Plan) -> Result<Measured, String> {
         let mut all = BTreeMap::new();
         if !self.works.is_empty() {
-            let mut server = Server::start(&self.program, folder, plan, plan.records()?)?;
+            let mut server = Server::start(&self.programs, folder, plan, plan.records()?)?;
             let mut is_warm = false;
             for work in &self.works {
                 if work.method != Method::AfterLoad && work.group != "put" && !is_warm {
@@ -259,12 +275,21 @@ struct Server {
 
 impl Server {
     /// Starts a node with an empty folder and loads the records.
-    fn start(program: &str, data_dir: &Path, plan: &Plan, records: u64) -> Result<Server, String> {
+    fn start(
+        programs: &Programs,
+        data_dir: &Path,
+        plan: &Plan,
+        records: u64,
+    ) -> Result<Server, String> {
         let flags = ["--shards", "1", "--cpus", SERVER_CPU, "--memory"];
-        let node = Node::start_program(program, data_dir, &[&flags[..], &[&plan.memory]].concat())?;
+        let node = Node::start_program(
+            &programs.rangedb,
+            data_dir,
+            &[&flags[..], &[&plan.memory]].concat(),
+        )?;
         let server = Server {
             node,
-            loadgen: release_binary("loadgen")?,
+            loadgen: programs.loadgen.clone(),
             records: records.to_string(),
             seconds: plan.common.seconds.to_string(),
         };
@@ -295,7 +320,7 @@ impl Server {
     /// Reads records until each was read so often, on average.
     fn warm(&self, passes: f64) -> Outcome {
         let records: f64 = self.records.parse().map_err(|_| "no number of records")?;
-        let words = "--workload c --distribution uniform --connections 16 --batch 100";
+        let words = "--workload c --distribution uniform --connections 16 --depth 32";
         let mut left = records * passes;
         while left > 0.0 {
             let text = self.drive("run", words, &["--warmup", "0", "--duration", "2"])?;

@@ -10,11 +10,13 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use super::one_node::{Build, CLIENT_CPU, Measured, OPTIONS, Plan, SERVER_CPU, WORKS, Work};
+use super::one_node::{
+    Build, CLIENT_CPU, Measured, OPTIONS, Plan, Programs, SERVER_CPU, WORKS, Work,
+};
 use super::{Figures, VALUE_SIZE, cpu_seconds, table};
 use crate::Outcome;
 use crate::node::free_port;
-use crate::process::{self, Background, output, release_binary, stop_children_on_signals};
+use crate::process::{self, Background, output, stop_children_on_signals};
 
 const READY_WITHIN: Duration = Duration::from_secs(10);
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
@@ -129,7 +131,7 @@ pub fn run(options: &[&str]) -> Outcome {
     stop_children_on_signals()?;
     let folder = tempfile::tempdir().map_err(|error| error.to_string())?;
     let large = folder.path().join("large");
-    let build = Build::new(release_binary("rangedb")?, &large, &plan, &works)?;
+    let build = Build::new(Programs::of_this()?, &large, &plan, &works)?;
     let mut rounds = Vec::new();
     for number in 1..=plan.common.rounds {
         let place = folder.path().join(format!("round-{number}"));
