@@ -157,6 +157,10 @@ fn paths(tokens: &[Token]) -> Vec<Written> {
             });
             continue;
         }
+        if is_visibility(tokens, index) {
+            (_, index) = plain_path(tokens, index + 1);
+            continue;
+        }
         let (segments, after) = plain_path(tokens, index);
         if segments.len() > 1 {
             found.push(Written {
@@ -200,6 +204,13 @@ fn is_public(tokens: &[Token], index: usize) -> bool {
         .map(|t| t.text)
         .collect();
     matches!(before.as_slice(), ["pub", ..] | [")", _, "(", "pub"])
+}
+
+/// Whether `in` stands here in `pub(in a::b)`: the path after it says who sees an item, and imports nothing.
+fn is_visibility(tokens: &[Token], index: usize) -> bool {
+    let until = tokens.get(index.saturating_sub(2)..=index).unwrap_or(&[]);
+    let words: Vec<&str> = until.iter().map(|token| token.text).collect();
+    words == ["pub", "(", "in"]
 }
 
 /// Reads one tree of a `use` line, up to the `,`, `}` or `;` after it.
@@ -307,6 +318,7 @@ mod tests {
             "#[cfg(test)] mod tests { use crate::b::B; }",
             "// use crate::b::B;",
             "pub(crate) fn f() { let s = \"crate::b::B\"; }",
+            "pub(in crate::b) struct E { pub(in crate::b) e: u8 }",
         ] {
             assert_eq!(imports_of("e.rs", text), [""; 0], "{text}");
         }
