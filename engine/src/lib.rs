@@ -54,7 +54,7 @@
 //! | [`lsm`] | the LSM tree: memtables, tables, the row cache, versions and their collection |
 //! | [`raft`] | the adapter to openraft: groups of any state machine, leases, elections, snapshots |
 //! | [`range`] | a range's replica, the state machine: commands, apply, session table, proposer |
-//! | [`cluster`] | the manager: placement, health, ids, settings, the view of the cluster |
+//! | [`cluster`] | the manager: what it knows of nodes and ranges, placement, splits, merges, nodes that leave, the view |
 //! | [`shard`] | puts it all together: the ranges of one core |
 //! | [`gateway`] | the requests of clients: directory, forwarding, what is in flight; the interface of this crate |
 //! | [`mutant`] | deliberate bugs, which the simulator must find |

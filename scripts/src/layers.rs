@@ -51,7 +51,19 @@ const ORDERS: [Order; 4] = [
             tree - the shard's tree as its ranges use it
             raft - Raft groups, each of which replicates a state machine
             range - the state of a range and what changes it
-            cluster - the manager: what it knows and what it plans
+            cluster/backoff - the pause before what has failed is tried again
+            cluster/settings - the settings of the cluster
+            cluster/record - the rows of the system range
+            cluster/message - what shards and the manager tell each other
+            cluster/reporter - what a shard has reported, and must report again
+            cluster/placement - where replicas and leaders should be
+            cluster/manager - what the manager knows, and how it learns it
+            cluster/operator_orders - which orders of operators the manager accepts
+            cluster/view - the view that the manager makes of what it knows
+            cluster/split_merge - which ranges are split and merged, and how far that is
+            cluster/leaving - nodes and shards that leave the cluster
+            cluster/planning - what the manager orders next, and what becomes of it
+            cluster - all of the cluster's manager
             shard - all of it on one thread
             gateway - the requests of clients: answered here, forwarded, or told the route
         ",

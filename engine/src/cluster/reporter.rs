@@ -11,8 +11,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::placement::CAUGHT_UP;
-use super::report::{Follower, HeldReplica, LedRange, RangeStats, Report};
+use super::message::{CAUGHT_UP, Follower, HeldReplica, LedRange, RangeStats, Report};
 use crate::boot_time::BootTime;
 use crate::types::RangeId;
 

@@ -1,5 +1,5 @@
 //! Splits that the manager decides on its own: of ranges that have become larger than `range-size-max`, and
-//! of ranges that are too hot for their shard ([`crate::cluster::load_splits`]). Runs on the shard that
+//! of ranges that are too hot for their shard ([`crate::cluster::split_merge::load_splits`]). Runs on the shard that
 //! hosts the manager, which knows sizes and loads from the reports of leaders.
 //!
 //! The leader names the keys: from the indexes of its tables, or from its samples of requests. A part that
@@ -14,9 +14,9 @@ use std::time::Duration;
 
 use super::ShardInner;
 use crate::boot_time::BootTime;
-use crate::cluster::load_splits::{TooHot, Way};
-use crate::cluster::planned::Why;
-use crate::cluster::split::{TooLarge, shown};
+use crate::cluster::manager::planning_state::Why;
+use crate::cluster::split_merge::load_splits::{TooHot, Way};
+use crate::cluster::split_merge::split::{TooLarge, shown};
 use crate::cluster::{BlockReason, ClusterRequest, ClusterResponse, SplitPart, SplitReason};
 use crate::env::{AsyncRuntime, Clock, Env};
 use crate::error::OrderError;

@@ -15,7 +15,7 @@ use futures_util::stream::FuturesOrdered;
 
 use super::members::CREATE_TIMEOUT;
 use super::{RangeHandle, Shard, ShardInner};
-use crate::cluster::placement::CAUGHT_UP;
+use crate::cluster::message::CAUGHT_UP;
 use crate::cluster::{ClusterRequest, ClusterResponse, MembershipStatus};
 use crate::env::{AsyncRuntime, Env};
 use crate::error::{Fatal, OrderError};

@@ -12,11 +12,12 @@ use super::merge_orders::{self, MergeReason};
 use super::{ShardInner, split_orders};
 use crate::boot_time::BootTime;
 use crate::cluster::manager::Manager;
+use crate::cluster::manager::planning_state::Why;
 use crate::cluster::message::Report;
-use crate::cluster::placement::{Range, Step};
-use crate::cluster::planned::Why;
+use crate::cluster::placement::{Range, Step, moves};
+use crate::cluster::split_merge::split;
 use crate::cluster::{
-    ClusterRequest, ClusterResponse, MembershipStatus, SplitReason, moves, record, split, voter_on,
+    ClusterRequest, ClusterResponse, MembershipStatus, SplitReason, record, voter_on,
 };
 use crate::env::{Clock, Env, is_unsent};
 use crate::error::{Fate, OrderError};

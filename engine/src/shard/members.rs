@@ -13,7 +13,7 @@ use futures_util::future::join_all;
 
 use super::bounds_changes::is_changing;
 use super::{RangeHandle, ShardInner, background};
-use crate::cluster::placement::CAUGHT_UP;
+use crate::cluster::message::CAUGHT_UP;
 use crate::cluster::{ClusterRequest, ClusterResponse};
 use crate::env::{AsyncRuntime, Env};
 use crate::error::{Error, Fatal, OrderError};

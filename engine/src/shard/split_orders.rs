@@ -18,7 +18,7 @@ use super::{ShardInner, SplitReason};
 use crate::boot_time::BootTime;
 use crate::cluster::manager::Manager;
 use crate::cluster::record::{HeldRecord, Row};
-use crate::cluster::split::{self, Piece, SplitOrder};
+use crate::cluster::split_merge::split::{self, Piece, SplitOrder};
 use crate::cluster::{ClusterRequest, ClusterResponse};
 use crate::env::{AsyncRuntime, Env};
 use crate::error::{Fate, OrderError};

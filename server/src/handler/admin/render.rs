@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use rangedb_engine::cluster::cluster_settings::{self, Rule, SETTINGS};
+use rangedb_engine::cluster::settings::{self, Rule, SETTINGS};
 use rangedb_engine::cluster::{
     self, BoundsPhase, MembershipStatus, NodeHealth, NodeView, Outcome, RangeView, ReplicaFault,
     View,
@@ -396,7 +396,7 @@ pub(super) fn settings(view: &View) -> Settings {
 /// # Errors
 /// There is no such setting.
 pub(super) fn setting(view: &View, name: &str) -> Result<Setting, OrderError> {
-    Ok(known(view, cluster_settings::rule(name)?))
+    Ok(known(view, settings::rule(name)?))
 }
 
 fn known(view: &View, rule: &Rule) -> Setting {
