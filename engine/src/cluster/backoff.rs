@@ -1,5 +1,4 @@
-//! The pause before something that has failed is tried again: it doubles with each failure, up to a longest
-//! one. Pure.
+//! The pause before a failed step is tried again. It doubles with each failure, up to a maximum. Pure.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Messages and records of the cluster's manager, under bytes that were changed at random.
+//! Feeds messages and records of the cluster's manager, with bytes changed at random, to their decoders.
 
 use rangedb_fuzz::fuzz;
 

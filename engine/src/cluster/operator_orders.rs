@@ -1,7 +1,7 @@
-//! What the manager checks before it follows an operator's order. No I/O here.
+//! The checks that the manager makes before it follows an operator's order. No I/O here.
 //!
-//! An order that takes a node away is refused if a range would be left without a majority, or
-//! without enough nodes for its replicas. Nodes that drain count as away: they are about to stop.
+//! An order that takes a node away is refused if it would leave a range without a majority, or without enough
+//! nodes for its replicas. Nodes that drain count as away, since they are about to stop.
 
 use std::collections::BTreeSet;
 use std::time::Duration;

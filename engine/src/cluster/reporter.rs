@@ -1,12 +1,14 @@
-//! What a shard has reported of its ranges to the manager, and what it must report again. Pure; lives on the
-//! shard's thread.
+//! Keeps track of what a shard has reported to the manager, and finds what the next report must contain.
+//! Pure; lives on the shard's thread.
 //!
-//! Each report looks at all ranges ([`Round`]). A change is *news*, and the next report has it. Log indexes,
-//! and loads and sizes that are about as they were, change all the time in a range that is used: a report
-//! has them only once in [`STEADY_FOR`]. So a range that nobody uses is in one report and then in none.
+//! Each report looks at all ranges ([`Round`]). A change is *news* and goes into the next report. In a range
+//! that is in use, log indexes, loads and sizes change all the time. A report contains them only once in
+//! [`STEADY_FOR`], unless a load or a size has changed much. So a range that nobody uses appears in one
+//! report and then in none.
 //!
-//! Every fact has the number of the first report that it was in. A report has all facts that are newer than
-//! the last report that the manager has answered. So the next report makes up for one that was lost.
+//! Every fact is stored with the number of the first report that contained it. A report contains all facts
+//! that are newer than the last report that the manager has answered. So the next report makes up for a lost
+//! one.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -1,5 +1,5 @@
-//! Reports of shards for tests of the manager: a test says what there is, and what has changed is sent, as shards
-//! do it.
+//! Reports of shards, for tests of the manager. A test states what each shard holds; only what has changed is
+//! sent, as shards do it.
 
 use std::collections::BTreeMap;
 

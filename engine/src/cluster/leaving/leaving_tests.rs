@@ -1,4 +1,4 @@
-//! Nodes that drain, are decommissioned and are removed, by a manager that is fed with reports.
+//! Nodes that drain, are decommissioned and are removed, with a manager that is fed with reports.
 
 use std::collections::BTreeMap;
 

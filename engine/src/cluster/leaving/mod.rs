@@ -1,9 +1,11 @@
-//! Nodes that leave: what the manager knows of how far they are. No I/O here.
+//! Nodes that leave: what the manager knows of their progress. No I/O here; it runs on the shard that hosts
+//! the manager.
 //!
 //! What operators have decided about a node ([`MembershipStatus`]) is a row of the system range.
-//! [`placement`](crate::cluster::placement) takes the leaderships of a node that drains away, and the
-//! replicas of one that is decommissioned. This module says what is left, and turns a node that is
-//! being decommissioned into one that is, once it holds nothing.
+//! [`placement`](crate::cluster::placement) moves leaderships away from a node that drains, and replicas away
+//! from one that is decommissioned. This file counts what is left. Once a node that is being decommissioned
+//! holds nothing, this file makes it a decommissioned one. `stuck` says why a range is still on a node.
+//! `shards` is about a node that stays but gives up some of its shards.
 
 mod shards;
 mod stuck;

@@ -1,12 +1,12 @@
-//! Shards that a node gives up, because it was started with fewer: their replicas move to shards that
-//! stay. No I/O here.
+//! Shards that a node gives up because it was started with fewer: their replicas move to shards that stay. No
+//! I/O here.
 //!
-//! A node goes on running the shards that it gives up until they hold nothing
-//! ([`NodeRecord::leaving_shards`](crate::cluster::record::NodeRecord::leaving_shards)). They are given no
-//! replica ([`crate::cluster::placement`] does not know them), and each replica that they have moves to another
-//! shard of its node, by a change of members like any other move. So a node that is alone can give up
-//! shards, too. A member at a shard that no longer exists is replaced in the same way. Replicas of a node
-//! that is decommissioned go to other nodes instead.
+//! A node keeps running the shards that it gives up until they hold nothing
+//! ([`NodeRecord::leaving_shards`](crate::cluster::record::NodeRecord::leaving_shards)). They get no replica
+//! ([`crate::cluster::placement`] does not know them). Each replica that they have moves to another shard of
+//! the same node, by a change of members like any other move. So a node can give up shards even if it is
+//! alone. A member at a shard that no longer exists is replaced in the same way. If the node is
+//! decommissioned, its replicas go to other nodes instead.
 
 use crate::boot_time::BootTime;
 use crate::cluster::manager::{KnownRange, Manager};

@@ -1,4 +1,4 @@
-//! A node that gives shards up, by a manager that is fed with reports. No cluster runs.
+//! A node that gives up shards, with a manager that is fed with reports. No cluster runs.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;

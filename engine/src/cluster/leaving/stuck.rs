@@ -1,4 +1,4 @@
-//! Follows the nodes that leave, and says why a range is still on one. No I/O here.
+//! Follows the progress of the nodes that leave, and says why a range is still on one. No I/O here.
 
 use std::time::Duration;
 

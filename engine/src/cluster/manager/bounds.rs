@@ -1,4 +1,4 @@
-//! Intervals of keys, and what the manager knows of ranges' bounds besides their records. Pure.
+//! What the manager knows of ranges' bounds besides their records, and functions on intervals of keys. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,8 +1,9 @@
-//! The last decisions of the manager, for people: what it ordered, of which range, why, and what became of
-//! it. They are in memory only; a new manager begins with none. No I/O here.
+//! The last decisions of the manager, for people: what it ordered for which range, why, and how it ended.
+//! They are in memory only; a new manager begins with none. No I/O here.
 //!
-//! Whoever decides notes it ([`Decisions::note`]) and says how it ended ([`Decisions::ended`]). The orders
-//! that change members and leaders are noted in one place, with the orders ([`crate::cluster::planning`]).
+//! The code that decides records the decision ([`Decisions::note`]) and later its end ([`Decisions::ended`]).
+//! For orders that change members and leaders this happens in one place, where they are given
+//! ([`crate::cluster::planning`]).
 
 use std::collections::VecDeque;
 

@@ -1,11 +1,11 @@
-//! How a node's leaving goes on: how fast, and since when it stands still. Pure.
+//! The progress of a node that leaves: how fast it goes, and since when it stands still. Pure.
 //!
-//! The manager looks at each node that drains or is decommissioned twice a second. It keeps how much was
-//! left over the last minute, for the rate, and which ranges have rested since the order: a change that
-//! was under way then may still bring a replica to the node, a later one cannot. So a node is not kept by
-//! ranges that happen to change at the moment, of which a large cluster always has some. While nothing
-//! leaves for [`STUCK_AFTER`], every range that is left is named with the reason
-//! ([`crate::cluster::leaving::stuck`]).
+//! Twice a second the manager looks at each node that drains or is decommissioned. It keeps how much was left
+//! at points over the last minute, for the rate. It also keeps which ranges have been at rest since the
+//! order: a change that was under way at the time of the order may still bring a replica to the node, a later
+//! change cannot. So ranges that happen to change at the moment, of which a large cluster always has some, do
+//! not hold the node up. If nothing has left for [`STUCK_AFTER`], every range that is left is named with the
+//! reason ([`crate::cluster::leaving::stuck`]).
 
 use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;

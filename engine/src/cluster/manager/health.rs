@@ -1,19 +1,18 @@
-//! Which replicas do not do their part though they are members, and which nodes no other node
-//! reaches.
+//! Finds replicas that are members but do not do their part, and nodes that no other node reaches.
 //!
-//! A node that reports need not hold what it should: its log may have been emptied, it may claim an
-//! address at which no other node reaches it, or a replica may have stopped accepting entries. So
-//! the manager draws three things from the reports:
+//! A node that reports need not hold what it should. Its log may have been emptied, its address may be one at
+//! which no other node reaches it, or a replica may have stopped accepting entries. So the manager takes
+//! three things from the reports:
 //!
-//! - what the leader of a range says of each follower: whether it has lost acknowledged entries,
-//!   whether it answers, and whether it accepts entries;
+//! - what the leader of a range says of each follower: whether it has lost acknowledged entries, whether it
+//!   answers, and whether it accepts entries;
 //! - which replicas a shard reports at all: a member that is not among them is missing;
-//! - which other shards answer a shard: a node that reports, but that none of the others reaches,
-//!   is unreachable.
+//! - which other shards answer a shard: a node that reports, but that none of the others reaches, is
+//!   unreachable.
 //!
-//! One report proves nothing, nor does the time before a pause in the reports. Each condition must
-//! have lasted without a break ([`Spell`]), and a new manager starts to count anew. The manager
-//! also remembers which shards failed when they were to make a replica. No I/O here.
+//! One report proves nothing, and the time before a pause in the reports does not count. Each condition must
+//! have lasted without a break ([`Spell`]), and a new manager starts to count from zero. The manager also
+//! remembers which shards failed to make a replica. No I/O here.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;

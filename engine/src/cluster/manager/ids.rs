@@ -1,9 +1,8 @@
-//! The ids of nodes, ranges and replicas: given out in rising order, and none ever twice.
+//! The ids of nodes, ranges and replicas. They rise, and none is given out twice.
 //!
-//! An id is written down before it is used. If the system range ever comes back with fewer rows
-//! than were written, every id that is named anywhere still counts as given: in rows, in
-//! descriptors, in the reports of shards ([`HighestIds`]). Besides, a shard refuses a replica whose
-//! id it has seen. Pure.
+//! An id is written down before it is used. The system range might come back with fewer rows than were
+//! written. Therefore every id that is named anywhere counts as given: in rows, in descriptors, and in the
+//! reports of shards ([`HighestIds`]). Besides, a shard refuses a replica whose id it has seen before. Pure.
 
 use std::collections::BTreeMap;
 

@@ -1,12 +1,13 @@
 //! How the manager takes reports ([`crate::cluster::message::report`]). No I/O here.
 //!
-//! What a shard has reported is kept for each shard ([`super::known_shards`]), and a report that is not whole changes it.
-//! It is taken only if it goes on from a report that was taken; if not, the shard is asked for a whole one.
+//! The manager keeps what each shard has reported ([`super::known_shards`]), and an incomplete report changes
+//! it. The manager takes such a report only if it continues one that it has taken; otherwise it asks the
+//! shard for a complete one.
 //!
-//! A range that a report does not name is as it was before, and still led by the shard: its leader's word is as
-//! fresh as the shard's last report. Only ranges in which something is under way, that carry load, or that wait
-//! for something ([`Manager::is_restless`]) are looked at again with each report, as if it had named them: times
-//! run on in them. The others cost nothing.
+//! A range that a report does not name is unchanged and still led by the shard, so what its leader has said
+//! is as fresh as the shard's last report. With each report the manager also looks again at those of the
+//! shard's ranges in which something is under way, that carry load, or that wait for something
+//! ([`Manager::is_restless`]), because for these the passing of time matters. All others cost nothing.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::rc::Rc;

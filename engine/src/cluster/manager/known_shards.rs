@@ -1,5 +1,5 @@
-//! What the manager knows of each shard by its reports: which ranges it leads and which other replicas it has.
-//! Pure.
+//! What the manager knows of each shard from its reports: which ranges it leads, and which other replicas it
+//! has. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;

@@ -1,5 +1,5 @@
-//! The cluster's manager, fed with reports: what it says of replicas that are members by name only and of
-//! nodes that nobody reaches, and what it does about them. No cluster runs.
+//! Tests of the manager, which is fed with reports: what it says of replicas that are members by name only
+//! and of nodes that nobody reaches, and what it does about them. No cluster runs.
 
 use super::*;
 use crate::boot_time::BootTime;

@@ -1,9 +1,13 @@
-//! The cluster's manager: what the leader of the system range knows of the cluster, and what it
-//! plans.
+//! The cluster's manager: what the leader of the system range knows of the cluster.
 //!
-//! A manager is made anew in each term from the rows of the system range. The shards' reports come
-//! on top and stay in memory, except for new nodes, new epochs and settings: these are written down
-//! before anything relies on them ([`Manager::unsaved`]). No I/O here.
+//! A new manager is made in each term, from the rows of the system range. What shards report comes on top of
+//! that and stays in memory, except for new nodes, new epochs and settings: these are written down before
+//! anything relies on them ([`Manager::unsaved`]). No I/O here. A manager lives on the thread of the shard
+//! that leads the system range.
+//!
+//! This folder holds the knowledge: how reports are taken (`intake`), ids, health, bounds, and what is
+//! remembered of orders and splits. What the manager does with it is in the folders beside this one:
+//! `planning`, `split_merge`, `leaving` and `view`.
 
 pub(in crate::cluster) mod bounds;
 pub(in crate::cluster) mod decision_log;

@@ -1,4 +1,5 @@
-//! What the manager plans, and what it remembers of its orders. No I/O here.
+//! What the manager remembers from one round of planning to the next: the orders under way, their reasons,
+//! limits and pauses. No I/O here. The rounds themselves are in [`crate::cluster::planning`].
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;

@@ -1,8 +1,8 @@
-//! What is new in the manager's view for a shard that has an older one. Pure.
+//! The view that shards get, and what has changed in it since an older version. Pure.
 //!
-//! A shard's report names the version of its view. If that is one of this manager's, the answer has the ranges
-//! that have changed since; nodes and settings are few, and always whole. A shard with the view of another
-//! manager, or with none, gets all of it.
+//! A shard's report names the version of its view. If this manager has published that version, the answer
+//! contains the ranges that have changed since, and all nodes and settings, which are few. A shard that has
+//! no view, or one of another manager, gets the whole view.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,4 +1,4 @@
-//! News of views: what shards get, and what they make of it.
+//! What shards get when the view changes, and what they make of it.
 
 use super::*;
 use crate::cluster::{BoundsPhase, RangeStats};

@@ -1,9 +1,9 @@
-//! What the manager remembers of a range for its splits: since when it has been hot, and why it could not
-//! be split. Pure.
+//! What the manager remembers of a range for its splits: since when it has been hot, and why it could not be
+//! split. Pure.
 //!
-//! A range that could not be split is tried again after a pause, which doubles each time. The pauses for
-//! size and for load are separate: what stands in the way of one split may not be in the way of the other.
-//! A manager that is made anew knows nothing of this.
+//! After a failed split the manager waits before it tries again, and the pause doubles each time. The pauses
+//! for size and for load are separate, since the cause that blocks one kind of split need not block the
+//! other. A new manager knows nothing of this.
 
 use std::time::Duration;
 

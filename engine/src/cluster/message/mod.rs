@@ -1,6 +1,8 @@
 //! The messages between shards and the cluster's manager.
 //!
-//! A node cannot read messages of another version ([`crate::codec`]). Pure.
+//! This file has the requests and responses. The larger parts have files of their own: reports, the view,
+//! decisions, and the types about splits. A node cannot read messages of another version ([`crate::codec`]).
+//! Pure.
 
 #![allow(
     missing_docs,

@@ -1,10 +1,10 @@
-//! What a shard reports to the manager, twice a second and soon after a change of bounds: its node, the
-//! ranges that it leads, its other replicas, and their loads and sizes. Pure.
+//! A shard's report to the manager: its node, the ranges that it leads, its other replicas, and their loads
+//! and sizes. A shard sends one twice a second, and soon after a change of bounds. Pure.
 //!
-//! The first report to a manager is whole. Those that follow name only the ranges of which something has
-//! changed, so that idle ranges cost nothing. Reports are numbered, and each has the number of the report that
-//! it goes on from, the last one that the manager has answered. A manager that has not taken that one asks
-//! for a whole report. What a shard does for that is in [`crate::cluster::reporter`], what the manager does in
+//! The first report to a manager is complete. Each later one names only the ranges that have changed, so idle
+//! ranges cost nothing. Reports are numbered. Each contains the number of the report that it continues, which
+//! is the last one that the manager has answered. If the manager has not taken that one, it asks for a
+//! complete report. The shard's side is in [`crate::cluster::reporter`], the manager's in
 //! [`crate::cluster::manager::intake`].
 
 use crate::cluster::record::NodeRecord;

@@ -1,10 +1,11 @@
-//! Balance by numbers: nodes hold about equally many replicas and lead about equally many ranges. Pure.
+//! Balance by number: nodes hold about equally many replicas and lead about equally many ranges. Pure.
 //!
-//! Numbers within a tenth of the average are left alone, and so is a difference of one. Leaders of ranges that
-//! are used move first, and only if the shard that gets one is not busier afterwards than the one that gave it,
-//! and would not have been for half a minute, by the mean loads of 5 minutes. That holds for the smallest loads,
-//! too: many of them together are a large one. Leaders of idle ranges move whatever the loads are. So numbers
-//! never undo what was done because of load ([`super::load_balance`]).
+//! Numbers within a tenth of the average are left alone, and so is a difference of one. Leaders of ranges
+//! that are in use move first. Such a leader moves only if, by the mean loads of 5 minutes, the shard that
+//! gets it is not busier afterwards than the shard that gave it, and if this has held for half a minute. The
+//! rule covers the smallest loads too, since many of them together are a large one. Leaders of idle ranges
+//! move whatever the loads are. So balance by number never undoes a move that was made because of load
+//! ([`super::load_balance`]).
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;

@@ -1,5 +1,5 @@
-//! Replicas and leaders that are spread by number, by themselves and by an operator's order, over a made-up
-//! cluster.
+//! Replicas and leaders that are spread by number, by the manager itself and by an operator's order, over a
+//! made-up cluster.
 
 use super::*;
 

@@ -1,25 +1,25 @@
 //! Balance by load: which leaders and replicas move because shards use different amounts of CPU time. Pure.
 //!
-//! The signals are the CPU time of each shard and of each range at its leader, as reports tell them and as
-//! they are expected to be after the orders that are under way ([`super::loads`]). Shards of all nodes are
-//! compared with each other: nodes differ where their shards do. The busiest shard comes first:
+//! The inputs are the CPU time of each shard, and of each range at its leader: as reported, corrected by what
+//! is expected of the orders that are under way ([`super::loads`]). Shards of all nodes are compared with
+//! each other, not nodes: two nodes differ only where their shards do. The busiest shard comes first:
 //!
-//! - It hands leaderships to replicas on idler shards, the largest loads first; that copies no data.
-//! - If that takes too little off it, replicas that it leads move to idler shards, of its own node or of
+//! - It hands leaderships to replicas on shards with less load, the largest loads first. That copies no data.
+//! - If that is not enough, replicas that it leads move to shards with less load, on its own node or on
 //!   others, and the leadership goes with them.
 //!
-//! Every balancer looks at the mean loads over 5 minutes, so loads that jump or change sides move nothing. A
-//! load moves only if two shards differ by enough ([`LASTING`]): it begins at one difference and goes on to
-//! half of that, so that it does not begin again soon. Loads of the last 10 s count only where they differ
-//! by half a core ([`EXTREME`]): a shard that is filled at once is not left alone for minutes.
+//! Balance looks at the mean loads over 5 minutes, so loads that jump or change sides move nothing. A load
+//! moves only if two shards differ by enough ([`LASTING`]). Moves begin at one difference and go on down to
+//! half of it, so that they do not begin again soon. Loads of the last 10 s count only if they differ by half
+//! a core ([`EXTREME`]), so that a shard that fills up at once does not have to wait for minutes.
 //!
-//! And a load moves only if the other shard is not busier afterwards than the first one: the move must not
-//! cross the middle ([`keeps_order`]). So a hot range that makes any shard busy does not wander. What a shard
-//! gives away in one plan must take a third of the difference, or it is not worth the trouble. Several ranges
-//! count together: a shard with many small ones would never be rid of them otherwise.
+//! A load moves only if the other shard is not busier afterwards than the first one: the move must not cross
+//! the middle ([`keeps_order`]). So a hot range that would make any shard busy does not wander. What a shard
+//! gives away in one plan must be at least a third of the difference, or it is not worth the trouble. Several
+//! ranges count together, since a shard with many small ones could not get rid of them otherwise.
 //!
-//! What balance may order at all is an [`Allowance`], for moves because of load, because of numbers
-//! ([`super::count_balance`]) and by an order to scatter ([`super::scatter`]).
+//! An [`Allowance`] limits what balance may order in one round: moves because of load, moves because of
+//! numbers ([`super::count_balance`]) and moves that an operator ordered ([`super::scatter`]).
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,11 +1,11 @@
-//! Means of loads over 5 minutes, as the manager makes them of reports. Pure.
+//! Means of loads over 5 minutes, which the manager computes from reports. Pure.
 //!
-//! A report has the load over about the last 10 s, which jumps. A range that moves because of load should stay
-//! where it comes, so the balancer looks at the mean over [`LONG`] ([`Mean`]). During the first 5 minutes that a
-//! load is known, all reports count alike.
+//! A report has the load over about the last 10 s, which jumps. A range that moves because of load should
+//! stay at its new place, so the balancer looks at the mean over [`LONG`] ([`Mean`]). During the first 5
+//! minutes in which a load is known, all reports count alike.
 //!
-//! A range's mean ([`RangeMean`]) goes with its leadership. A new leader measures from nothing, so for a while
-//! ([`MEASURED_AFTER`]) the load counts as it was before. Other bounds make another range of it.
+//! A range's mean ([`RangeMean`]) goes with its leadership. A new leader measures from zero, so for a while
+//! ([`MEASURED_AFTER`]) the load counts as it was before. A change of the range's bounds starts a new mean.
 
 use std::time::Duration;
 

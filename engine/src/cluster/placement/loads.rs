@@ -1,18 +1,18 @@
 //! The CPU loads of shards as the balancer compares them: what was reported, and what is expected of the
 //! orders that are under way. No I/O here.
 //!
-//! There are two of them ([`Span`]). The *short* load is what reports have, over about the last 10 s. For a
-//! while after a range was led elsewhere, they still show its load at the old place. The load that an order
-//! takes along ([`Loads::begin`]) is therefore taken from where it goes away and added to where it comes,
-//! as long as it is under way; after its end the rest of it that reports do not show yet. What several
-//! orders take along is added up; none of them replaces what is known of another.
+//! There are two kinds of loads ([`Span`]). The *short* load is the reported one, over about the last 10 s.
+//! After the leadership of a range has moved, reports still show its load at the old place for a while.
+//! Therefore the load that an order moves ([`Loads::begin`]) is subtracted at its old place and added at its
+//! new one as long as the order is under way. After its end the same is done with the part that reports do
+//! not show yet. The loads of several orders add up; no order replaces what is known of another.
 //!
-//! The *long* load of a shard is made of means over 5 minutes ([`super::load_mean`]): those of the ranges that
-//! are led there, or will be after the orders that are under way, and that of all else that the shard does. So
-//! it follows a leadership at once, and jumps for no other reason.
+//! The *long* load of a shard is a sum of means over 5 minutes ([`super::load_mean`]): the means of the
+//! ranges that it leads, or will lead after the orders that are under way, and the mean of everything else
+//! that it does. So it follows a leadership at once, and jumps for no other reason.
 //!
-//! A difference between two shards counts only if it was there in every round of a while. Then it counts for
-//! a minute: what moves because of it goes on while it becomes smaller ([`Loads::exceeded`]).
+//! A difference between two shards counts only if every round has seen it for a while. Then it counts for a
+//! minute, so that the moves that it causes go on while it shrinks ([`Loads::exceeded`]).
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;

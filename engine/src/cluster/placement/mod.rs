@@ -1,16 +1,22 @@
-//! Placement of replicas and leaders: the next steps, from the present state. Pure.
+//! Placement: where replicas and leaders should be, and the next steps from the present state. Pure; the
+//! manager calls it.
+//!
+//! This file has the steps that are necessary: it completes the members of ranges and empties nodes. Its
+//! other files decide what is desirable: balance by load (`load_balance`) and by number (`count_balance`),
+//! and an operator's order to scatter (`scatter`). `loads` and `load_mean` hold the loads that these compare,
+//! and [`moves`] remembers the moves that operators have ordered. Which step is ordered, and when, is decided
+//! in `cluster/planning`.
 //!
 //! Each range wants as many voters as the replication factor; with fewer nodes, the largest odd number that
 //! the nodes allow. Learners fill up to the factor, as far as there are nodes. So a second node gets
 //! learners, and a third turns one voter into three, in one change of members. A voter on a dead node is
-//! replaced if there is a node for it. So is a voter that does not do its part, on the same node or on
-//! another. The number of voters never falls because nodes are missing. How replicas and leaders are spread
-//! besides is said in [`balance`](load_balance) and [`spread`](count_balance).
+//! replaced if there is a node for the new one. A voter that does not do its part is replaced too, on the
+//! same node or on another. The number of voters never falls because nodes are missing.
 //!
-//! A node that is decommissioned does not count, so its replicas are replaced as if it were dead. Its own
-//! replicas may lead these changes, since they are alive. A node that drains keeps its replicas, gives up
-//! its leaderships, and gets nothing new, unless a replica of its own has to be replaced and there is no other
-//! node for that.
+//! A node that is decommissioned does not count, so its replicas are replaced as if it were dead. They may
+//! lead these changes themselves, since they are alive. A node that drains keeps its replicas and gives up
+//! its leaderships. It gets nothing new, unless one of its own replicas has to be replaced and no other node
+//! can take the new one.
 
 pub(in crate::cluster) mod count_balance;
 pub(in crate::cluster) mod load_balance;

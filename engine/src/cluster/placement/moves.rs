@@ -1,13 +1,14 @@
 //! Moves of replicas that an operator has ordered and the range's leader has accepted. Pure.
 //!
-//! A change of members that fails on its way, because its leader is lost or the new replica cannot be
-//! made in time, is taken back by [`placement`](super), which knows nothing of the move. So
-//! the manager remembers the move, and orders it again until the replica is gone from where it was.
+//! A change of members may fail on its way because its leader is lost or the new replica cannot be made in
+//! time. Then [`placement`](super), which knows nothing of the move, takes it back. So the manager remembers
+//! the move, and orders it again until the replica has left its old place.
 //!
-//! A leader whose replica moves lets another one lead meanwhile. Where the leadership is to go with the
-//! replica, it is handed to the new one once that has come ([`Moves::lead_after`]).
+//! Before a leader's replica moves, another replica takes over the leadership. Where the leadership is to go
+//! with the replica, it is handed to the new replica once that is there ([`Moves::lead_after`]).
 //!
-//! The manager that is made when another shard leads the system range does not know all this any more.
+//! Moves are in memory only: when another shard becomes the leader of the system range, its manager does not
+//! know them.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

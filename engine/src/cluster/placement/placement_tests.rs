@@ -1,4 +1,4 @@
-//! Which replicas and leaders are ordered, over made-up nodes and ranges.
+//! Tests of the replicas and leaders that placement orders, over made-up nodes and ranges.
 
 use std::collections::BTreeSet;
 

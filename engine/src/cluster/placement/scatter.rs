@@ -1,10 +1,11 @@
-//! An operator's order to scatter ranges: their replicas and leaders are to be spread evenly by number over
-//! nodes and shards, whatever loads they carry. So are the first parts of a range that an operator has split
-//! at many keys ([`crate::cluster::split_merge::split`]). Pure.
+//! An operator's order to scatter ranges: their replicas and leaders are spread evenly, by number, over nodes
+//! and shards, whatever their loads are. The first parts of a range that an operator has split at many keys
+//! are scattered in the same way ([`crate::cluster::split_merge::split`]). Pure.
 //!
-//! Where everything is to go is computed once ([`goals`]). The goals of a range are reached one after the
-//! other, at the limits of balance. One that fails three times is given up, with the rest of its range.
-//! Goals are in memory only: another manager does not know them, and the order may be given again.
+//! The goals of all ranges are computed once ([`goals`]). Those of one range are reached one after the other,
+//! within the limits of balance. If a goal fails three times, it is given up together with the range's other
+//! goals. Goals are in memory only: another manager does not know them, and the operator may give the order
+//! again.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;

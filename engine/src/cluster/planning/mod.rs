@@ -1,18 +1,22 @@
-//! What the manager orders next, why, and what became of its orders. No I/O here.
+//! Planning: what the manager orders next, and why. No I/O here; it runs on the shard that hosts the manager.
 //!
-//! In each round ([`Manager::plan`]) what is necessary comes first: moves of operators, repairs and drains.
-//! Then comes balance, of ranges that have no order: what an operator has had scattered, then loads, then
-//! numbers. An order that is under way counts as carried out, so that the next round does not give it twice;
-//! a range that is stuck holds up no other. Balance keeps to limits:
+//! Each round ([`Manager::plan`]) begins with what is necessary: moves that operators ordered, repairs and
+//! drains. Balance follows, for ranges without an order: first what an operator has had scattered, then
+//! loads, then numbers. The algorithms are in [`crate::cluster::placement`]; this folder chooses among their
+//! steps, gives reasons for them (`reasons`), and follows each order until it has ended (`progress`). An
+//! order that is under way counts as carried out, so that the next round does not give it again. A range that
+//! is stuck holds up no other. Balance keeps to limits:
 //!
-//! - at most [`ORDERS_MAX`] orders in [`ORDERS_PER`], in the whole cluster, without those that cost next to
-//!   nothing: of ranges that carry no load, leaderships, and replicas with hardly any bytes;
+//! - at most [`ORDERS_MAX`] orders in [`ORDERS_PER`], in the whole cluster. Orders that cost next to nothing
+//!   do not count: those for ranges without load, if they move a leadership or a replica with hardly any
+//!   bytes;
 //! - of those at most [`LEADS_MAX`](load_balance::LEADS_MAX) leaderships that are on their way to a shard;
-//! - at most `moves-max` replicas that are on their way to a shard, those of repairs counted;
-//! - a range that is not idle is led elsewhere once in `REST`;
-//! - a range whose order failed is left alone for a while, twice as long each time.
+//! - at most `moves-max` replicas that are on their way to a shard, including those of repairs;
+//! - the leadership of a range that is not idle moves at most once in `REST`;
+//! - after a failed order a range is left alone for a while, twice as long each time.
 //!
-//! Every order is a decision, which is shown with its reason and its end ([`crate::cluster::manager::decision_log`]).
+//! Every order is a decision, which is shown with its reason and its end
+//! ([`crate::cluster::manager::decision_log`]).
 
 mod progress;
 mod reasons;

@@ -1,5 +1,5 @@
-//! Balance over a made-up cluster: shards report loads as real ones do, orders take a while, and time
-//! passes. No cluster runs.
+//! Balance over a made-up cluster: shards report loads as real ones do, orders take a while, and time passes.
+//! No cluster runs.
 
 use super::*;
 use crate::boot_time::BootTime;

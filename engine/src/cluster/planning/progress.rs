@@ -1,5 +1,5 @@
-//! What becomes of the manager's orders: each that is given is noted with its reason, and followed by the
-//! reports of its range's leader until it has ended. No I/O here.
+//! What becomes of the manager's orders. Each order is recorded with its reason, and followed through the
+//! reports of the range's leader until it has ended. No I/O here.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Why members and leaders of ranges must change, in words for people. No I/O here.
+//! The reasons for changes of members and leaders, in words for people. No I/O here.
 
 use crate::boot_time::BootTime;
 use crate::cluster::manager::planning_state::{Origin, Why};

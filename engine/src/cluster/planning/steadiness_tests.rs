@@ -1,6 +1,6 @@
 //! How many orders balance gives over a long time: under steady skewed load, under load that changes sides,
-//! beside a hot range, and after a restart after which one node leads everything. The figures that are asked
-//! for, and how the made-up loads come about, stand at each test.
+//! beside a hot range, and after a restart after which one node leads everything. The required figures, and
+//! how the made-up loads come about, stand at each test.
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};

@@ -1,9 +1,8 @@
-//! Which ranges the manager has split because of their load, and where the part goes that is split off.
-//! No I/O here.
+//! Splits because of load: which ranges the manager has split, and where the new part goes. No I/O here.
 //!
-//! A split alone costs CPU time: the parts need more entries of the log than the whole did. So a range is
-//! split only if it is hot, the shard that leads it is busy, and another shard that may take a part is
-//! much idler; the part is moved there at once. In one round a shard gives or takes at most one part.
+//! A split alone costs CPU time, since the parts need more log entries than the whole range did. So a range
+//! is split only if it is hot, the shard that leads it is busy, and another shard that may take a part has
+//! much less load. The part is moved there at once. In one round a shard gives or takes at most one part.
 //! After that it is left out for a while, until its new load has been measured.
 
 use std::cmp::Reverse;

@@ -1,4 +1,4 @@
-//! Which ranges are split because of their size or their load, and where the part goes.
+//! Which ranges are split because of their size or their load, and where the new part goes.
 
 use super::*;
 use crate::cluster::message::{BlockReason, SplitBlocked};

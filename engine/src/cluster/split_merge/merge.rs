@@ -1,15 +1,16 @@
-//! Merges of ranges: what the manager checks, what it does first, and which ranges it merges by itself. No
+//! Merges of ranges: what the manager checks, what it does first, and which ranges it merges on its own. No
 //! I/O here.
 //!
-//! A range takes over its right neighbour when the replicas of both are on the same shards: if they are
-//! not, replicas of the right one are moved first. A replica that takes another one over has the rows of both
-//! under their data ids. Where these would become too many, the shard has the rows written anew under one
+//! A range takes over its right neighbour when the replicas of both are on the same shards. If they are not,
+//! replicas of the right range move first. A replica that has taken over another has the rows of both under
+//! their data ids. Before a replica would get too many data ids, its shard rewrites the rows under one
 //! (`shard/rewrites.rs`), and the merge waits for that.
-//! The manager merges ranges that are small *and* cold,
-//! and only long after a change of their bounds, so that nothing is split and merged to and fro: together
-//! they have less than a quarter of `range-size-max` and less than an eighth of the load for which a range
-//! is split. A border that a person has made stays as long as the range right of it is held
-//! ([`crate::cluster::record::HeldRecord`]), and those with which the cluster began stay for good.
+//!
+//! On its own the manager merges ranges that are small *and* cold, and only long after a change of their
+//! bounds, so that ranges are not split and merged again and again. Together the two must have less than a
+//! quarter of `range-size-max` and less than an eighth of the load at which a range is split. A border that a
+//! person has made stays as long as the range to the right of it is held
+//! ([`crate::cluster::record::HeldRecord`]). The borders with which the cluster began stay for good.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Merges as the manager orders them, and what it merges by itself.
+//! Merges as the manager orders them, and the ranges that it merges on its own.
 
 use super::*;
 use crate::cluster::record::FIRST_NEW_RANGE;

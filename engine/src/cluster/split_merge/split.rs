@@ -1,16 +1,17 @@
-//! Splits as the manager orders them: what it checks, the ids that it gives, and which splits it orders one
-//! after the other. Which ranges are too hot is in [`super::load_splits`]. No I/O here.
+//! Splits as the manager orders them: what it checks, the ids that it gives out, and the order in which a
+//! range is split at several keys. Which ranges carry too much load is decided in [`super::load_splits`]. No
+//! I/O here.
 //!
-//! A leader splits its range at one key, into the range itself, which keeps what is left of the key, and
-//! a new one. An order for many keys is carried out by halves: at the middle key first, then both halves
-//! at theirs, so that n keys take about log2 n rounds. The shard that hosts the manager carries it out.
+//! A leader splits its range at one key: the range keeps the keys before it, and a new range gets the others.
+//! An order for many keys is carried out by halves: first at the middle key, then both halves at theirs, so
+//! that n keys take about log2 n rounds. The shard that hosts the manager carries it out.
 //!
-//! A child is led where its parent is. So an order of an operator for many keys makes a few coarse parts
-//! first ([`Manager::coarse_parts`]), which are scattered over nodes and shards. Then the other keys follow,
-//! and what they make need not move.
+//! A child is led where its parent is led. So an operator's order for many keys first makes a few coarse
+//! parts ([`Manager::coarse_parts`]), which are scattered over nodes and shards. Then the other keys follow,
+//! and the ranges that these make need not move.
 //!
-//! A range that an operator's order has made is held: until then the range left of it does not take it over
-//! ([`HeldRecord`]).
+//! A range that an operator's order has made is held until a given time: before that, its left neighbour does
+//! not take it over ([`HeldRecord`]).
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 

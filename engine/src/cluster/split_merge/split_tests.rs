@@ -1,5 +1,5 @@
-//! Splits as the manager orders them, and what its view shows meanwhile. The shards are not there: a
-//! [`Case`] answers and reports in their place.
+//! Splits as the manager orders them, and what its view shows meanwhile. There are no shards: a [`Case`]
+//! answers and reports in their place.
 
 use std::collections::BTreeSet;
 use std::time::Duration;

@@ -1,9 +1,10 @@
-//! How the manager derives the view of the cluster from what it knows. No I/O here.
+//! How the manager derives the view of the cluster from what it knows. No I/O here. The view itself is a
+//! message ([`View`]).
 //!
-//! A view has a version, and the manager sends one to the shards only when its version is another than
-//! theirs. What changes all the time makes no new version and is not in the views that are sent: how far
-//! ranges have applied their logs, what stands in the way of their splits, and the loads and sizes of ranges and
-//! shards. The answer to a request for the view has all of it, as of the shards' last reports.
+//! A view has a version, and the manager sends one to a shard only when the shard has another version. Some
+//! things change all the time: how far ranges have applied their logs, what blocks their splits, and the
+//! loads and sizes of ranges and shards. These make no new version and are not in the views that are sent.
+//! The answer to a request for the view contains all of them, as of the shards' last reports.
 
 use std::collections::BTreeMap;
 

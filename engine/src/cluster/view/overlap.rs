@@ -1,15 +1,15 @@
-//! Which range owns which keys, while reports of a split come one after another. No I/O here.
+//! Decides which range owns which keys while the reports of a split arrive one after another. No I/O here.
 //!
-//! Leaders report their ranges at different times, so what the manager knows of a range may be older
-//! than what it knows of its neighbours. Of two ranges with keys in common the one with the higher
-//! version is right: the other was split meanwhile. Its record is cut to what the newer range leaves,
-//! until its own leader reports it. The other way round, a range that has become smaller keeps its old
-//! bounds in the view until the range that took the rest is known. So the view has each key in exactly
-//! one range: clients find a leader for every key, and a leader that no longer owns a key names the
-//! range that does.
+//! Leaders report their ranges at different times, so the manager's knowledge of a range may be older than
+//! that of its neighbours. If two ranges have keys in common, the one with the higher version is right,
+//! because the other has been split meanwhile. The other's record is cut to the keys that the newer range
+//! leaves it, until its own leader reports it. Conversely, a range that has become smaller keeps its old
+//! bounds in the view until the range that took the rest is known. So each key is in exactly one range of the
+//! view. Clients find a leader for every key, and a leader that no longer owns a key names the range that
+//! does.
 //!
-//! The exception is a new range that is not reported for [`GAP_TIMEOUT`], because it has no leader: then
-//! the view has its keys in no range, and takes the bounds that its neighbours report.
+//! There is one exception: a new range that is not reported for [`GAP_TIMEOUT`], because it has no leader.
+//! Then no range of the view has its keys, and the view takes the bounds that its neighbours report.
 
 use std::ops::Bound;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! What the view shows while reports of a split come one after another.
+//! What the view shows while reports of a split arrive one after another.
 
 use super::*;
 
