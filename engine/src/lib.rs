@@ -54,7 +54,7 @@
 //! | [`lsm`] | the LSM tree: memtables, tables, the row cache, versions and their collection |
 //! | [`raft`] | the adapter to openraft: groups of any state machine, leases, elections, snapshots |
 //! | [`range`] | a range's replica, the state machine: commands, apply, session table, proposer |
-//! | [`cluster`] | the manager: what it knows of nodes and ranges, placement, splits, merges, nodes that leave, the view |
+//! | [`cluster`] | the manager: its knowledge, placement, splits and merges, nodes that leave, the view |
 //! | [`shard`] | puts it all together: the ranges of one core |
 //! | [`gateway`] | the requests of clients: directory, forwarding, what is in flight; the interface of this crate |
 //! | [`mutant`] | deliberate bugs, which the simulator must find |
@@ -65,7 +65,7 @@
 //! `record.rs`), [`range::apply`] with [`range::sessions`], [`lsm`]. Then what happens when
 //! something fails: `wal/recovery.rs`, `shard/open.rs`, [`range::snapshot_export`] and `shard/snapshot_receiver.rs`
 //! (snapshots), `raft/lease.rs`, `raft/timers.rs` and [`range::leadership`] (leaders). Last the cluster: [`cluster`] with
-//! `shard/management.rs` and `shard/members.rs`.
+//! `shard/cluster_agent.rs` and `shard/members.rs`.
 
 pub mod boot_time;
 pub mod byte_size;

@@ -77,7 +77,7 @@ const ORDERS: [Order; 4] = [
             data_dir - the data folder, and which node of which cluster it belongs to
             history - what the node did and what happened to it
             logging - log lines
-            settings_in_force - the settings in force, and how they are reloaded
+            node_settings - the node's settings as they are now, and their reload
             fatal - how a node ends that cannot go on
             descriptors - shares of file descriptors
             check - whether machine and settings are fit for a node
@@ -89,7 +89,7 @@ const ORDERS: [Order; 4] = [
             net/pending_handshakes - connections before their handshake
             net/port - the ports of the node
             peers - the links to other nodes
-            world - the environment of the engine's shards
+            glommio_env - the environment of the engine's shards
             context - what the tasks of a shard's thread share
             peers/enroll - how a node joins the cluster
             peers/serve - connections from other nodes

@@ -21,16 +21,16 @@ use slab::Slab;
 use crate::descriptors::ConnectionLimit;
 use crate::env;
 use crate::env::reactor::{self, Traffic};
+use crate::glommio_env::GlommioEnv;
 use crate::history::History;
 use crate::mesh::Mesh;
 use crate::net::buffers::Buffers;
 use crate::net::pending_handshakes::PendingHandshakes;
+use crate::node_settings::Settings;
 use crate::operation::PendingRequest;
 use crate::peers::link::Links;
 use crate::peers::{Addresses, Peers};
 use crate::probe::{Bytes, ShardProbe, ShardReport};
-use crate::settings_in_force::Settings;
-use crate::world::GlommioEnv;
 
 /// When a client should try again because replies wait to be read, in milliseconds.
 const RETRY_AFTER_MS: u32 = 20;

@@ -12,7 +12,7 @@ use rangedb_server::config::raw::{self, BadConfig, Key, RawConfig};
 use rangedb_server::env::root::Root;
 use rangedb_server::env::{huge_pages, signals, threads};
 use rangedb_server::history::History;
-use rangedb_server::settings_in_force::{self, Settings};
+use rangedb_server::node_settings::{self, Settings};
 use rangedb_server::{check, logging, node};
 
 /// An allocator that keeps freed pages, so that a shard does not wait for the kernel's memory-map
@@ -321,7 +321,7 @@ fn start(arguments: &StartArgs) -> ExitCode {
     let again = arguments.settings.clone();
     let read = move || {
         if let Some(file) = &again.config {
-            settings_in_force::check_file(file)?;
+            node_settings::check_file(file)?;
         }
         layers(&again).map(|(raw, _)| raw)
     };

@@ -26,14 +26,14 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::context::{ClientLimits, Context, NodeInfo};
 use crate::descriptors::ConnectionLimit;
 use crate::env::{self, RingDisk, SystemClock, reactor};
+use crate::glommio_env::GlommioEnv;
 use crate::history::History;
 use crate::mesh::channels;
 use crate::net::port::Port;
+use crate::node_settings::Settings;
 use crate::peers::Peers;
 use crate::peers::link::Links;
-use crate::settings_in_force::Settings;
 use crate::shard::{Order, ShardError, ShardSetup, run};
-use crate::world::GlommioEnv;
 
 const RECEIVE_TIMEOUT: Duration = Duration::from_secs(30);
 const ROW_CACHE_BYTES: usize = 1 << 20;

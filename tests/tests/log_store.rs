@@ -35,7 +35,7 @@ use rangedb_engine::lsm::{Lsm, LsmTables, MemoryTables, TableOptions, no_read_fa
 use rangedb_engine::raft::{LogStore, StateMachine, TypeConfig};
 use rangedb_engine::range::command;
 use rangedb_engine::range::data_parts::DataParts;
-use rangedb_engine::range::nursery::Nursery;
+use rangedb_engine::range::newborns::Newborns;
 use rangedb_engine::range::replica::{Home, Replica, ReplicaParts};
 use rangedb_engine::range::state::RangeState;
 use rangedb_engine::range::{Descriptor, Keyspace};
@@ -45,11 +45,11 @@ use rangedb_engine::wal::{
     Body, Created, Group, GroupLog, LogEntry, LogId, LogState, Payload, Wal, WalOptions,
 };
 use rangedb_server::env::{GlommioRuntime, RingDisk, SystemClock};
-use rangedb_server::world::GlommioEnv;
+use rangedb_server::glommio_env::GlommioEnv;
 use rangedb_tests::sim::disk::{Platter, SimDisk};
 use rangedb_tests::sim::random::Random;
 use rangedb_tests::sim::runtime::SimRuntime;
-use rangedb_tests::sim::world::{SimClock, SimEnv};
+use rangedb_tests::sim::sim_env::{SimClock, SimEnv};
 
 type Types<E> = TypeConfig<Replica<E>>;
 type Log<E> = LogStore<Replica<E>>;
@@ -135,7 +135,7 @@ impl<E: Env> Bench<E> {
                 hlc: Hlc::new(),
                 clock: self.clock.clone(),
                 observers: Default::default(),
-                nursery: Rc::new(Nursery::new(self.wal.clone())),
+                newborns: Rc::new(Newborns::new(self.wal.clone())),
             },
         });
         (Rc::new(replica), log)

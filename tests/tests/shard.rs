@@ -31,9 +31,9 @@ use rangedb_engine::types::{
     Timestamp,
 };
 use rangedb_server::env::{GlommioRuntime, RingDisk, SystemClock};
+use rangedb_server::glommio_env::GlommioEnv;
 use rangedb_server::peers::Peers;
 use rangedb_server::peers::link::Links;
-use rangedb_server::world::GlommioEnv;
 use tokio::sync::oneshot;
 
 const MEMTABLE_BYTES: usize = 1 << 20;

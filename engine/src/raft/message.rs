@@ -2,7 +2,7 @@
 //!
 //! A request is an envelope (range, sender, receiver) and a body; a response is a value of its own.
 //! Two kinds of message go between shards, not replicas, and have no envelope: the heartbeat of a
-//! shard, and the messages of the cluster's management ([`crate::cluster`]). The bytes are those of
+//! shard, and the messages of the cluster's manager ([`crate::cluster`]). The bytes are those of
 //! [`crate::codec`]: the entries of an append and the rows of a snapshot are written to them once,
 //! and are slices of them where they are read. Nothing received is trusted: bytes that are not a
 //! message, or hold an entry or rows that are not those of their sender, decode to `None` and get

@@ -91,8 +91,8 @@ impl<E: Env> Machine for Replica<E> {
             });
             yield_now().await;
         }
-        let nursery = &self.home.nursery;
-        nursery.make_independent(self.group, &self.store).await?;
+        let newborns = &self.home.newborns;
+        newborns.make_independent(self.group, &self.store).await?;
         // One durable record switches data, state and log; only then does the replica change in
         // memory.
         log.install_snapshot(data_id, last, row.into()).await?;

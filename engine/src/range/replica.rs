@@ -6,7 +6,7 @@
 //! have happened when the next entry is applied, or a read finds the state, so in the same turn. A child
 //! has its keys when its parent has lost them; a range that takes over another one has the other's sessions
 //! before the next retry is judged. Work that takes time the replica only queues, and a task of the shard
-//! does it: the [`Nursery`] has the newborn whose groups are to be started,
+//! does it: [`Newborns`] has the replicas whose groups are to be started,
 //! [`absorbed_replicas`](super::absorbed_replicas) those that are to be removed, and a digest waits until
 //! the shard reads its rows.
 
@@ -26,12 +26,12 @@ use crate::range::data_parts::DataParts;
 use crate::range::digest::Digesting;
 use crate::range::faults::Faults;
 use crate::range::leadership::{Leadership, Leading};
-use crate::range::nursery::Nursery;
+use crate::range::newborns::Newborns;
 use crate::range::observer::ApplyObservers;
+use crate::range::pending_split::PendingSplit;
 use crate::range::proposer::Proposer;
 use crate::range::row_places::RowPlaces;
 use crate::range::rows::Rows;
-use crate::range::splitting::Splitting;
 use crate::range::state::RangeState;
 use crate::range::timestamps::Timestamps;
 use crate::range::usage::{RangeLoad, Usage};
@@ -70,7 +70,7 @@ pub struct Home<E: Env> {
     /// Called with what a replica applies.
     pub observers: ApplyObservers,
     /// Where the replicas go that are born when a range is split.
-    pub nursery: Rc<Nursery<E, Replica<E>>>,
+    pub newborns: Rc<Newborns<E, Replica<E>>>,
     /// Where they find each other when ranges are merged.
     pub absorption: Rc<Absorption<Replica<E>>>,
 }
@@ -83,7 +83,7 @@ impl<E: Env> Clone for Home<E> {
             hlc: self.hlc.clone(),
             clock: self.clock.clone(),
             observers: self.observers.clone(),
-            nursery: self.nursery.clone(),
+            newborns: self.newborns.clone(),
             absorption: self.absorption.clone(),
         }
     }
@@ -130,7 +130,7 @@ pub struct Replica<E: Env> {
     /// The last digest that was asked for.
     pub(super) digesting: Cell<Option<Digesting>>,
     /// The split that is under way.
-    pub(super) splitting: Splitting<E>,
+    pub(super) pending_split: PendingSplit<E>,
     /// What keeps it from serving.
     pub(super) faults: Faults,
 }
@@ -161,7 +161,7 @@ impl<E: Env> Replica<E> {
             usage: Usage::new(last_write, E::now),
             exported: RefCell::default(),
             digesting: Cell::new(None),
-            splitting: Splitting::default(),
+            pending_split: PendingSplit::default(),
             faults: Faults::default(),
         };
         // A start may have found session rows that are to be deleted.
@@ -367,8 +367,8 @@ impl<E: Env> Replica<E> {
         if let Some(child) = step.child {
             self.bear(*child, entry.id);
         }
-        if Splitting::<E>::is_of(entry) && !step.results.contains(&Applied::Repropose) {
-            self.splitting.end();
+        if PendingSplit::<E>::is_of(entry) && !step.results.contains(&Applied::Repropose) {
+            self.pending_split.end();
         }
         self.usage.has_worked(began);
         Ok(Some(step.results))
@@ -387,8 +387,8 @@ impl<E: Env> Replica<E> {
             Effect::Digest(_) => {}
             Effect::Absorb(right, merge) => self.absorb(right, merge, of)?,
             Effect::Thawed => {
-                self.splitting.end();
-                self.home.nursery.bounds_changed();
+                self.pending_split.end();
+                self.home.newborns.bounds_changed();
             }
         }
         Ok(())
@@ -427,7 +427,7 @@ impl<E: Env> Replica<E> {
             self.timestamps.raise_floor(newest);
         }
         // A split that an earlier term left is applied or overwritten by now.
-        self.splitting.end();
+        self.pending_split.end();
         self.leadership.applied(blank);
         self.begin_to_lead();
     }

@@ -94,7 +94,7 @@ impl<E: Env> Replica<E> {
             if let Some(own) = self.home.absorption.of(self.group.range) {
                 self.home.absorption.is_incomplete(own);
             }
-            self.home.nursery.bounds_changed();
+            self.home.newborns.bounds_changed();
             return Ok(());
         };
         let (served, sessions, borders) = {
@@ -155,6 +155,6 @@ impl<E: Env> Replica<E> {
             by: self.group.range,
             at,
         });
-        self.home.nursery.bounds_changed();
+        self.home.newborns.bounds_changed();
     }
 }

@@ -66,9 +66,9 @@ impl<E: Env> ShardInner<E> {
     /// Begins to split ranges that are too large or too hot, as many as may be split at a time.
     pub(super) fn begin_splits(self: &Rc<Self>) {
         let now = E::now();
-        let splits = &self.management.bounds_orders.splits;
+        let splits = &self.agent.bounds_orders.splits;
         splits.settling.borrow_mut().retain(|_, until| now < *until);
-        let (mut large, mut hot) = match self.management.manager.borrow().as_ref() {
+        let (mut large, mut hot) = match self.agent.manager.borrow().as_ref() {
             Some(manager) => {
                 let settling = splits.settling.borrow();
                 let is_settling = |at| settling.contains_key(&at);
@@ -109,13 +109,13 @@ impl<E: Env> ShardInner<E> {
     /// Has the shards of a split by load left alone for a while.
     fn settle(&self, hot: &TooHot) {
         let until = E::now() + SETTLING;
-        let mut settling = self.management.bounds_orders.splits.settling.borrow_mut();
+        let mut settling = self.agent.bounds_orders.splits.settling.borrow_mut();
         settling.extend([(hot.leader, until), (hot.to, until)]);
     }
 
     /// Notes the end of a split and, if it was not made, what stands in the way.
     fn decided_split_ended(&self, range: RangeId, by: SplitReason, result: Result<(), Blocked>) {
-        let splits = &self.management.bounds_orders.splits;
+        let splits = &self.agent.bounds_orders.splits;
         splits.decided.borrow_mut().remove(&range);
         let Err(Blocked { reason, key, why }) = result else {
             return;
@@ -123,7 +123,7 @@ impl<E: Env> ShardInner<E> {
         let now = E::now();
         let at = (now, self.around.clock.wall_ms());
         let pause = self
-            .management
+            .agent
             .manager
             .borrow_mut()
             .as_mut()
@@ -150,7 +150,7 @@ impl<E: Env> ShardInner<E> {
     /// What stands in the way, if a leader has refused a split.
     fn refused_split(&self, range: RangeId, why: &OrderError) -> Blocked {
         let now = E::now();
-        let manager = self.management.manager.borrow();
+        let manager = self.agent.manager.borrow();
         let reason = manager
             .as_ref()
             .map(|manager| manager.why_not_split(range, now));
@@ -297,7 +297,7 @@ impl<E: Env> ShardInner<E> {
         while !self.closing.get() && E::now() < until {
             E::Runtime::sleep(MOVE_RETRY_INTERVAL).await;
             let now = E::now();
-            let orderable = match self.management.manager.borrow().as_ref() {
+            let orderable = match self.agent.manager.borrow().as_ref() {
                 Some(manager) => manager.orderable(part, now),
                 None => return,
             };

@@ -14,12 +14,12 @@ use crate::error::Fatal;
 use crate::lsm::{GcRules, LiveData};
 use crate::mutant::{self, Mutant};
 use crate::range::command::RangeOrder;
-use crate::range::nursery::Child;
+use crate::range::newborns::Child;
 use crate::range::proposer::{Proposal, ProposalKind};
 use crate::range::replica::Replica;
 use crate::range::sink::Once;
 use crate::shard::pinned::Fullness;
-use crate::shard::{ShardInner, liveness, management};
+use crate::shard::{ShardInner, cluster_agent, liveness};
 use crate::types::{KeyRange, Timestamp};
 
 /// How often, at least, the background looks at everything.
@@ -49,7 +49,7 @@ pub(super) fn start<E: Env>(inner: &Rc<ShardInner<E>>) {
     take_fetched(inner, &tasks);
     inner.background.replace(tasks);
     liveness::start(inner, stop.clone());
-    management::start(inner, stop.clone());
+    cluster_agent::start(inner, stop.clone());
     inner.store.set_gc(gc_rules(inner));
     let shard = Rc::downgrade(inner);
     drop(E::Runtime::spawn(async move {
@@ -141,7 +141,7 @@ async fn look<E: Env>(inner: &ShardInner<E>, fullness: &mut Fullness) -> Result<
 pub(super) fn gc_rules<E: Env>(inner: &ShardInner<E>) -> GcRules {
     // Newborn replicas own their rows before they run.
     let mut replicas = inner.ranges.replicas();
-    let newborns = inner.home.nursery.all();
+    let newborns = inner.home.newborns.all();
     replicas.extend(newborns.iter().map(|newborn| newborn.replica.clone()));
     if mutant::is(Mutant::CollectorToldBetweenTurns) {
         let has_leader = |replica: &Replica<E>| replica.leadership.leader().is_some();
@@ -275,7 +275,7 @@ pub(super) async fn close<E: Env>(inner: &Rc<ShardInner<E>>) -> Result<(), Fatal
                 "the disk is full, or no file can be opened: stopping without a last flush"
             );
             inner.background.borrow().stop.set(true);
-            inner.home.nursery.close();
+            inner.home.newborns.close();
             inner.home.absorption.close();
             return Ok(());
         }
@@ -298,7 +298,7 @@ pub(super) async fn close<E: Env>(inner: &Rc<ShardInner<E>>) -> Result<(), Fatal
         background.news.wake();
         background.fetched.wake();
     }
-    inner.home.nursery.close();
+    inner.home.newborns.close();
     inner.home.absorption.close();
     for (_, raft) in &groups {
         raft.note_durable().await?;

@@ -133,7 +133,7 @@ impl<E: Env> ShardInner<E> {
         reason: &str,
         expected: String,
     ) -> Option<u64> {
-        let mut manager = self.management.manager.borrow_mut();
+        let mut manager = self.agent.manager.borrow_mut();
         let manager = manager.as_mut()?;
         let now = E::now();
         let new = NewDecision {
@@ -157,7 +157,7 @@ impl<E: Env> ShardInner<E> {
             | ClusterResponse::Refused(why) => Err(why.to_string()),
             _ => Err("another shard manages the cluster by now".to_owned()),
         };
-        let mut manager = self.management.manager.borrow_mut();
+        let mut manager = self.agent.manager.borrow_mut();
         if let Some((manager, decision)) = manager.as_mut().zip(decision) {
             manager.planning.decisions.ended(decision, result);
         }
@@ -174,7 +174,7 @@ impl<E: Env> ShardInner<E> {
         let range = request.range();
         let kind = range.and_then(|range| manager.planning.kind_of(range));
         if let Some(kind) = kind.filter(|kind| leads == (*kind == DecisionKind::MoveLeader)) {
-            self.management.given_orders.moves.count(kind);
+            self.agent.given_orders.moves.count(kind);
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Questions of a shard to other shards and to itself about the cluster, and its search for the manager.
 //!
 //! Every question has a time limit, also one of the shard to itself. After that the sender goes on without
-//! an answer, while the shard that was asked finishes its work. [`super::management`] handles the requests.
+//! an answer, while the shard that was asked finishes its work. [`super::cluster_agent`] handles the requests.
 //! Lives on the shard's thread.
 
 use std::io;
@@ -30,8 +30,8 @@ impl<E: Env> ShardInner<E> {
         self: &Rc<Self>,
         request: &ClusterRequest,
     ) -> Option<ClusterResponse> {
-        let management = &self.management;
-        let mut candidates: Vec<Location> = management.leader.get().into_iter().collect();
+        let agent = &self.agent;
+        let mut candidates: Vec<Location> = agent.leader.get().into_iter().collect();
         candidates.push(self.location);
         candidates.extend(self.known_system());
         let mut asked: Vec<Location> = Vec::new();
@@ -61,7 +61,7 @@ impl<E: Env> ShardInner<E> {
                     candidates.extend(system);
                 }
                 Ok(response) => {
-                    management.leader.set(Some(at));
+                    agent.leader.set(Some(at));
                     return Some(response);
                 }
                 // It may have been carried out: another try might do it twice.

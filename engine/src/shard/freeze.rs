@@ -77,7 +77,7 @@ impl<E: Env> ShardInner<E> {
         if !running.raft.begin_change() {
             return ClusterResponse::Refused(is_changing(range));
         }
-        let changes = &self.management.bounds_changes;
+        let changes = &self.agent.bounds_changes;
         changes.begin(range, BoundsPhase::Freezing);
         let (sender, receiver) = <E::Runtime as AsyncRuntime>::Oneshot::channel();
         let inner = self.clone();
@@ -85,7 +85,7 @@ impl<E: Env> ShardInner<E> {
             let frozen = inner.freeze(&running, epoch, merge).await;
             drop(sender.send(frozen));
             inner.decided(&running, epoch.version).await;
-            inner.management.bounds_changes.end(range);
+            inner.agent.bounds_changes.end(range);
             running.raft.end_change();
         }));
         self.end_of_change(receiver.await.ok())
@@ -250,7 +250,7 @@ impl<E: Env> ShardInner<E> {
             let places: Vec<Location> = descriptor.locations().collect();
             (descriptor.keys.start.clone(), places)
         });
-        let known = self.management.view();
+        let known = self.agent.view();
         let left = known.ranges.iter();
         let left = left.filter(|range| range.descriptor.range == merge.left);
         let mut places: Vec<Location> = left

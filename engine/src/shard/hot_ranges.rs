@@ -56,7 +56,7 @@ impl<E: Env> ShardInner<E> {
                 format!("the {top} hottest ranges were asked for; ask for 1 to {HOT_RANGES_MAX}");
             return ClusterResponse::Refused(OrderError::Invalid(why));
         }
-        let hottest = match self.management.manager.borrow().as_ref() {
+        let hottest = match self.agent.manager.borrow().as_ref() {
             Some(manager) => manager.hottest(top as usize, E::now()),
             None => return self.not_here(),
         };

@@ -69,7 +69,7 @@ impl<E: Env> Shard<E> {
 impl<E: Env> ShardInner<E> {
     /// Whether this node neither drains nor is decommissioned, by the last view.
     pub(super) fn is_active(&self) -> bool {
-        let view = self.management.view();
+        let view = self.agent.view();
         let mut nodes = view.nodes.iter();
         let here = nodes.find(|node| node.record.id == self.location.node);
         here.is_none_or(|node| node.membership == MembershipStatus::Active)

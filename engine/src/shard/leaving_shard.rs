@@ -11,7 +11,7 @@ use crate::types::ReplicaId;
 impl<E: Env> ShardInner<E> {
     /// Whether the node gives this shard up.
     pub(super) fn is_given_up(&self) -> bool {
-        self.management.node.gives_up(self.location.shard)
+        self.agent.node.gives_up(self.location.shard)
     }
 }
 

@@ -206,7 +206,7 @@ fn beat<E: Env>(inner: &Rc<ShardInner<E>>, speed: Option<WriteSpeed>, now: BootT
         });
     });
     // The manager checks that nodes can be reached before it places anything on them.
-    if let Some(manager) = inner.management.manager.borrow().as_ref() {
+    if let Some(manager) = inner.agent.manager.borrow().as_ref() {
         let shard = ShardId(0);
         let nodes = manager.heard_nodes(now);
         let others = nodes.filter(|node| *node != inner.location.node);

@@ -76,7 +76,7 @@ impl LoadMeter {
 
 /// Measures the load of a shard and of all its replicas; gives that of the shard.
 pub(super) fn measure<E: Env>(inner: &ShardInner<E>, now: BootTime) -> ShardStats {
-    let meter = &inner.management.load;
+    let meter = &inner.agent.load;
     let used = E::thread_cpu_time();
     if let Some(used) = used {
         meter.look(now, used);
@@ -108,7 +108,7 @@ pub(super) fn measure<E: Env>(inner: &ShardInner<E>, now: BootTime) -> ShardStat
 pub(super) fn of_range<E: Env>(inner: &ShardInner<E>, replica: &Replica<E>) -> RangeStats {
     let size = replica.size(false);
     let rates = replica.usage.rates();
-    let share = inner.management.load.cpu_share.get();
+    let share = inner.agent.load.cpu_share.get();
     let (short, long) = (shown(rates.short, share), shown(rates.long, share));
     RangeStats {
         bytes: size.bytes,

@@ -38,7 +38,7 @@ impl<E: Env> ShardInner<E> {
         let now = E::now();
         match request {
             ClusterRequest::Report(report) => {
-                let is_there = (self.management.is_at)(report.node.id, &report.node.address);
+                let is_there = (self.agent.is_at)(report.node.id, &report.node.address);
                 self.take_report(report, is_there)
             }
             ClusterRequest::TargetFailed { at } => self.with_manager(|manager| {
@@ -118,7 +118,7 @@ impl<E: Env> ShardInner<E> {
     /// Gives a new node its id.
     async fn join(&self, token: u128) -> ClusterResponse {
         let given = {
-            let mut manager = self.management.manager.borrow_mut();
+            let mut manager = self.agent.manager.borrow_mut();
             manager.as_mut().map(|manager| manager.give_node_id(token))
         };
         let Some((node, rows)) = given else {
@@ -169,7 +169,7 @@ impl<E: Env> ShardInner<E> {
     ) -> ClusterResponse {
         let now = E::now();
         let chosen = {
-            let mut manager = self.management.manager.borrow_mut();
+            let mut manager = self.agent.manager.borrow_mut();
             manager
                 .as_mut()
                 .map(|manager| choose_leader(manager, range, to, (why, now)))
@@ -190,7 +190,7 @@ impl<E: Env> ShardInner<E> {
     ) -> ClusterResponse {
         let now = E::now();
         let chosen = {
-            let mut manager = self.management.manager.borrow_mut();
+            let mut manager = self.agent.manager.borrow_mut();
             manager
                 .as_mut()
                 .map(|manager| choose_move(manager, (range, from), to, (why, now)))
@@ -199,7 +199,7 @@ impl<E: Env> ShardInner<E> {
             None => self.not_here(),
             Some(Err(why)) => ClusterResponse::Refused(why),
             Some(Ok(_)) if !self.save_ids().await => {
-                if let Some(manager) = self.management.manager.borrow_mut().as_mut() {
+                if let Some(manager) = self.agent.manager.borrow_mut().as_mut() {
                     manager.not_followed(range, NO_IDS, now);
                 }
                 self.not_here()
@@ -207,7 +207,7 @@ impl<E: Env> ShardInner<E> {
             Some(Ok((at, request, moved))) => {
                 let response = self.give_order(at, range, &request).await;
                 if let ClusterResponse::Done = response
-                    && let Some(manager) = self.management.manager.borrow_mut().as_mut()
+                    && let Some(manager) = self.agent.manager.borrow_mut().as_mut()
                 {
                     let (replica, to) = moved;
                     manager.move_accepted(range, replica, to, E::now());
@@ -266,7 +266,7 @@ impl<E: Env> ShardInner<E> {
             })
         });
         self.tell_order(at, range, request, &response);
-        if let Some(manager) = self.management.manager.borrow_mut().as_mut() {
+        if let Some(manager) = self.agent.manager.borrow_mut().as_mut() {
             match &response {
                 // Reports will tell.
                 ClusterResponse::Refused(OrderError::Unknown(_)) => {}
@@ -300,7 +300,7 @@ impl<E: Env> ShardInner<E> {
         };
         let words =
             format!("shard {at}, which leads range {range}, was ordered {order}: {outcome}");
-        let told = &self.management.given_orders.told;
+        let told = &self.agent.given_orders.told;
         if told.is_news(range, &words, E::now()) {
             tracing::info!("{words}");
         }

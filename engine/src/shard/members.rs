@@ -87,7 +87,7 @@ impl<E: Env> ShardInner<E> {
                 self.location.node, self.location.shard
             ))));
         }
-        if self.wal.is_replica_used(replica) || replica <= self.management.seen.get().replica {
+        if self.wal.is_replica_used(replica) || replica <= self.agent.seen.get().replica {
             return Ok(ClusterResponse::Refused(OrderError::Invalid(format!(
                 "shard {} held replica {replica}, or one with a higher id, before",
                 self.location
@@ -168,8 +168,8 @@ impl<E: Env> ShardInner<E> {
         if let Some(unborn) = replica.leave() {
             self.wal.remove_replica(unborn).await?;
         }
-        let nursery = &self.home.nursery;
-        nursery.make_independent(group, &self.store).await?;
+        let newborns = &self.home.newborns;
+        newborns.make_independent(group, &self.store).await?;
         // Until this is durable, a start would find the replica and need its rows.
         self.wal.remove_replica(group).await?;
         self.ranges.remove(group);

@@ -57,7 +57,7 @@ impl<E: Env> ShardInner<E> {
     /// Which change of a range's bounds is under way, as far as its leader here knows.
     pub(super) fn phase(&self, replica: &Replica<E>) -> BoundsPhase {
         let range = replica.group.range;
-        let under_way = || self.management.bounds_changes.phase(range);
+        let under_way = || self.agent.bounds_changes.phase(range);
         match replica.frozen() {
             Some(_) => BoundsPhase::Frozen,
             None if replica.is_splitting() => under_way().unwrap_or(BoundsPhase::Splitting),
@@ -81,14 +81,14 @@ impl<E: Env> ShardInner<E> {
         if !running.raft.begin_change() {
             return ClusterResponse::Refused(is_changing(range));
         }
-        let changes = &self.management.bounds_changes;
+        let changes = &self.agent.bounds_changes;
         changes.begin(range, BoundsPhase::Merging);
         // A task of its own: the one that asks may give up, and the merge goes on all the same.
         let (sender, receiver) = <E::Runtime as AsyncRuntime>::Oneshot::channel();
         let inner = self.clone();
         drop(E::Runtime::spawn(async move {
             let merged = inner.merge(&running, version, right).await;
-            let changes = &inner.management.bounds_changes;
+            let changes = &inner.agent.bounds_changes;
             match &merged {
                 Ok(not_served) => {
                     changes.merge_done(*not_served);
@@ -100,7 +100,7 @@ impl<E: Env> ShardInner<E> {
                 }
                 Err(why) => {
                     changes.merge_failed();
-                    let told = &inner.management.failed_merges;
+                    let told = &inner.agent.failed_merges;
                     if told.is_news(range, &why.to_string(), E::now()) {
                         tracing::warn!(%range, right = %right.0, %why, "the ranges were not merged");
                     }
@@ -110,7 +110,7 @@ impl<E: Env> ShardInner<E> {
             inner.report_soon();
             // An entry whose end is not known must be decided before the members may change.
             inner.decided(&running, version).await;
-            inner.management.bounds_changes.end(range);
+            inner.agent.bounds_changes.end(range);
             running.raft.end_change();
         }));
         self.end_of_change(receiver.await.ok())
@@ -493,7 +493,7 @@ impl<E: Env> ShardInner<E> {
 
     fn is_covered(&self, absorbed: &Absorbed<Replica<E>>) -> bool {
         // A start makes its newborn children from its log.
-        if self.home.nursery.has_unflushed(absorbed.replica.group) {
+        if self.home.newborns.has_unflushed(absorbed.replica.group) {
             return false;
         }
         let Some(at) = absorbed.at else { return true };

@@ -199,8 +199,8 @@ impl<E: Env> ShardInner<E> {
     pub(super) fn merge_cold(self: &Rc<Self>) {
         let now = E::now();
         let wall_ms = self.around.clock.wall_ms();
-        let Merges { under_way, paused } = &self.management.bounds_orders.merges;
-        let due = match self.management.manager.borrow().as_ref() {
+        let Merges { under_way, paused } = &self.agent.bounds_orders.merges;
+        let due = match self.agent.manager.borrow().as_ref() {
             Some(manager) => {
                 let paused = paused.borrow();
                 let is_paused =
@@ -214,7 +214,7 @@ impl<E: Env> ShardInner<E> {
             let inner = self.clone();
             drop(E::Runtime::spawn(async move {
                 inner.merge_one(pair.0).await;
-                let Merges { under_way, .. } = &inner.management.bounds_orders.merges;
+                let Merges { under_way, .. } = &inner.agent.bounds_orders.merges;
                 under_way.borrow_mut().retain(|other| *other != pair);
                 // The next one need not wait for the manager's next round.
                 if !inner.closing.get() {
@@ -226,7 +226,7 @@ impl<E: Env> ShardInner<E> {
 
     async fn merge_one(self: &Rc<Self>, range: RangeId) {
         let response = self.merge_by_order(range, MergeReason::Cold).await;
-        let mut paused = self.management.bounds_orders.merges.paused.borrow_mut();
+        let mut paused = self.agent.bounds_orders.merges.paused.borrow_mut();
         match response {
             ClusterResponse::Refused(why) => {
                 let pause = Backoff::after(paused.get(&range), PAUSES, E::now());

@@ -15,6 +15,7 @@ mod background;
 mod balancing;
 mod bounds_changes;
 mod bounds_requests;
+mod cluster_agent;
 mod cluster_requests;
 mod cluster_time;
 pub mod contents;
@@ -26,7 +27,6 @@ mod leadership_transfer;
 mod leaving_shard;
 mod liveness;
 mod load;
-mod management;
 mod manager_orders;
 mod members;
 mod merge;
@@ -181,7 +181,7 @@ struct ShardInner<E: Env> {
     ranges: RangeMap<E>,
     background: RefCell<background::Tasks>,
     liveness: liveness::Liveness,
-    management: management::Management,
+    agent: cluster_agent::ClusterAgent,
     /// Whether the shard is being closed: no replica is made or removed any more.
     closing: Cell<bool>,
     /// Snapshots that are being received.
@@ -248,7 +248,7 @@ impl<E: Env> Shard<E> {
 
     /// The part of a core that this thread has used over the last 10 s; 0 where that is not known.
     pub fn cpu(&self) -> f64 {
-        self.inner.management.load.cpu()
+        self.inner.agent.load.cpu()
     }
 
     /// How long the entry of the log that has arrived last was on its way: what a write that is
@@ -289,7 +289,7 @@ impl<E: Env> Shard<E> {
 
     /// Why no range here serves a key: none holds it, or one that was split off just now.
     fn not_here(&self, key: &[u8]) -> Error {
-        match self.inner.home.nursery.holder_of(key) {
+        match self.inner.home.newborns.holder_of(key) {
             Some(newborn) => Error::NotLeader(Some(Box::new(newborn.route()))),
             None => Error::Moved(Vec::new()),
         }

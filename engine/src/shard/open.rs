@@ -19,7 +19,7 @@ use crate::lsm::{Lsm, keys};
 use crate::raft::{GroupDeps, StartMode, encode_membership, members};
 use crate::range::absorbed_replicas::Replay;
 use crate::range::data_parts::DataParts;
-use crate::range::nursery::Nursery;
+use crate::range::newborns::Newborns;
 use crate::range::observer::ApplyObservers;
 use crate::range::proposer_task;
 use crate::range::recover_state::recover_state;
@@ -27,11 +27,11 @@ use crate::range::replica::{Home, Replica, ReplicaParts};
 use crate::range::state::{FIRST, RangeState};
 use crate::range::{Descriptor, RaftGroup};
 use crate::shard::background::{self, Tasks};
+use crate::shard::cluster_agent::ClusterAgent;
 use crate::shard::digests::Digests;
 use crate::shard::folder;
 use crate::shard::freeze;
 use crate::shard::liveness::Liveness;
-use crate::shard::management::Management;
 use crate::shard::range_map::{RangeHandle, RangeMap};
 use crate::shard::snapshot_receiver::{DATA_ID_BLOCK, ReceivedSnapshots};
 use crate::shard::split;
@@ -80,7 +80,7 @@ impl<E: Env> Shard<E> {
             hlc: hlc.clone(),
             clock: around.clock.clone(),
             observers,
-            nursery: Rc::new(Nursery::new(wal.clone())),
+            newborns: Rc::new(Newborns::new(wal.clone())),
             absorption: Rc::default(),
         };
         let inner = Rc::new(ShardInner {
@@ -94,7 +94,7 @@ impl<E: Env> Shard<E> {
             ranges: RangeMap::default(),
             background: RefCell::new(Tasks::default()),
             liveness: Liveness::default(),
-            management: Management::new(options.node, options.system, options.seen, options.is_at),
+            agent: ClusterAgent::new(options.node, options.system, options.seen, options.is_at),
             closing: Cell::new(false),
             staging: ReceivedSnapshots::default(),
             data_ids: Cell::new(data_ids),
@@ -134,7 +134,7 @@ impl<E: Env> ShardInner<E> {
         let mut replicas = Vec::with_capacity(recovered.replicas.len());
         for (created, log) in recovered.replicas {
             match self.is_to_be_born(&created, &log)? {
-                true => self.home.nursery.expect(created.group, log),
+                true => self.home.newborns.expect(created.group, log),
                 false => replicas.push((created, log)),
             }
         }
@@ -166,7 +166,7 @@ impl<E: Env> ShardInner<E> {
         for range in frozen {
             self.start_recovered(&recovery, range).await?;
         }
-        match self.home.nursery.unborn() {
+        match self.home.newborns.unborn() {
             None => Ok(()),
             Some(group) => Err(Fatal::Inconsistent(format!(
                 "replica {} of range {} was born when its range was split off another one, and \

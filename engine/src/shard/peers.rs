@@ -103,7 +103,7 @@ impl<E: Env> Shard<E> {
     /// Whether the range of a key has a replica here.
     pub fn holds(&self, key: &[u8]) -> bool {
         let inner = &self.inner;
-        inner.ranges.with(key, |_| ()).is_some() || inner.home.nursery.holder_of(key).is_some()
+        inner.ranges.with(key, |_| ()).is_some() || inner.home.newborns.holder_of(key).is_some()
     }
 
     /// Whether the range of a key has a replica here that reaches no majority.

@@ -64,7 +64,7 @@ impl<E: Env> ShardInner<E> {
                 return;
             }
         };
-        let allowed = allowed(free, self.management.node.shards);
+        let allowed = allowed(free, self.agent.node.shards);
         while is_too_much(&pinned, allowed) {
             let longest = (0..pinned.len()).max_by_key(|at| pinned.get(*at).map(|p| p.1.bytes));
             let Some(longest) = longest else { return };

@@ -47,8 +47,8 @@ pub(super) struct Reporting {
 pub(super) fn next<E: Env>(inner: &ShardInner<E>) -> Report {
     let mut report = Report {
         from: inner.location,
-        node: inner.management.node.clone(),
-        known: inner.management.view.borrow().version,
+        node: inner.agent.node.clone(),
+        known: inner.agent.view.borrow().version,
         number: 0,
         since: None,
         led: Vec::new(),
@@ -65,7 +65,7 @@ pub(super) fn next<E: Env>(inner: &ShardInner<E>) -> Report {
     report.stats = load::measure(inner, now);
     report.peers = inner.liveness.peers(now);
     report.slow_disk = inner.liveness.slow_disk.stays_away(now);
-    let mut reporter = inner.management.reporting.reporter.borrow_mut();
+    let mut reporter = inner.agent.reporting.reporter.borrow_mut();
     let mut round = reporter.begin(now);
     inner.ranges.for_each(|running| {
         let RangeHandle { replica, raft } = running;
@@ -90,11 +90,11 @@ impl<E: Env> ShardInner<E> {
         let node = self.location.node;
         // A process that was accepted until now is the older one of two.
         self.store
-            .fail(match self.management.reporting.was_accepted.get() {
+            .fail(match self.agent.reporting.was_accepted.get() {
                 true => Fatal::Superseded(node),
                 false => Fatal::OldFolder {
                     node,
-                    start: self.management.node.starts(),
+                    start: self.agent.node.starts(),
                     seen,
                 },
             });
@@ -103,7 +103,7 @@ impl<E: Env> ShardInner<E> {
 
 /// The highest ids that the shard knows.
 fn highest<E: Env>(inner: &ShardInner<E>) -> HighestIds {
-    let mut highest = inner.management.seen.get();
+    let mut highest = inner.agent.seen.get();
     highest.replica = highest.replica.max(inner.wal.highest_replica());
     inner.ranges.for_each(|running| {
         running

@@ -227,7 +227,7 @@ impl<E: Env> Shard<E> {
             );
             return false;
         }
-        if self.inner.home.nursery.holds_any(keys) {
+        if self.inner.home.newborns.holds_any(keys) {
             tracing::info!(
                 range = %group.range,
                 "a snapshot must wait: a range that was split off just now holds keys of it here"

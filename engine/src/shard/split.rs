@@ -5,7 +5,7 @@
 //! 1. The manager gives the ids of the child and of its replicas, and asks the leader.
 //! 2. The leader sets the flag that allows one change of a range at a time (`begin_change`), so no change
 //!    of members runs beside the split. It closes the keys of the child and queues the split
-//!    (`engine/src/range/splitting.rs`).
+//!    (`engine/src/range/pending_split.rs`).
 //! 3. The split is one entry of the log, alone. Each replica makes the birth durable before it applies
 //!    the entry, and then, in one turn, shrinks and gives birth ([`crate::range::split`]).
 //! 4. The leader tells its followers that the entry is committed as soon as it begins to apply it;
@@ -30,7 +30,7 @@ use crate::env::{AsyncRuntime, Env};
 use crate::error::{Fatal, OrderError};
 use crate::raft::{Role, StartMode};
 use crate::range::command::{RangeOrder, SplitOrder};
-use crate::range::nursery::{Hooks, Newborn};
+use crate::range::newborns::{Hooks, Newborn};
 use crate::range::replica::Replica;
 use crate::range::{Keyspace, RaftGroup};
 use crate::types::{RangeId, ReplicaId};
@@ -52,9 +52,9 @@ const CAMPAIGNS_AFTER_MS: [u64; 7] = [1, 2, 5, 10, 20, 50, 100];
 /// replicas.
 pub(super) fn start<E: Env>(inner: &Rc<ShardInner<E>>) {
     let shard = Rc::downgrade(inner);
-    let nursery = inner.home.nursery.clone();
+    let newborns = inner.home.newborns.clone();
     let (told, changed) = (shard.clone(), shard.clone());
-    nursery.call(Hooks {
+    newborns.call(Hooks {
         committed: Some(Box::new(move |parent| {
             let running = told.upgrade().and_then(|inner| inner.running(parent));
             if let Some(running) = running.filter(|running| running.replica.leading().is_some()) {
@@ -76,7 +76,7 @@ pub(super) fn start<E: Env>(inner: &Rc<ShardInner<E>>) {
     // What changed while the shard was opened.
     inner.take_out_absorbed();
     drop(E::Runtime::spawn(async move {
-        while nursery.born().await {
+        while newborns.born().await {
             let Some(inner) = shard.upgrade() else { return };
             if inner.closing.get() {
                 return;
@@ -130,7 +130,7 @@ impl<E: Env> ShardInner<E> {
             drop(sender.send(split.map(drop)));
             if let Some(closed_at) = closed_at {
                 inner.child_led(child).await;
-                let changes = &inner.management.bounds_changes;
+                let changes = &inner.agent.bounds_changes;
                 changes.split_done(reason, E::now() - closed_at);
             }
         }));
@@ -246,7 +246,7 @@ impl<E: Env> ShardInner<E> {
     /// # Errors
     /// A group cannot be started.
     pub(super) async fn raise_newborns(&self) -> Result<(), Fatal> {
-        while let Some(newborn) = self.home.nursery.first() {
+        while let Some(newborn) = self.home.newborns.first() {
             if self.closing.get() {
                 // The next start makes them from the log.
                 return Ok(());
@@ -261,8 +261,8 @@ impl<E: Env> ShardInner<E> {
     /// # Errors
     /// See [`ShardInner::raise_newborns`].
     pub(super) async fn raise_newborn_of(&self, range: RangeId) -> Result<(), Fatal> {
-        let nursery = &self.home.nursery;
-        match nursery.of_range(range, |replica| replica.group.range) {
+        let newborns = &self.home.newborns;
+        match newborns.of_range(range, |replica| replica.group.range) {
             Some(newborn) => self.raise(newborn).await,
             None => Ok(()),
         }
@@ -272,7 +272,7 @@ impl<E: Env> ShardInner<E> {
         let range = newborn.replica.group.range;
         self.ranges.begin_creating_alone(range).await;
         // While the shard is opened, a task that takes over the range may have raised it meanwhile.
-        let raised = match self.home.nursery.has(&newborn.replica) {
+        let raised = match self.home.newborns.has(&newborn.replica) {
             true => self.start_newborn(newborn).await,
             false => Ok(()),
         };
@@ -292,7 +292,7 @@ impl<E: Env> ShardInner<E> {
         self.take_out_absorbed();
         // In one turn: the list of ranges takes over from the list of newborns.
         self.ranges.insert(running)?;
-        self.home.nursery.remove(&replica);
+        self.home.newborns.remove(&replica);
         self.ranges.version().add(1);
         if leads {
             drop(E::Runtime::spawn(async move {

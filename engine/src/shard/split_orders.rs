@@ -219,7 +219,7 @@ impl<E: Env> ShardInner<E> {
         reason: SplitReason,
         until: BootTime,
     ) -> (Piece, Result<(), OrderError>) {
-        let _under_way = UnderWay::new(&self.management.bounds_orders.splits.under_way).await;
+        let _under_way = UnderWay::new(&self.agent.bounds_orders.splits.under_way).await;
         let begun = E::now();
         let timeout = match piece.is_new {
             true => NEW_RANGE_TIMEOUT,
@@ -354,6 +354,6 @@ impl<E: Env> ShardInner<E> {
 
     /// Calls `look` with the manager; `None` if it is no longer here.
     pub(super) fn of_manager<T>(&self, look: impl FnOnce(&mut Manager) -> T) -> Option<T> {
-        self.management.manager.borrow_mut().as_mut().map(look)
+        self.agent.manager.borrow_mut().as_mut().map(look)
     }
 }

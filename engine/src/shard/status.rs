@@ -138,7 +138,7 @@ pub struct ClusterStatus {
 }
 
 fn cluster<E: Env>(inner: &ShardInner<E>) -> Option<ClusterStatus> {
-    let manager = inner.management.manager.borrow();
+    let manager = inner.agent.manager.borrow();
     let manager = manager.as_ref()?;
     let view = manager.view(E::now());
     let in_state = |state| view.nodes.iter().filter(|node| node.state == state).count();
@@ -202,8 +202,8 @@ fn replication<E: Env>(inner: &ShardInner<E>) -> ReplicationStatus {
         lag,
         changing,
         receiving: inner.receiving(),
-        bounds_changes: inner.management.bounds_changes.stats(),
-        moves: inner.management.given_orders.moves.stats(),
+        bounds_changes: inner.agent.bounds_changes.stats(),
+        moves: inner.agent.given_orders.moves.stats(),
         stats: inner.around.counters.stats(),
         peers: inner.liveness.peer_status(E::now()),
         round_trip_micros: inner.liveness.round_trip_micros(),

@@ -9,7 +9,7 @@ impl<E: Env> ShardInner<E> {
     /// The shards that may have replicas of the system range: from the manager's view, and from a
     /// replica here, which may know more after a restart.
     pub(super) fn known_system(&self) -> Vec<Location> {
-        let mut known = self.management.system.borrow().clone();
+        let mut known = self.agent.system.borrow().clone();
         if let Some(running) = self.system_replica() {
             let replica = running.replica;
             replica.with_state(|state| known.extend(state.descriptor.locations()));
@@ -28,9 +28,9 @@ impl<E: Env> ShardInner<E> {
         }
         known.retain(|at| self.liveness.is_there(*at, now));
         let node = self.location.node;
-        let own = (0..self.management.node.shards).map(ShardId);
+        let own = (0..self.agent.node.shards).map(ShardId);
         known.extend(own.map(|shard| Location { node, shard }));
-        let view = self.management.view.borrow();
+        let view = self.agent.view.borrow();
         known.extend(view.nodes.iter().map(|node| Location {
             node: node.record.id,
             shard: ShardId(0),
@@ -42,9 +42,9 @@ impl<E: Env> ShardInner<E> {
     /// like a view so that they outlive the process: the last view may be older than they are.
     pub(super) fn remember_system(&self) {
         let system = self.known_system();
-        let management = &self.management;
-        management.system.borrow_mut().clone_from(&system);
-        let before = management.view.borrow().clone();
+        let agent = &self.agent;
+        agent.system.borrow_mut().clone_from(&system);
+        let before = agent.view.borrow().clone();
         self.tell(View {
             system,
             ..View::clone(&before)

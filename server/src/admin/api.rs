@@ -38,7 +38,7 @@ use super::orders::{
 use super::scan::{Scan, parameters};
 use crate::config::Tls;
 use crate::history::History;
-use crate::settings_in_force::Settings;
+use crate::node_settings::Settings;
 
 /// The header that carries a value's version.
 const VERSION: HeaderName = HeaderName::from_static("rangedb-version");

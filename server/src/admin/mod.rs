@@ -53,9 +53,9 @@ use self::failure::Failure;
 use self::metrics::Scrape;
 use self::page::stream::{Viewer, Viewers};
 use crate::descriptors::{ConnectionLimit, Shares};
+use crate::node_settings::Settings;
 use crate::peers::Peers;
 use crate::probe::{ReportRequest, ShardReport};
-use crate::settings_in_force::Settings;
 
 /// How long the server pauses after the system refused to accept a connection.
 const ACCEPT_RETRY_INTERVAL: Duration = Duration::from_millis(100);

@@ -179,7 +179,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_node_without_shards_says_what_it_waits_for() {
-        let node = Node::new(crate::settings_in_force::Settings::of_test());
+        let node = Node::new(crate::node_settings::Settings::of_test());
         let (status, why) = node.readiness().await;
         assert_eq!((status.as_u16(), why.starts_with("starting")), (503, true));
         node.wait_for("nobody answers".to_owned());

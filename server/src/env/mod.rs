@@ -1,4 +1,4 @@
-//! The parts of the engine's environment on glommio and io_uring, which [`crate::world`] puts
+//! The parts of the engine's environment on glommio and io_uring, which [`crate::glommio_env`] puts
 //! together, and all other code that needs system calls. The only folder of the workspace with
 //! `unsafe` code.
 

@@ -17,7 +17,7 @@ pub enum ShardMessage {
     Routes(Vec<Route>),
     /// The sender is stopping: it has answered everything and sends no more requests.
     Finished,
-    /// A request of a replica, of the cluster's management or of a gateway. The reply is
+    /// A request of a replica, of the cluster's manager or of a gateway. The reply is
     /// [`ShardReply::Response`].
     Request {
         /// The sender's id for it.

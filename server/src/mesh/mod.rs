@@ -101,7 +101,7 @@ struct Peer {
 
 /// Receives the reply of another shard.
 pub enum Waiting {
-    /// A replica, the cluster's management or the gateway of this shard.
+    /// A replica, the cluster's manager or the gateway of this shard.
     Request(oneshot::Sender<Bytes>),
     /// A request for the node's status.
     Status(oneshot::Sender<ShardState>),

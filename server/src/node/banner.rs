@@ -4,7 +4,7 @@ use crate::config::Config;
 use crate::config::raw::Key;
 use crate::data_dir::DataDir;
 use crate::env::root::Root;
-use crate::settings_in_force::Settings;
+use crate::node_settings::Settings;
 
 /// Logs the banner.
 pub(super) fn log(config: &Config, folder: &DataDir, settings: &Settings) {

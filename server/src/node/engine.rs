@@ -16,10 +16,10 @@ use crate::config::{Config, ShardMemory};
 use crate::data_dir::{DataDir, FOUNDER};
 use crate::env::{RingDisk, SystemClock, push_out, read_fault, room, threads};
 use crate::fatal::{die, refuse};
+use crate::glommio_env::GlommioEnv;
 use crate::peers::Peers;
 use crate::peers::link::Links;
 use crate::shard::ShardError;
-use crate::world::GlommioEnv;
 
 /// The parts that a shard's engine is built from; they move to the shard's thread.
 pub(super) struct Engine {

@@ -13,8 +13,8 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::admin::{Node, Phase};
 use crate::env::notify::{ServiceManager, State};
+use crate::node_settings::Settings;
 use crate::probe::BeatRequest;
-use crate::settings_in_force::Settings;
 
 /// The longest time from one message to the next.
 const INTERVAL: Duration = Duration::from_secs(2);

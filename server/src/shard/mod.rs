@@ -21,6 +21,7 @@ use crate::context::{Context, NodeInfo};
 use crate::data_dir;
 use crate::env::reactor::{self, TcpListener, Unsupported, cross_thread};
 use crate::env::{self, GlommioRuntime};
+use crate::glommio_env::GlommioEnv;
 use crate::handler::{self, status};
 use crate::mesh::message::{ShardMessage, ShardReply};
 use crate::mesh::{Inbox, ShardChannels, Waiting};
@@ -28,7 +29,6 @@ use crate::net::port::BoundSocket;
 use crate::net::{handshake, listener};
 use crate::peers::Peers;
 use crate::probe::{BeatRequest, ReportRequest};
-use crate::world::GlommioEnv;
 
 /// Most messages handled before other tasks get a turn.
 const MESSAGES_PER_TURN: usize = 64;

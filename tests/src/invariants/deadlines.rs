@@ -9,7 +9,7 @@ use rangedb_engine::error::Error;
 use rangedb_engine::types::{Location, NodeId};
 
 use super::ENTRIES;
-use crate::sim::world::SimEnv;
+use crate::sim::sim_env::SimEnv;
 
 /// How late a node may be that runs all the time: it looks for deadlines a few times a second at
 /// least, and an entry on its way may take its writes beyond theirs.

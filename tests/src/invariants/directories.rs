@@ -5,7 +5,7 @@ use rangedb_engine::gateway::Gateway;
 
 use crate::sim::cluster::Look;
 use crate::sim::executor::{self, Host};
-use crate::sim::world::SimEnv;
+use crate::sim::sim_env::SimEnv;
 
 /// The first range that a gateway does not know as it is; `None` if there is none.
 pub fn missing(looks: &[Look], gateways: &[(Host, Gateway<SimEnv>)]) -> Option<String> {

@@ -21,7 +21,7 @@ use tokio::sync::oneshot;
 use super::executor::{self, Host, OUTSIDE};
 use super::random::Random;
 use super::runtime::SimRuntime;
-use super::world::SimEnv;
+use super::sim_env::SimEnv;
 use crate::invariants;
 
 /// How long a client waits for one try.

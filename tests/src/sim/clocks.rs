@@ -108,7 +108,7 @@ async fn write(client: &SimClient, key: &[u8]) -> bool {
     client.write(key, batch, effort).await.is_ok()
 }
 
-fn shard(node: &Rc<SimNode>) -> Option<Shard<super::world::SimEnv>> {
+fn shard(node: &Rc<SimNode>) -> Option<Shard<super::sim_env::SimEnv>> {
     node.shards()?.first().cloned()
 }
 

@@ -14,7 +14,7 @@ use super::executor::{self, Host};
 use super::network::Network;
 use super::node::{SimNode, Sizes};
 use super::random::Random;
-use super::world::SimEnv;
+use super::sim_env::SimEnv;
 
 /// All nodes of a run.
 pub struct Cluster {

@@ -14,7 +14,7 @@ use super::node::SimNode;
 use super::operator;
 use super::run::{POLL_INTERVAL, START_TIMEOUT, Story};
 use super::runtime::SimRuntime;
-use super::world;
+use super::sim_env;
 use crate::invariants;
 
 /// After the faults, a client ends within this time: one try, and one write until it gives up.
@@ -35,7 +35,7 @@ impl Story {
     /// Ends all faults and starts all nodes.
     pub(super) async fn heal(&self) {
         self.cluster.network.heal();
-        world::make_all_leases_valid();
+        sim_env::make_all_leases_valid();
         let begun = executor::current().now();
         while !self.busy.borrow().is_empty() {
             SimRuntime::sleep(POLL_INTERVAL).await;

@@ -1,7 +1,7 @@
 //! The simulator: a whole cluster with its clients, disks, clocks and network, on one thread, in
 //! virtual time, all determined by one seed.
 //!
-//! The engine is the same as in the server; only its environment differs ([`world`]):
+//! The engine is the same as in the server; only its environment differs ([`sim_env`]):
 //! - [`executor`]: the seed picks the next task, and clocks drift; [`runtime`] is openraft's
 //!   interface to it, [`random`] the seed's numbers;
 //! - [`disk`]: a crash loses or tears writes in flight;
@@ -44,6 +44,6 @@ pub mod runtime;
 pub mod scans;
 pub mod seen;
 pub mod shrink;
+pub mod sim_env;
 pub mod split;
 pub mod workload;
-pub mod world;

@@ -28,7 +28,7 @@ use tokio::sync::oneshot;
 use super::executor::{self, Host, OUTSIDE};
 use super::faults::Telling;
 use super::random::Random;
-use super::world::SimEnv;
+use super::sim_env::SimEnv;
 use crate::invariants;
 
 /// The longest delay of a message on a link that is not slow, in microseconds.

@@ -26,7 +26,7 @@ use super::faults::Part;
 use super::network::Network;
 use super::random::Random;
 use super::runtime::SimRuntime;
-use super::world::{SimClock, SimEnv};
+use super::sim_env::{SimClock, SimEnv};
 use crate::invariants;
 
 /// Sizes of the cluster and its nodes, which depend on the seed.

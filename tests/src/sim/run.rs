@@ -18,7 +18,7 @@ use super::operator;
 use super::random::Random;
 use super::runtime::SimRuntime;
 use super::seen::Seen;
-use super::world;
+use super::sim_env;
 use crate::invariants::replay::{self, Applied};
 use crate::invariants::{self, Watch};
 
@@ -148,7 +148,7 @@ pub(super) fn run_drawn(
 fn tell(seed: u64, drawn: Drawn, faults: &Faults) -> Result<Report, String> {
     let executor = Executor::start(seed);
     invariants::forget();
-    world::make_all_leases_valid();
+    sim_env::make_all_leases_valid();
     let seen = Rc::new(Seen::default());
     let story = Rc::new(Story {
         cluster: Cluster::new(drawn.sizes, seed),
@@ -352,7 +352,7 @@ impl Story {
                     story.orders.set(before + u64::from(is_followed));
                 });
             }
-            Fault::NoLease { node, off } => world::set_leases_valid(*node, !off),
+            Fault::NoLease { node, off } => sim_env::set_leases_valid(*node, !off),
             Fault::AtAnswer { node, answer, then } => self.at_answer(*node, *answer, *then),
             Fault::Crash { node, .. }
             | Fault::Stop { node }

@@ -14,7 +14,7 @@ use rangedb_tests::sim::disk::{Platter, SimDisk};
 use rangedb_tests::sim::executor::{Executor, Host};
 use rangedb_tests::sim::random::Random;
 use rangedb_tests::sim::runtime::SimRuntime;
-use rangedb_tests::sim::world::SimEnv;
+use rangedb_tests::sim::sim_env::SimEnv;
 use tokio::sync::oneshot;
 
 /// A block of the disk: batches begin at multiples of it.

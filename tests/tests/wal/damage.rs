@@ -4,7 +4,7 @@ use bytes::Bytes;
 use rangedb_engine::env::Disk;
 use rangedb_engine::wal::{Body, GroupLog, LogEntry, Payload, WalError};
 use rangedb_tests::sim::disk::SimDisk;
-use rangedb_tests::sim::world::SimEnv;
+use rangedb_tests::sim::sim_env::SimEnv;
 use tokio::sync::oneshot;
 
 use crate::bench::{BLOCK, Machine, append, created, group, id, log_of, read, sleep_us};

@@ -17,7 +17,7 @@ use rangedb_engine::env::AsyncRuntime;
 use rangedb_engine::types::{DataId, ReplicaId};
 use rangedb_engine::wal::{GroupLog, LogId, LogState, Vote, Wal, WalError, WalOptions};
 use rangedb_tests::sim::runtime::SimRuntime;
-use rangedb_tests::sim::world::SimEnv;
+use rangedb_tests::sim::sim_env::SimEnv;
 
 use crate::bench::{Machine, Opened, created, entry, group, id, number, read, sleep_us};
 

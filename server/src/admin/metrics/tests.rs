@@ -26,9 +26,9 @@ use crate::admin::api::Api;
 use crate::descriptors::{ConnectionLimit, Needs, Shares};
 use crate::env::reactor::Load;
 use crate::history::History;
+use crate::node_settings::Settings;
 use crate::peers::Peers;
 use crate::probe::{Bytes, ShardProbe};
-use crate::settings_in_force::Settings;
 
 /// More ranges than a shard has in practice.
 const RANGES: u64 = 10_000;

@@ -20,7 +20,7 @@ use super::garbage::Random;
 use crate::config::Config;
 use crate::config::raw::{Key, RawConfig};
 use crate::context::ClientLimits;
-use crate::settings_in_force::Settings;
+use crate::node_settings::Settings;
 use crate::test_node::{TestClient, TestNode};
 
 fn limits() -> ClientLimits {

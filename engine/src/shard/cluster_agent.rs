@@ -1,12 +1,12 @@
-//! The shard's part in managing the cluster: it reports its state, takes the view of the cluster,
-//! and hosts the manager while it leads the system range.
+//! The shard as a member of the cluster: it reports its state, takes the view of the cluster, and hosts the
+//! manager while it leads the system range.
 //!
 //! Every [`REPORT_INTERVAL`], and soon after a change of bounds, a shard sends the manager a report of what
-//! has changed in what it leads and holds ([`super::report`]). The response has the changes of the view,
-//! and the replicas of the shard that are no longer members. The shard that leads the system range makes
-//! the [`Manager`] of its term from the rows of that range. Whatever must outlive the manager is written
-//! there before anything relies on it. Nothing here is on the data path: without a manager everything goes
-//! on as it is.
+//! has changed in what it leads and holds ([`super::report`]). The response has the changes of the view, and
+//! the replicas of the shard that are no longer members. The shard that leads the system range makes the
+//! [`Manager`] of its term from the rows of that range. Whatever must outlive the manager is written there
+//! before anything relies on it. Nothing here is on the data path: without a manager, shards go on serving.
+//! Lives on the shard's thread.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -49,7 +49,7 @@ const UNMET_REPORTS: u32 = 10;
 type OnView = Box<dyn Fn(&View)>;
 
 /// What a shard knows of the cluster.
-pub(super) struct Management {
+pub(super) struct ClusterAgent {
     /// The record of its node.
     pub node: NodeRecord,
     /// The highest ids that the node knew of at the start, and those of the views since.
@@ -77,16 +77,16 @@ pub(super) struct Management {
     pub(super) load: LoadMeter,
 }
 
-impl Management {
+impl ClusterAgent {
     /// The knowledge of a shard that starts; `system` are shards that may have the system range.
     pub fn new(
         node: NodeRecord,
         system: Vec<Location>,
         mut seen: HighestIds,
         is_at: IsAt,
-    ) -> Management {
+    ) -> ClusterAgent {
         seen.node = seen.node.max(node.id);
-        Management {
+        ClusterAgent {
             seen: Cell::new(seen),
             node,
             view: RefCell::default(),
@@ -113,7 +113,7 @@ impl Management {
 /// Starts to send reports.
 pub(super) fn start<E: Env>(inner: &Rc<ShardInner<E>>, stop: Rc<Cell<bool>>) {
     let shard = Rc::downgrade(inner);
-    let due = inner.management.reporting.due.clone();
+    let due = inner.agent.reporting.due.clone();
     drop(E::Runtime::spawn(async move {
         let mut early = 0..EARLY_REPORTS;
         while !stop.get() {
@@ -123,7 +123,7 @@ pub(super) fn start<E: Env>(inner: &Rc<ShardInner<E>>, stop: Rc<Cell<bool>>) {
             if inner.manages() && !inner.closing.get() {
                 inner.administer().await;
             }
-            let is_early = inner.management.view().version == 0 && early.next().is_some();
+            let is_early = inner.agent.view().version == 0 && early.next().is_some();
             drop(inner);
             E::Runtime::sleep(REPORT_GAP).await;
             if is_early {
@@ -138,14 +138,14 @@ pub(super) fn start<E: Env>(inner: &Rc<ShardInner<E>>, stop: Rc<Cell<bool>>) {
 impl<E: Env> Shard<E> {
     /// The last view of the cluster from the manager.
     pub fn view(&self) -> Rc<View> {
-        self.inner.management.view()
+        self.inner.agent.view()
     }
 
     /// The shards with replicas of the system range, as far as known, and where the manager was
     /// last found.
     pub fn system(&self) -> Vec<Location> {
         let mut known = self.inner.known_system();
-        known.extend(self.inner.management.leader.get());
+        known.extend(self.inner.agent.leader.get());
         known.sort_unstable();
         known.dedup();
         known
@@ -154,7 +154,7 @@ impl<E: Env> Shard<E> {
     /// Has `told` called with each new view, after those that were registered before.
     pub fn on_view(&self, listener: impl Fn(&View) + 'static) {
         self.inner
-            .management
+            .agent
             .listeners
             .borrow_mut()
             .push(Box::new(listener));
@@ -181,7 +181,7 @@ impl<E: Env> Shard<E> {
 impl<E: Env> ShardInner<E> {
     /// Has the shard report within [`REPORT_GAP`], though the next report is not due.
     pub(super) fn report_soon(&self) {
-        self.management.reporting.due.add(1);
+        self.agent.reporting.due.add(1);
     }
 
     /// Sends one report, and a second one if the manager wants a whole one; acts on the responses.
@@ -220,7 +220,7 @@ impl<E: Env> ShardInner<E> {
             reporter,
             was_accepted,
             ..
-        } = &self.management.reporting;
+        } = &self.agent.reporting;
         reporter.borrow_mut().answered(number, wants_whole);
         self.take_unmet(unmet);
         if let Some(seen) = superseded {
@@ -239,9 +239,9 @@ impl<E: Env> ShardInner<E> {
 
     /// Takes from the manager whether this node was reached at its address.
     fn take_unmet(&self, is_unmet: bool) {
-        let Management {
+        let ClusterAgent {
             node, reporting, ..
-        } = &self.management;
+        } = &self.agent;
         let unmet = &reporting.unmet;
         let times = if is_unmet { unmet.get() + 1 } else { 0 };
         unmet.set(times);
@@ -275,36 +275,36 @@ impl<E: Env> ShardInner<E> {
     }
 
     fn take_view(&self, news: ViewNews) {
-        let mut seen = self.management.seen.get();
+        let mut seen = self.agent.seen.get();
         for node in &news.view.nodes {
             seen.node = seen.node.max(node.record.id);
         }
         for range in &news.view.ranges {
             seen.see(&range.descriptor);
         }
-        self.management.seen.set(seen);
-        let mut view = View::clone(&self.management.view.borrow());
+        self.agent.seen.set(seen);
+        let mut view = View::clone(&self.agent.view.borrow());
         // If it is not for this view, the next report brings what is.
         if !view.take(news) {
             return;
         }
         if !view.system.is_empty() {
-            self.management.system.borrow_mut().clone_from(&view.system);
+            self.agent.system.borrow_mut().clone_from(&view.system);
         }
-        self.management.leader.set(Some(view.leader));
+        self.agent.leader.set(Some(view.leader));
         self.tell(view);
     }
 
     /// Sets the view and passes it on.
     pub(super) fn tell(&self, view: View) {
         let view = Rc::new(view);
-        self.management.view.replace(view.clone());
-        for listener in &*self.management.listeners.borrow() {
+        self.agent.view.replace(view.clone());
+        for listener in &*self.agent.listeners.borrow() {
             listener(&view);
         }
     }
 
-    /// Takes a message of the cluster's management; gives the bytes of the response.
+    /// Takes a message to the cluster's manager or from it; gives the bytes of the response.
     pub(super) async fn take_message(self: &Rc<Self>, bytes: &[u8]) -> Vec<u8> {
         match message::decode_request(bytes) {
             Some(request) => message::encode_response(&self.take(request).await),
@@ -365,7 +365,7 @@ impl<E: Env> ShardInner<E> {
         let here = self.system_replica();
         let leader = here.and_then(|running| running.replica.route().leader);
         ClusterResponse::NotHere {
-            leader: leader.or(self.management.leader.get()),
+            leader: leader.or(self.agent.leader.get()),
             system: self.known_system(),
         }
     }
@@ -377,10 +377,10 @@ impl<E: Env> ShardInner<E> {
             Some((running, leading.term))
         });
         let Some((running, term)) = leading else {
-            self.management.manager.borrow_mut().take();
+            self.agent.manager.borrow_mut().take();
             return false;
         };
-        let mut manager = self.management.manager.borrow_mut();
+        let mut manager = self.agent.manager.borrow_mut();
         if manager.as_ref().is_none_or(|manager| manager.term != term) {
             match report::system_rows(&running.replica) {
                 Ok(rows) => {
@@ -408,7 +408,7 @@ impl<E: Env> ShardInner<E> {
         &self,
         look: impl FnOnce(&mut Manager) -> ClusterResponse,
     ) -> ClusterResponse {
-        let response = self.management.manager.borrow_mut().as_mut().map(look);
+        let response = self.agent.manager.borrow_mut().as_mut().map(look);
         response.unwrap_or_else(|| self.not_here())
     }
 
@@ -443,7 +443,7 @@ impl<E: Env> ShardInner<E> {
     async fn administer(self: &Rc<Self>) {
         let now = E::now();
         let rows = {
-            let mut manager = self.management.manager.borrow_mut();
+            let mut manager = self.agent.manager.borrow_mut();
             manager.as_mut().map(|manager| manager.unsaved(now))
         };
         let rows = rows.unwrap_or_default();
@@ -453,7 +453,7 @@ impl<E: Env> ShardInner<E> {
         let now = E::now();
         let mut orders = Vec::new();
         {
-            let mut manager = self.management.manager.borrow_mut();
+            let mut manager = self.agent.manager.borrow_mut();
             let Some(manager) = manager.as_mut() else {
                 return;
             };
@@ -474,7 +474,7 @@ impl<E: Env> ShardInner<E> {
             // Ids of new replicas must be durable before a shard gets them.
             .any(|(_, request)| matches!(request, ClusterRequest::Change { .. }));
         if news && !self.save_ids().await {
-            if let Some(manager) = self.management.manager.borrow_mut().as_mut() {
+            if let Some(manager) = self.agent.manager.borrow_mut().as_mut() {
                 orders
                     .iter()
                     .filter_map(|(_, request)| request.range())
@@ -493,12 +493,7 @@ impl<E: Env> ShardInner<E> {
 
     /// Makes sure that ids given to new ranges and replicas are never given again.
     pub(super) async fn save_ids(&self) -> bool {
-        let rows = self
-            .management
-            .manager
-            .borrow()
-            .as_ref()
-            .map(Manager::next_rows);
+        let rows = self.agent.manager.borrow().as_ref().map(Manager::next_rows);
         match rows {
             Some(rows) => self.write_down(&rows).await.is_ok(),
             None => false,

@@ -1,5 +1,6 @@
-//! The split that is under way at one replica: which keys its leader has closed, and the log of the child
-//! that is about to be born. [`super::birth`] uses it. Lives on the shard's thread.
+//! The state of a split that is under way at one replica: which keys its leader has closed, and the log of
+//! the child that is about to be born. Only data: [`super::replica_split`] has the steps. Lives on the
+//! shard's thread.
 
 use std::cell::{Cell, Ref, RefCell};
 
@@ -8,7 +9,7 @@ use crate::range::command;
 use crate::wal::{Group, GroupLog, LogEntry, Payload};
 
 /// The split that is under way at a replica.
-pub(super) struct Splitting<E: Env> {
+pub(super) struct PendingSplit<E: Env> {
     /// The first of the keys that are closed, if any are.
     closed_from: RefCell<Option<Vec<u8>>>,
     /// The child that is about to be born.
@@ -19,9 +20,9 @@ pub(super) struct Splitting<E: Env> {
     pub(super) is_leaving: Cell<bool>,
 }
 
-impl<E: Env> Default for Splitting<E> {
-    fn default() -> Splitting<E> {
-        Splitting {
+impl<E: Env> Default for PendingSplit<E> {
+    fn default() -> PendingSplit<E> {
+        PendingSplit {
             closed_from: RefCell::default(),
             bearing: Cell::new(None),
             prepared: RefCell::default(),
@@ -30,7 +31,7 @@ impl<E: Env> Default for Splitting<E> {
     }
 }
 
-impl<E: Env> Splitting<E> {
+impl<E: Env> PendingSplit<E> {
     /// Whether an entry is a split.
     pub(super) fn is_of(entry: &LogEntry) -> bool {
         matches!(&entry.payload, Payload::Commands(bytes) if command::is_split(bytes))

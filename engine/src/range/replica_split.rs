@@ -1,11 +1,11 @@
-//! A split at one replica, from its proposal until it is applied: which keys the leader closes, and how the
-//! child is born.
+//! The replica's part in a split, from the proposal until it is applied: which keys the leader closes, and
+//! how the child is born. How a split changes the range's state is in [`super::split`].
 //!
 //! From the turn in which a split is queued until it is applied, the leader serves no key of the child
-//! ([`Replica::is_closed`]): once the entry is committed another replica may apply it first, and the
-//! child be led elsewhere and acknowledge writes that this leader does not know. The keys stay closed
-//! if the leader loses its leadership and gains it again in the same term. In a later term it has
-//! applied the split before it serves, or the entry was overwritten. Lives on the shard's thread.
+//! ([`Replica::is_closed`]). Once the entry is committed, another replica may apply it first. Then the child
+//! may be led elsewhere and acknowledge writes that this leader does not know. The keys stay closed if the
+//! leader loses its leadership and gains it again in the same term. In a later term it has applied the split
+//! before it serves, or the entry was overwritten. Lives on the shard's thread.
 
 use std::rc::Rc;
 
@@ -15,16 +15,16 @@ use crate::mutant::{self, Mutant};
 use crate::raft::StartMode;
 use crate::range::Route;
 use crate::range::command;
-use crate::range::nursery::{self, Newborn};
+use crate::range::newborns::{self, Newborn};
+use crate::range::pending_split::PendingSplit;
 use crate::range::proposer::ProposalKind;
 use crate::range::replica::{Replica, ReplicaParts};
 use crate::range::split;
-use crate::range::splitting::Splitting;
 use crate::range::state::{FIRST, RangeState};
 use crate::types::KeyRange;
 use crate::wal::{Birth, Created, Group, LogEntry, LogId, Payload};
 
-impl<E: Env> nursery::Child for Replica<E> {
+impl<E: Env> newborns::Child for Replica<E> {
     fn holds(&self, key: &[u8]) -> bool {
         self.with_state(|state| state.descriptor.keys.contains(key))
     }
@@ -44,22 +44,22 @@ impl<E: Env> Replica<E> {
         if mutant::is(Mutant::ReadsDuringSplit) {
             return;
         }
-        self.splitting.close_from(key);
+        self.pending_split.close_from(key);
     }
 
     /// Serves all its keys again: the split was refused before it was proposed.
     pub fn open_again(&self) {
-        self.splitting.end();
+        self.pending_split.end();
     }
 
     /// Whether a split is under way here, as far as this leader knows.
     pub fn is_splitting(&self) -> bool {
-        self.splitting.closed_from().is_some()
+        self.pending_split.closed_from().is_some()
     }
 
     /// Whether a key belongs to a range that is being split off.
     pub fn is_closed(&self, key: &[u8]) -> bool {
-        let closed = self.splitting.closed_from();
+        let closed = self.pending_split.closed_from();
         closed.is_some_and(|from| key >= &*from)
     }
 
@@ -86,7 +86,7 @@ impl<E: Env> Replica<E> {
     /// The keys that it serves: without those of a range that is being split off.
     pub fn open_keys(&self) -> KeyRange {
         let mut keys = self.with_state(|state| state.descriptor.keys.clone());
-        if let Some(from) = self.splitting.closed_from() {
+        if let Some(from) = self.pending_split.closed_from() {
             keys.end = Some(from.to_vec());
         }
         keys
@@ -101,25 +101,25 @@ impl<E: Env> Replica<E> {
         let Payload::Commands(bytes) = &entry.payload else {
             return Ok(());
         };
-        if !Splitting::<E>::is_of(entry) || self.splitting.is_leaving.get() {
+        if !PendingSplit::<E>::is_of(entry) || self.pending_split.is_leaving.get() {
             return Ok(());
         }
         let Some(created) = self.birth(bytes, entry.id)? else {
             return Ok(());
         };
         // While the births become durable here, the followers learn that theirs are due.
-        self.home.nursery.committed(self.group);
-        self.splitting.bearing.set(Some(created.group));
-        let prepared = self.home.nursery.prepare(created).await?;
-        self.splitting.prepared.replace(prepared);
+        self.home.newborns.committed(self.group);
+        self.pending_split.bearing.set(Some(created.group));
+        let prepared = self.home.newborns.prepare(created).await?;
+        self.pending_split.prepared.replace(prepared);
         Ok(())
     }
 
     /// Gives birth to no child any more: this replica is being removed. Gives the child that was about to
     /// be born. Its birth may be durable, so that it must be removed, too.
     pub fn leave(&self) -> Option<Group> {
-        self.splitting.is_leaving.set(true);
-        self.splitting.bearing.take()
+        self.pending_split.is_leaving.set(true);
+        self.pending_split.bearing.take()
     }
 
     /// The record of the child's replica beside this one, if the split will take place.
@@ -164,7 +164,7 @@ impl<E: Env> Replica<E> {
         }
         // A digest of the keys before the split can no longer be made.
         self.digesting.set(None);
-        let prepared = self.splitting.take_prepared();
+        let prepared = self.pending_split.take_prepared();
         tracing::debug!(
             range = %self.group.range,
             child = %child.range(),
@@ -193,14 +193,14 @@ impl<E: Env> Replica<E> {
             replica.was_born();
             self.home.absorption.add(group.range, &replica);
             self.store.add(replica.clone());
-            self.home.nursery.add(Newborn {
+            self.home.newborns.add(Newborn {
                 replica,
                 log,
                 made,
                 parent: self.group,
             });
         }
-        self.home.nursery.bounds_changed();
+        self.home.newborns.bounds_changed();
         self.recheck_waiting();
     }
 

@@ -1,13 +1,15 @@
-//! The settings in force: those that the node was started with, and those that a reload has changed
+//! The settings of this node as they are now: those that it was started with, and what a reload has changed
 //! since.
 //!
 //! A reload ([`Settings::reload`]) reads the file again and checks all settings. If one breaks a rule,
-//! nothing changes. Otherwise the settings that can change while the node runs are taken over all at once;
-//! the others take effect at the next start. [`Key::counts`] is the table of which is which. This is not
-//! where settings are parsed: that is [`crate::config`].
+//! nothing changes. Otherwise the settings that can change while the node runs take effect all at once. The
+//! others take effect at the next start. [`Key::counts`] is the table of which is which. Settings are not
+//! parsed here but in [`crate::config`]. The settings of the cluster are something else: the cluster's
+//! manager keeps them.
 //!
-//! Shared by all threads. A reload runs on a thread of its own ([`Settings::reload_apart`]), since reading
-//! a file or looking up a name may take long. Shards read single words and take no lock on the data path.
+//! All threads share the settings. A reload runs on its own thread ([`Settings::reload_apart`]), since
+//! reading a file or looking up a name may take long. Shards read single words and take no lock on the data
+//! path.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};

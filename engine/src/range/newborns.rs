@@ -1,12 +1,12 @@
-//! The replicas that are born on a shard when ranges are split, until they run.
+//! The newborn replicas of a shard: those that splits have made and that do not run yet.
 //!
-//! A replica of the parent gives birth to the child's replica beside it when it applies the split. The
-//! birth is durable in the log before that, since the child may vote and take entries at once. In the turn
-//! in which the parent loses its keys the newborn joins the tree's participants and this list, so the rows
-//! have an owner at every moment. Its Raft group is started later, by the shard.
+//! When a replica of the parent applies a split, it gives birth to the child's replica beside it. The birth
+//! is durable in the log before that, since the child may vote and take entries at once. In the turn in which
+//! the parent loses its keys, the newborn joins the tree's participants and this list, so the rows have an
+//! owner at every moment. The shard starts its Raft group later.
 //!
 //! Until a flush covers a newborn, a restart makes it anew from its parent's log, so the parent must not be
-//! removed before that: see [`Nursery::make_independent`]. Lives on the shard's thread.
+//! removed before that: see [`Newborns::make_independent`]. Lives on the shard's thread.
 
 use std::cell::{Cell, Ref, RefCell};
 use std::collections::BTreeMap;
@@ -21,7 +21,7 @@ use crate::tree::Store;
 use crate::types::{KeyRange, RangeId};
 use crate::wal::{Created, Group, GroupLog, Wal, WalError};
 
-/// A replica, as far as the nursery must know it.
+/// A replica, as far as this module must know it.
 pub trait Child {
     /// Whether its range holds a user's key.
     fn holds(&self, key: &[u8]) -> bool;
@@ -68,11 +68,12 @@ pub struct Hooks {
 }
 
 /// The newborn replicas of a shard; see the module's chapter.
-pub struct Nursery<E: Env, R> {
+pub struct Newborns<E: Env, R> {
     wal: Wal<E>,
     /// Those that the log knows from before a restart and the tables do not.
     recovered: RefCell<BTreeMap<Group, GroupLog<E>>>,
-    newborns: RefCell<Vec<Newborn<E, R>>>,
+    /// Those that do not run yet.
+    waiting: RefCell<Vec<Newborn<E, R>>>,
     /// Children that no flush covered when last looked at, by their parents.
     unflushed: RefCell<Vec<(Group, Weak<R>)>>,
     hooks: RefCell<Hooks>,
@@ -81,13 +82,13 @@ pub struct Nursery<E: Env, R> {
     news: Notify,
 }
 
-impl<E: Env, R: Child> Nursery<E, R> {
-    /// The nursery of a shard with this log.
-    pub fn new(wal: Wal<E>) -> Nursery<E, R> {
-        Nursery {
+impl<E: Env, R: Child> Newborns<E, R> {
+    /// The newborn replicas of a shard with this log: none yet.
+    pub fn new(wal: Wal<E>) -> Newborns<E, R> {
+        Newborns {
             wal,
             recovered: RefCell::default(),
-            newborns: RefCell::default(),
+            waiting: RefCell::default(),
             unflushed: RefCell::default(),
             hooks: RefCell::default(),
             closed: Cell::new(false),
@@ -117,12 +118,12 @@ impl<E: Env, R: Child> Nursery<E, R> {
     /// Lets everything go: the shard has stopped.
     pub fn close(&self) {
         self.closed.set(true);
-        self.newborns.take();
+        self.waiting.take();
         self.hooks.take();
         self.news.notify();
     }
 
-    /// Waits until there is a newborn. `false`: the nursery is closed.
+    /// Waits until there is a newborn. `false`: the list is closed.
     pub async fn born(&self) -> bool {
         let has_news = || self.closed.get() || self.first().is_some();
         self.news.until(has_news).await;
@@ -167,7 +168,7 @@ impl<E: Env, R: Child> Nursery<E, R> {
             unflushed.retain(is_unflushed);
             unflushed.push((newborn.parent, child));
         }
-        self.newborns.borrow_mut().push(newborn);
+        self.waiting.borrow_mut().push(newborn);
         self.news.notify();
     }
 
@@ -177,7 +178,7 @@ impl<E: Env, R: Child> Nursery<E, R> {
         range: RangeId,
         range_of: impl Fn(&R) -> RangeId,
     ) -> Option<Newborn<E, R>> {
-        let newborns = self.newborns.borrow();
+        let newborns = self.waiting.borrow();
         let found = newborns
             .iter()
             .find(|newborn| range_of(&newborn.replica) == range);
@@ -186,7 +187,7 @@ impl<E: Env, R: Child> Nursery<E, R> {
 
     /// Whether a newborn does not run yet.
     pub fn has(&self, replica: &Rc<R>) -> bool {
-        let newborns = self.newborns.borrow();
+        let newborns = self.waiting.borrow();
         newborns
             .iter()
             .any(|newborn| Rc::ptr_eq(&newborn.replica, replica))
@@ -194,19 +195,19 @@ impl<E: Env, R: Child> Nursery<E, R> {
 
     /// The first newborn.
     pub fn first(&self) -> Option<Newborn<E, R>> {
-        self.newborns.borrow().first().cloned()
+        self.waiting.borrow().first().cloned()
     }
 
     /// The newborn that holds a user's key.
     pub fn holder_of(&self, key: &[u8]) -> Option<Rc<R>> {
-        let newborns = self.newborns.borrow();
+        let newborns = self.waiting.borrow();
         let found = newborns.iter().find(|newborn| newborn.replica.holds(key));
         found.map(|newborn| newborn.replica.clone())
     }
 
     /// Whether a newborn holds any of these keys.
     pub fn holds_any(&self, keys: &KeyRange) -> bool {
-        let newborns = self.newborns.borrow();
+        let newborns = self.waiting.borrow();
         newborns
             .iter()
             .any(|newborn| newborn.replica.overlaps(keys))
@@ -214,12 +215,12 @@ impl<E: Env, R: Child> Nursery<E, R> {
 
     /// All newborns.
     pub fn all(&self) -> Ref<'_, [Newborn<E, R>]> {
-        Ref::map(self.newborns.borrow(), Vec::as_slice)
+        Ref::map(self.waiting.borrow(), Vec::as_slice)
     }
 
     /// Removes a newborn: it runs.
     pub fn remove(&self, replica: &Rc<R>) {
-        let mut newborns = self.newborns.borrow_mut();
+        let mut newborns = self.waiting.borrow_mut();
         newborns.retain(|newborn| !Rc::ptr_eq(&newborn.replica, replica));
     }
 

@@ -1,4 +1,5 @@
-//! The states of a replica's digest: asked for, made or given up.
+//! The replica's part in a digest: which one was asked for last, and whether it was made or given up. How a
+//! digest is computed is in [`super::digest`]. Lives on the shard's thread.
 
 use crate::env::Env;
 use crate::range::digest::{Digest, Digesting};
