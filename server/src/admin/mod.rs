@@ -24,6 +24,7 @@ mod metrics;
 mod multi_get;
 mod orders;
 mod origin;
+mod own_client;
 mod page;
 mod readiness;
 mod scan;
@@ -173,6 +174,22 @@ impl Node {
 }
 
 impl Serving {
+    /// Answers a request under `/api/v1/`. If nothing has answered in time, the failure names the shards that do
+    /// not answer.
+    async fn answer(&self, path: &str, request: Request<Incoming>) -> Response<Text> {
+        let failure = match self.api.perform(path, request).await {
+            Ok(response) => return response,
+            Err(failure) => failure,
+        };
+        if !failure.is_silence() {
+            return failure.response();
+        }
+        let reports = self.reports().await;
+        let silent = (0..).zip(&reports).filter(|(_, report)| report.is_none());
+        let silent: Vec<usize> = silent.map(|(shard, _)| shard).collect();
+        failure.beside_silent(&silent).response()
+    }
+
     /// The report of each shard; `None` for a shard that does not answer in time.
     async fn reports(&self) -> Vec<Option<ShardReport>> {
         let mut asked = Vec::new();
@@ -301,7 +318,7 @@ async fn answer_at_once(node: &Node, request: Request<Incoming>) -> Response<Tex
     let path = request.uri().path();
     match path.strip_prefix("/api/v1/").map(str::to_owned) {
         Some(path) => match node.serving.get().filter(|_| node.phase().serves()) {
-            Some(serving) => serving.api.answer(&path, request).await,
+            Some(serving) => serving.answer(&path, request).await,
             None => Failure::not_serving().response(),
         },
         None => outside_api(node, request.method(), path).await,
