@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use rangedb_tests::cluster::{
-    addresses, homes, ranges, start_all, variable, wait_for, wait_until_replicated,
+    addresses, homes, ranges, start_all, status, variable, wait_for, wait_until_replicated,
 };
 use rangedb_tests::http::{Response, exchange, request};
 use rangedb_tests::load::{client, run};
@@ -530,6 +530,7 @@ fn a_stuck_shard_holds_up_no_answer_of_the_other_one() {
         "node-config",
         "balance",
         "history",
+        "history/all",
         "nodes/1/leaving",
     ];
     let api = api.map(|path| format!("/api/v1/{path}"));
@@ -669,6 +670,17 @@ fn a_browser_shows_a_cluster_of_three_nodes_without_an_error() {
         (&found["hacked"], &found["foreign_elements"]),
         (&Value::Null, &serde_json::json!(0))
     );
+    let history = found["history"].as_str().expect("text");
+    assert!(history.contains(" minutes of all 3 nodes; "), "{history}");
+    assert_eq!(found["missing"], serde_json::json!([]));
+    for home in &homes {
+        let node = status(home)["node"].to_string();
+        let events = found["events_of"].as_array().expect("events");
+        assert!(
+            events.iter().any(|of| of.as_str() == Some(&node)),
+            "an event of node {node}: {text}"
+        );
+    }
     assert!(
         text.contains("<script>window.hacked=1</script>"),
         "the key is text: {text}"
@@ -704,6 +716,17 @@ fn a_browser_shows_ten_thousand_ranges_and_foreign_text_as_text() {
     assert_eq!(found["filtered"], "10,001 in the cluster, 5,000 shown");
     assert_eq!(found["page_before"], "page 1 of 250");
     assert_eq!(found["page_after"], "page 2 of 250");
+    let history = found["history"].as_str().expect("text");
+    assert!(
+        history.starts_with("1,440 minutes of 3 of 6 nodes; "),
+        "{history}"
+    );
+    let missing = found["missing"].as_array().expect("nodes");
+    assert_eq!(missing.len(), 3, "{missing:?}");
+    let first = format!("▲ node 4 at 10.0.0.4:7400 has not told its history: no answer {nasty}");
+    let words = missing[0].as_str().expect("text");
+    assert!(words.starts_with(&first), "{words}");
+    assert_eq!(found["missing_is_live"], "polite", "it is read out");
     let read = found["read"].as_str().expect("text");
     assert!(
         read.contains("ranges, "),

@@ -1,6 +1,6 @@
 //! `/api/v1/`: the cluster and its keys over HTTP, for scripts and pages.
 //!
-//! Every request except the one for the node's history goes through the client library, which connects to
+//! Every request except those for histories goes through the client library, which connects to
 //! this node's own port ([`own_client`](super::own_client)). So the rules for clients hold here, too. Answers
 //! about the cluster have the JSON of the wire protocol's admin commands; the value of a key is the raw body.
 //! Runs on the control thread.
@@ -12,7 +12,7 @@ use std::time::Duration;
 use hyper::body::Incoming;
 use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
-use rangedb_client::admin::Admin;
+use rangedb_client::admin::{Admin, Node, NodeHistory};
 use rangedb_client::{BatchOutcome, Client, Error};
 use rangedb_protocol::admin::{
     self, Balance, ClusterStatus, Done, HotRanges, Merged, Nodes, Range, Ranges, Scattered,
@@ -23,9 +23,11 @@ use rangedb_protocol::limits::{
 };
 use serde::Serialize;
 use serde_json::{Value, json};
+use tokio::sync::Semaphore;
 
 use super::batch;
 use super::body::{NoBody, Text, json_response, percent_decoded, read};
+use super::cluster_history::{ClusterHistory, Past};
 use super::failure::Failure;
 use super::history;
 use super::json::{self, of_state};
@@ -36,7 +38,7 @@ use super::orders::{
 };
 use super::own_client::OwnClient;
 use super::scan::{Scan, parameters};
-use crate::history::History;
+use crate::history::{History, Query};
 use crate::settings_in_force::Settings;
 
 /// The header that carries a value's version.
@@ -56,11 +58,16 @@ const MULTI_GET_BODY_LEN_MAX: usize = 3 * MULTI_GET_KEYS_LEN_MAX;
 /// How long the history's thread may take for an answer. A disk that hangs holds it up.
 const HISTORY_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// So many histories of all nodes are summed up at once: their histograms take memory.
+const SUMS_MAX: usize = 2;
+
 /// The API: HTTP in front of a client of the database.
 pub struct Api {
     history: History,
     settings: Arc<Settings>,
     client: OwnClient,
+    /// Permits to sum up the histories of all nodes.
+    sums: Semaphore,
 }
 
 /// The thing that a path names.
@@ -73,6 +80,7 @@ enum Resource {
     Config,
     ConfigHistory,
     History,
+    HistoryOfAll,
     Setting(String),
     TransferLeader(u64),
     MoveReplica(u64),
@@ -119,6 +127,7 @@ impl Resource {
             ["status"] => Resource::Status,
             ["scan"] => Resource::Scan,
             ["history"] => Resource::History,
+            ["history", "all"] => Resource::HistoryOfAll,
             ["config"] => Resource::Config,
             ["config", "history"] => Resource::ConfigHistory,
             ["node-config"] => Resource::NodeConfig,
@@ -173,6 +182,7 @@ impl Api {
             client: OwnClient::new(listen, settings.clone()),
             history,
             settings,
+            sums: Semaphore::new(SUMS_MAX),
         }
     }
 
@@ -203,7 +213,7 @@ impl Api {
         // A question mark that was meant as part of a key must not end the key unnoticed.
         let takes_query = matches!(
             resource,
-            Resource::Scan | Resource::History | Resource::HotRanges
+            Resource::Scan | Resource::History | Resource::HistoryOfAll | Resource::HotRanges
         );
         if query.is_some() && !takes_query {
             return Err(Failure::invalid(
@@ -224,6 +234,7 @@ impl Api {
             }
             Resource::HotRanges => return self.hot_ranges(query.unwrap_or_default()).await,
             Resource::History => return self.past(query.unwrap_or_default()).await,
+            Resource::HistoryOfAll => return self.past_of_all(query.unwrap_or_default()).await,
             Resource::Batch => return self.batch(request.into_body()).await,
             Resource::MultiGet => return self.multi_get(request.into_body()).await,
             Resource::SplitRange(range) => return self.split(range, request.into_body()).await,
@@ -261,11 +272,49 @@ impl Api {
 
     /// Tells a part of this node's history.
     async fn past(&self, query: &str) -> Result<Response<Text>, Failure> {
-        let query = history::query(query)?;
+        let told = self.own_past(history::query(query)?).await;
+        answer(told.map_err(Failure::unavailable)?)
+    }
+
+    /// A part of this node's history, or why it cannot be told.
+    async fn own_past(&self, query: Query) -> Result<NodeHistory, String> {
         let told = tokio::time::timeout(HISTORY_TIMEOUT, self.history.ask(query)).await;
-        let told = told.unwrap_or_else(|_| Err("the history does not answer".to_owned()));
-        let told = told.map_err(Failure::unavailable)?;
-        Ok(json_response(StatusCode::OK, of_state(told)?.to_string()))
+        told.unwrap_or_else(|_| Err("the history does not answer".to_owned()))
+    }
+
+    /// Tells a part of the history of all nodes, summed up.
+    async fn past_of_all(&self, query: &str) -> Result<Response<Text>, Failure> {
+        let query = history::query(query)?;
+        let past = Past::between((query.from_ms, query.to_ms), query.step);
+        let times = (Some(past.from_ms), Some(past.to_ms));
+        // It is never closed.
+        let _permit = self.sums.acquire().await;
+        let nodes = self
+            .client
+            .read(|client| async move { client.admin().nodes().await });
+        let nodes = match nodes.await {
+            Ok(nodes) => nodes,
+            Err(why) => {
+                let own = self.own_past(Query::of(times, past.step, false)).await;
+                let own = own.map_err(Failure::unavailable)?;
+                return answer(ClusterHistory::of_one(own, why.to_string()));
+            }
+        };
+        let own = &self.own_past(Query::of(times, past.step, true)).await;
+        let all = ClusterHistory::of_all(&nodes, past.step, |node| async move {
+            match own {
+                Ok(own) if own.node == node.id => Ok(own.clone()),
+                _ => self.past_of(node, past).await.map_err(|why| why.message),
+            }
+        });
+        let all = all.await.told();
+        answer(all.map_err(Failure::unavailable)?)
+    }
+
+    /// A part of the history of another node, with histograms.
+    async fn past_of(&self, node: &Node, past: Past) -> Result<NodeHistory, Error> {
+        let other = self.client.of_other(&node.address).await?;
+        past.ask(&other.admin(), node.id).await
     }
 
     /// Writes a batch. If a condition fails, the status is 409 and the body names the condition.
@@ -494,6 +543,7 @@ mod tests {
         assert_eq!(resource("nodes"), Some(Resource::Nodes));
         assert_eq!(resource("get"), Some(Resource::MultiGet));
         assert_eq!(resource("history"), Some(Resource::History));
+        assert_eq!(resource("history/all"), Some(Resource::HistoryOfAll));
         assert_eq!(resource("config/history"), Some(Resource::ConfigHistory));
         assert_eq!(resource("node-config"), Some(Resource::NodeConfig));
         assert_eq!(resource("reload"), Some(Resource::Reload));

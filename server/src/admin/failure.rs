@@ -43,7 +43,7 @@ impl Failure {
 
     pub fn no_such_page() -> Failure {
         let message = "there are batch, get, nodes, ranges, ranges/hot, status, balance, config, config/history, \
-                       config/NAME, node-config, reload, history, ranges/scatter, \
+                       config/NAME, node-config, reload, history, history/all, ranges/scatter, \
                        ranges/ID/transfer-leader, ranges/ID/move-replica, ranges/ID/split, \
                        ranges/ID/merge, ranges/ID/release, nodes/ID/drain, nodes/ID/undrain, \
                        nodes/ID/decommission, nodes/ID/remove, nodes/ID/leaving, stream, kv/KEY and scan";

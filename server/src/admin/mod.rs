@@ -5,7 +5,7 @@
 //! recovered and have a majority, most other nodes accept this one, and the node is not stopping; if
 //! not, it says why. Both answer even before the node has a place in a cluster. `/metrics` shows the node's counters
 //! for Prometheus. [`page`] shows the node and its cluster to people, at `/`. [`api`] serves `/api/v1/`.
-//! [`collect`] gives the history the work of each minute.
+//! [`collect`] gives the history the work of each minute, and [`cluster_history`] sums the histories of all nodes up.
 //!
 //! Heads and bodies of requests have limits, and so do connections and their lifetime ([`connections`]).
 //! Other sites than the node's own are refused ([`origin`]).
@@ -13,6 +13,7 @@
 pub mod api;
 pub mod batch;
 mod body;
+pub mod cluster_history;
 pub mod collect;
 mod connections;
 mod failure;

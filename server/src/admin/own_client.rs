@@ -1,4 +1,4 @@
-//! The client through which the HTTP pages ask their own node.
+//! The client through which the HTTP pages ask their own node, and those by which they ask others.
 //!
 //! Requests without a key share one connection, to a shard that the kernel chose. If that shard stands still,
 //! none of them gets an answer, though the other shards could give one. So when the answer to a read is late, and
@@ -76,6 +76,25 @@ impl OwnClient {
         }
         let other = self.replaced(&open).await;
         Ok(other.unwrap_or(open.client))
+    }
+
+    /// A client of the node at another address. If connections are encrypted, that node must show the certificate
+    /// of this one, or one that was signed by those that sign the certificates of clients: what else there is to
+    /// trust is not known here.
+    ///
+    /// # Errors
+    /// The node does not answer, or its certificate is not trusted.
+    pub(super) async fn of_other(&self, address: &str) -> Result<Client, Error> {
+        let mut options = ClientOptions::from(address).connect_timeout(Duration::ZERO);
+        if let Some(tls) = self.tls() {
+            let (certificate, key) = tls.own_pem();
+            let trusted = match tls.ca_pem() {
+                [] => TlsOptions::pinned_pem(certificate),
+                signed_by => TlsOptions::ca_pem(signed_by),
+            };
+            options = options.tls(trusted.certificate_pem(certificate, key));
+        }
+        Client::connect(options).await
     }
 
     /// Reads with `ask`. If the shard at the other end stands still, `ask` is called a second time, with a client
