@@ -2,7 +2,8 @@
 //! with TLS if the client has [`TlsOptions`](crate::TlsOptions).
 //!
 //! A name may have several addresses, and some of them may be silent. After a short wait the next address
-//! is tried beside the one before.
+//! is tried beside the one before. And a node has several shards: the kernel gives a connection to one of them,
+//! and if that one stands still, another connection may reach another shard, which hands it on to the right one.
 
 use std::io;
 use std::net::SocketAddr;
@@ -15,6 +16,8 @@ use rangedb_protocol::handshake::{
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
 
 use crate::cluster::{Binding, ClusterId};
 use crate::connection::Connection;
@@ -25,6 +28,10 @@ use crate::tls::{self, Reader, Stream, Tls};
 
 /// How long one address of a name may be silent before the next is tried, too.
 const ATTEMPT_DELAY: Duration = Duration::from_millis(100);
+/// If a node has not answered the handshake for this long, one more connection is made.
+const REPEATED_AFTER: Duration = Duration::from_millis(300);
+/// So many connections are made to an address at most.
+const CONNECTIONS_MAX: usize = 3;
 /// After this long without a byte the kernel checks whether the other end is alive.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(15);
 /// Pause between two of these checks.
@@ -63,10 +70,30 @@ impl Opener {
         let mut ways = Vec::with_capacity(addresses.len());
         for address in addresses {
             let (opener, endpoint) = (self.clone(), endpoint.clone());
-            ways.push(async move { opener.connect(address, &endpoint).await });
+            ways.push(async move { opener.connect_some(address, &endpoint).await });
         }
         let connected = stagger::first_of(ways, ATTEMPT_DELAY, |_| ()).await;
         connected.map_err(|failures| Reason::all("", failures, ", "))
+    }
+
+    /// Connects to an address, more than once if there is no answer. The first answer counts, whatever it is.
+    async fn connect_some(
+        self: &Arc<Self>,
+        address: SocketAddr,
+        endpoint: &Endpoint,
+    ) -> Result<(Stream, u64), Reason> {
+        let mut connecting = JoinSet::new();
+        loop {
+            if connecting.len() < CONNECTIONS_MAX {
+                let (opener, endpoint) = (self.clone(), endpoint.clone());
+                connecting.spawn(async move { opener.connect(address, &endpoint).await });
+            }
+            match timeout(REPEATED_AFTER, connecting.join_next()).await {
+                Ok(Some(Ok(connected))) => return connected,
+                Ok(Some(Err(ended))) => return Err(ended.to_string().into()),
+                Ok(None) | Err(_) => {}
+            }
+        }
     }
 
     /// Connects and exchanges handshakes; returns the node's id, too.

@@ -131,6 +131,7 @@ def look(program, url, folder, columns):
             browser.until("document.querySelectorAll('#range-table tbody th').length > 0")
             browser.until("document.querySelectorAll('#node-table tbody th').length > 0")
             browser.until(f"document.getElementById('main').dataset.updates > {columns}")
+            browser.until("document.getElementById('history-note').textContent.includes('minutes of')")
             # The arrow keys read out the heat map.
             browser.eval("document.getElementById('heat').focus()")
             for key in ("ArrowLeft", "ArrowDown"):
@@ -150,6 +151,10 @@ def look(program, url, folder, columns):
                 "last_ms": float(browser.eval("document.getElementById('main').dataset.lastMs")),
                 "worst_ms": float(browser.eval("document.getElementById('main').dataset.worstMs")),
                 "updates": int(browser.eval("document.getElementById('main').dataset.updates")),
+                "history": browser.eval("document.getElementById('history-note').textContent"),
+                "missing": browser.eval("[...document.querySelectorAll('#history-missing li')].map((item) => item.textContent)"),
+                "missing_is_live": browser.eval("document.getElementById('history-missing').ariaLive"),
+                "events_of": browser.eval("[...document.querySelectorAll('#events tbody tr')].map((row) => row.cells[1].textContent)"),
             }
             # Filter and pages, by what a person does.
             browser.eval("const find = document.getElementById('range-find'); find.value = 'node=2'; find.dispatchEvent(new Event('input'))")
@@ -234,7 +239,8 @@ def made_up_history():
     minutes = [{"t": str(now - (1440 - at) * 60_000), "ops": int(4e6 * (1.2 + math.sin(at / 200))), "errors": at % 3, "p50_us": 90 + at % 7,
                 "p99_us": 900 + at % 50, "p999_us": 4_000 + at % 900} for at in range(1440)]
     events = [{"t": str(now - at * 7_000_000), "node": 1 + at % 3, "kind": "election", "text": f"range {at} has a leader {NASTY if at == 3 else ''}"} for at in range(12)]
-    return {"minutes": minutes, "events": events}
+    missing = [{"node": n, "address": f"10.0.0.{n}:7400", "reason": f"no answer {NASTY if n == 4 else ''}"} for n in (4, 5, 6)]
+    return {"nodes": [1, 2, 3], "missing_nodes": missing, "minutes": minutes, "hours": [], "events": events, "dropped": 0}
 
 
 def serve_made_up(static, speed):
@@ -250,7 +256,7 @@ def serve_made_up(static, speed):
         def do_GET(self):
             if self.path == "/api/v1/stream":
                 return self.stream()
-            if self.path == "/api/v1/history":
+            if self.path.partition("?")[0] == "/api/v1/history/all":
                 return self.give("application/json", json.dumps(made_up_history()).encode())
             path = static / ("index.html" if self.path == "/" else self.path.lstrip("/"))
             if not path.is_file():

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use rangedb_tests::cluster::{homes, start_all, status, variable, wait_for, wait_until_replicated};
+use rangedb_tests::http::request;
 use rangedb_tests::net::available;
 use rangedb_tests::net::small_disk::SmallDisk;
 use rangedb_tests::process::{Home, Node};
@@ -325,15 +326,17 @@ fn the_history_is_that_of_all_nodes_and_names_those_that_are_missing() {
     }
     let asked = |at: usize| told(&homes[0], &["--node", &ids[at].to_string()]);
     let begun = Instant::now();
-    let (alone, all) = loop {
+    let over_http = |home: &Home| request(home, "GET", "history/all?from=1h", b"").json();
+    let (alone, all, shown) = loop {
         assert!(begun.elapsed() < Duration::from_secs(100), "no minute ends");
         let all = told(&homes[0], &[]).expect("it is told");
         let alone = [0, 1, 2].map(|at| asked(at).expect("it is told"));
+        let shown = over_http(&homes[0]);
         let after = told(&homes[0], &[]).expect("it is told");
         if all["minutes"] == after["minutes"]
             && by_minute(&all, "ops").values().any(|ops| *ops >= 60)
         {
-            break (alone, all);
+            break (alone, all, shown);
         }
         std::thread::sleep(Duration::from_secs(1));
     };
@@ -341,6 +344,9 @@ fn the_history_is_that_of_all_nodes_and_names_those_that_are_missing() {
     sorted.sort_unstable();
     assert_eq!(all["nodes"], serde_json::json!(sorted), "{all}");
     assert_eq!(all["missing_nodes"], serde_json::json!([]), "{all}");
+    for name in ["nodes", "missing_nodes", "minutes", "hours"] {
+        assert_eq!(shown[name], all[name], "{name} over HTTP");
+    }
     for name in ["ops", "errors"] {
         let mut sums = BTreeMap::new();
         for node in &alone {
@@ -386,8 +392,37 @@ fn the_history_is_that_of_all_nodes_and_names_those_that_are_missing() {
         Some(2),
         "{without}"
     );
-    // Without a majority the node that answers tells its own.
-    nodes[1].take().expect("it runs").kill();
-    let alone = told(&homes[0], &["--timeout", "3s"]).expect("it is told");
-    assert_eq!(alone["nodes"], serde_json::json!([ids[0]]), "{alone}");
+    let shown = over_http(&homes[0]);
+    assert_eq!(shown["missing_nodes"][0]["node"], ids[2], "{shown}");
+    assert_eq!(shown["missing_nodes"][0]["address"], homes[2].listen);
+    assert_eq!(shown["nodes"], without["nodes"], "{shown}");
+    assert_eq!(shown["nodes_unknown"], Value::Null, "{shown}");
+    // Without a majority there is no other manager once this one is gone, and nobody else knows the nodes: the
+    // node that answers tells its own history, and why.
+    let manager = wait_for("a manager", || {
+        let shown = request(&homes[0], "GET", "status", b"").json();
+        let manager = shown["system_leader"]["node"].as_u64()?;
+        ids[..2].iter().position(|id| *id == manager)
+    });
+    let left = 1 - manager;
+    nodes[manager].take().expect("it runs").kill();
+    wait_for("a list of nodes that cannot be read", || {
+        let output = homes[left].cli(&["node", "ls", "--timeout", "1s"]);
+        (!output.status.success()).then_some(())
+    });
+    let alone = told(&homes[left], &["--timeout", "3s"]).expect("it is told");
+    for alone in [alone, over_http(&homes[left])] {
+        assert_eq!(alone["nodes"], serde_json::json!([ids[left]]), "{alone}");
+        assert_eq!(alone["missing_nodes"], serde_json::json!([]), "{alone}");
+        let why = alone["nodes_unknown"].as_str().expect("a reason");
+        assert!(!why.is_empty(), "{alone}");
+        let events = alone["events"].as_array().expect("events");
+        assert!(has(events, "node_starting"), "{alone}");
+        assert!(events.iter().all(|event| event["node"] == ids[left]));
+    }
+    let output = homes[left].cli(&["history", "--timeout", "3s"]);
+    assert!(output.status.success(), "{output:?}");
+    let words = String::from_utf8_lossy(&output.stderr).into_owned();
+    let told = "the other nodes are missing, since the list of nodes cannot be read: ";
+    assert!(words.contains(told), "{words}");
 }

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use rangedb_tests::cluster::{
-    addresses, homes, ranges, start_all, variable, wait_for, wait_until_replicated,
+    addresses, homes, ranges, start_all, status, variable, wait_for, wait_until_replicated,
 };
 use rangedb_tests::http::{Response, exchange, request};
 use rangedb_tests::load::{client, run};
@@ -33,6 +33,10 @@ const WRITERS: usize = 32;
 /// How long a shard stands still, and how long that is looked at.
 const STUCK: &str = "stuck=40s";
 const LOOKED_AT: Duration = Duration::from_secs(12);
+/// How long a shard stands still whose node is asked by one client alone, and what does not need that shard answers
+/// within this time.
+const STUCK_ALONE: &str = "stuck=25s";
+const OTHERS_WITHIN: Duration = Duration::from_secs(3);
 
 /// A page's end of the stream.
 struct Viewer(BufReader<TcpStream>);
@@ -244,13 +248,37 @@ fn key_elsewhere(home: &Home) -> (String, String) {
             char::from(u8::from_str_radix(digits, 16).expect("digits"))
         });
         let at = usize::from(range["leader_shard"] != system["leader_shard"]);
-        keys[at] = Some(text.collect::<String>() + "x");
+        keys[at] = Some(text.collect::<String>() + "0");
     }
     let [here, elsewhere] = keys;
     (
         here.expect("a range there"),
         elsewhere.expect("a range elsewhere"),
     )
+}
+
+/// The number of the shard that leads the system range, and of the one which the node asks for what has no key.
+/// The node has two shards.
+fn system_and_asked(home: &Home) -> (u64, u64) {
+    let shown = request(home, "GET", "ranges", b"").json();
+    let ranges = shown["ranges"].as_array().expect("ranges").iter();
+    let mut system = ranges.filter(|range| range["system"] == true);
+    let system = system
+        .next()
+        .and_then(|range| range["leader_shard"].as_u64());
+    let sent = || {
+        [0, 1].map(|shard| {
+            let label = format!("shard=\"{shard}\"");
+            home.metric_with("rangedb_client_sent_bytes_total", &label)
+        })
+    };
+    let before = sent();
+    for _ in 0..5 {
+        request(home, "GET", "nodes", b"");
+    }
+    let after = sent();
+    let is_second = after[1] - before[1] > after[0] - before[0];
+    (system.expect("a leader"), u64::from(is_second))
 }
 
 /// What a page answered at worst.
@@ -405,10 +433,21 @@ fn the_pages_answer_whatever_shards_and_clients_do() {
             })
             .collect();
         let idle = scope.spawn(|| be_idle(&home, &ends));
-        let asked = ["/", "/page.js", "/metrics", "/livez"].map(|path| {
-            let (home, ends) = (&home, &ends);
-            let asking = scope.spawn(move || ask_on(home, path, Duration::from_secs(1), ends));
-            (path, asking)
+        let read = format!("/api/v1/kv/{here}");
+        let asked = [
+            "/",
+            "/page.js",
+            "/metrics",
+            "/livez",
+            "/api/v1/nodes",
+            "/api/v1/ranges",
+            "/api/v1/history",
+            &read,
+        ];
+        let asked = asked.map(|path| {
+            let (home, ends, asked) = (&home, &ends, path.to_owned());
+            let asking = scope.spawn(move || ask_on(home, &asked, Duration::from_secs(1), ends));
+            (path.to_owned(), asking)
         });
         std::thread::sleep(LOOKED_AT);
         ends.store(true, Ordering::Relaxed);
@@ -445,6 +484,78 @@ fn the_pages_answer_whatever_shards_and_clients_do() {
         lines < 2000,
         "{lines} series, whatever the number of ranges"
     );
+    assert!(node.is_running(), "{}", home.log());
+}
+
+#[test]
+fn a_stuck_shard_holds_up_no_answer_of_the_other_one() {
+    let temp = tempfile::tempdir().expect("a folder");
+    let home = Home::new(temp.path(), &["--shards", "2", "--split-at", "m"]);
+    // The node's own client must have a connection to the shard that is to stand still. The kernel chooses.
+    let (mut node, stuck) = loop {
+        let node = home.start();
+        wait_for("a manager that knows all ranges", || {
+            (ranges(&home)?.len() == 3).then_some(())
+        });
+        let (system, asked) = system_and_asked(&home);
+        if system != asked {
+            break (node, asked);
+        }
+        node.kill();
+    };
+    let (here, elsewhere) = key_elsewhere(&home);
+    home.put(&here, "v");
+    home.set_disk_fault(STUCK_ALONE);
+    let put = [
+        "put",
+        &elsewhere,
+        "x",
+        "--timeout",
+        "60s",
+        "--addr",
+        &home.listen,
+    ];
+    let _put = Background::start(command("rangedb").args(put));
+    wait_for("a shard that does not answer", || {
+        let (_, why) = home.page("/readyz");
+        why.contains("does not answer").then_some(())
+    });
+    let api = [
+        "nodes",
+        "ranges",
+        "ranges/hot",
+        "status",
+        "config",
+        "config/history",
+        "node-config",
+        "balance",
+        "history",
+        "history/all",
+        "nodes/1/leaving",
+    ];
+    let api = api.map(|path| format!("/api/v1/{path}"));
+    let keys = [
+        format!("/api/v1/kv/{here}"),
+        format!("/api/v1/scan?start={here}&end={here}~"),
+    ];
+    let pages = ["/", "/page.js", "/metrics", "/livez"].map(str::to_owned);
+    for path in pages.into_iter().chain(api).chain(keys) {
+        let mut asked = Asked::default();
+        asked.ask(&home, &path);
+        println!("{path}: {:?}", asked.slowest);
+        assert!(asked.slowest < OTHERS_WITHIN, "{path}: {:?}", asked.slowest);
+    }
+    let begun = Instant::now();
+    let set = request(&home, "PUT", "config/dead-after", b"7m");
+    assert_eq!(set.status, 200, "{}", set.json());
+    assert!(begun.elapsed() < OTHERS_WITHIN, "{:?}", begun.elapsed());
+    let unread = request(&home, "GET", &format!("kv/{elsewhere}"), b"");
+    assert_eq!(unread.status, 503, "{:?}", unread.json());
+    let why = unread.json()["message"].to_string();
+    let named = format!("shard {stuck} of this node does not answer");
+    assert!(why.contains(&named), "{why}");
+    let (_, why) = home.page("/readyz");
+    assert!(why.contains("does not answer"), "for all that time: {why}");
     assert!(node.is_running(), "{}", home.log());
 }
 
@@ -559,6 +670,17 @@ fn a_browser_shows_a_cluster_of_three_nodes_without_an_error() {
         (&found["hacked"], &found["foreign_elements"]),
         (&Value::Null, &serde_json::json!(0))
     );
+    let history = found["history"].as_str().expect("text");
+    assert!(history.contains(" minutes of all 3 nodes; "), "{history}");
+    assert_eq!(found["missing"], serde_json::json!([]));
+    for home in &homes {
+        let node = status(home)["node"].to_string();
+        let events = found["events_of"].as_array().expect("events");
+        assert!(
+            events.iter().any(|of| of.as_str() == Some(&node)),
+            "an event of node {node}: {text}"
+        );
+    }
     assert!(
         text.contains("<script>window.hacked=1</script>"),
         "the key is text: {text}"
@@ -594,6 +716,17 @@ fn a_browser_shows_ten_thousand_ranges_and_foreign_text_as_text() {
     assert_eq!(found["filtered"], "10,001 in the cluster, 5,000 shown");
     assert_eq!(found["page_before"], "page 1 of 250");
     assert_eq!(found["page_after"], "page 2 of 250");
+    let history = found["history"].as_str().expect("text");
+    assert!(
+        history.starts_with("1,440 minutes of 3 of 6 nodes; "),
+        "{history}"
+    );
+    let missing = found["missing"].as_array().expect("nodes");
+    assert_eq!(missing.len(), 3, "{missing:?}");
+    let first = format!("▲ node 4 at 10.0.0.4:7400 has not told its history: no answer {nasty}");
+    let words = missing[0].as_str().expect("text");
+    assert!(words.starts_with(&first), "{words}");
+    assert_eq!(found["missing_is_live"], "polite", "it is read out");
     let read = found["read"].as_str().expect("text");
     assert!(
         read.contains("ranges, "),

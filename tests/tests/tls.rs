@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use rangedb_certificates::{Ca, HOSTS, Signed};
 use rangedb_client::{Client, ClientOptions, Error, ErrorCode, TlsOptions};
-use rangedb_tests::cluster::{homes_of, start_all};
+use rangedb_tests::cluster::{homes_of, start_all, wait_for};
 use rangedb_tests::http::request;
 use rangedb_tests::load::run;
 use rangedb_tests::process::{Home, command};
@@ -211,7 +211,7 @@ fn the_pages_of_a_cluster_reach_rows_of_other_nodes() {
         home.flags.extend(flags.map(str::to_owned));
         signed.push(node);
     }
-    let _nodes = start_all(&homes);
+    let mut nodes = start_all(&homes);
     for home in &homes {
         for key in ["a", "h", "n", "u"] {
             let path = format!("kv/{key}");
@@ -228,6 +228,21 @@ fn the_pages_of_a_cluster_reach_rows_of_other_nodes() {
             let found = client.get(key).await.expect("read");
             assert_eq!(found.expect("it was written").value, "v");
         }
+    });
+    // A node asks others for their histories only where it can trust their certificates.
+    let past = |home: &Home| request(home, "GET", "history/all", b"").json();
+    let own = past(&homes[0]);
+    assert_eq!(own["nodes"].as_array().map(Vec::len), Some(1), "{own}");
+    for missing in own["missing_nodes"].as_array().expect("nodes") {
+        let why = missing["reason"].as_str().expect("a reason");
+        assert!(why.contains("certificate"), "{why}");
+    }
+    nodes[0].take().expect("it runs").kill();
+    homes[0].flags.extend(["--tls-ca".to_owned(), ca.file()]);
+    let _node = homes[0].start();
+    wait_for("the histories of all nodes", || {
+        let all = past(&homes[0]);
+        (all["nodes"].as_array()?.len() == homes.len()).then_some(())
     });
 }
 

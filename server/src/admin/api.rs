@@ -1,19 +1,19 @@
 //! `/api/v1/`: the cluster and its keys over HTTP, for scripts and pages.
 //!
-//! Every request except the one for the node's history goes through the client library, which connects to
-//! this node's own port at the first request, with the node's own certificate if TLS is required. So the
-//! rules for clients hold here, too. Answers about the cluster have the JSON of the wire protocol's admin
-//! commands; the value of a key is the raw body. Runs on the control thread.
+//! Every request except those for histories goes through the client library, which connects to
+//! this node's own port ([`own_client`](super::own_client)). So the rules for clients hold here, too. Answers
+//! about the cluster have the JSON of the wire protocol's admin commands; the value of a key is the raw body.
+//! Runs on the control thread.
 
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::body::Incoming;
 use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
-use rangedb_client::admin::Admin;
-use rangedb_client::{BatchOutcome, Client, ClientOptions, Error, TlsOptions};
+use rangedb_client::admin::{Admin, Node, NodeHistory};
+use rangedb_client::{BatchOutcome, Client, Error};
 use rangedb_protocol::admin::{
     self, Balance, ClusterStatus, Done, HotRanges, Merged, Nodes, Range, Ranges, Scattered,
     SettingRefused, Settings as ClusterSettings, Started,
@@ -23,10 +23,11 @@ use rangedb_protocol::limits::{
 };
 use serde::Serialize;
 use serde_json::{Value, json};
-use tokio::sync::Mutex;
+use tokio::sync::Semaphore;
 
 use super::batch;
 use super::body::{NoBody, Text, json_response, percent_decoded, read};
+use super::cluster_history::{ClusterHistory, Past};
 use super::failure::Failure;
 use super::history;
 use super::json::{self, of_state};
@@ -35,9 +36,9 @@ use super::orders::{
     DecommissionNode, MoveReplica, NoFields, ScatterRanges, SplitRange, TransferLeader, fields,
     fields_or_none,
 };
+use super::own_client::OwnClient;
 use super::scan::{Scan, parameters};
-use crate::config::Tls;
-use crate::history::History;
+use crate::history::{History, Query};
 use crate::node_settings::Settings;
 
 /// The header that carries a value's version.
@@ -57,18 +58,16 @@ const MULTI_GET_BODY_LEN_MAX: usize = 3 * MULTI_GET_KEYS_LEN_MAX;
 /// How long the history's thread may take for an answer. A disk that hangs holds it up.
 const HISTORY_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// So many histories of all nodes are summed up at once: their histograms take memory.
+const SUMS_MAX: usize = 2;
+
 /// The API: HTTP in front of a client of the database.
 pub struct Api {
-    listen: SocketAddr,
     history: History,
     settings: Arc<Settings>,
-    client: Mutex<Option<OwnClient>>,
-}
-
-/// A client of this node, and what it was made with.
-struct OwnClient {
-    client: Client,
-    tls: Option<Arc<Tls>>,
+    client: OwnClient,
+    /// Permits to sum up the histories of all nodes.
+    sums: Semaphore,
 }
 
 /// The thing that a path names.
@@ -81,6 +80,7 @@ enum Resource {
     Config,
     ConfigHistory,
     History,
+    HistoryOfAll,
     Setting(String),
     TransferLeader(u64),
     MoveReplica(u64),
@@ -127,6 +127,7 @@ impl Resource {
             ["status"] => Resource::Status,
             ["scan"] => Resource::Scan,
             ["history"] => Resource::History,
+            ["history", "all"] => Resource::HistoryOfAll,
             ["config"] => Resource::Config,
             ["config", "history"] => Resource::ConfigHistory,
             ["node-config"] => Resource::NodeConfig,
@@ -176,44 +177,13 @@ impl Resource {
 
 impl Api {
     /// The API of the node that listens at `listen` and has this history and these settings.
-    pub fn new(mut listen: SocketAddr, history: History, settings: Arc<Settings>) -> Api {
-        if listen.ip().is_unspecified() {
-            match listen {
-                SocketAddr::V4(_) => listen.set_ip(Ipv4Addr::LOCALHOST.into()),
-                SocketAddr::V6(_) => listen.set_ip(Ipv6Addr::LOCALHOST.into()),
-            }
-        }
+    pub fn new(listen: SocketAddr, history: History, settings: Arc<Settings>) -> Api {
         Api {
-            listen,
+            client: OwnClient::new(listen, settings.clone()),
             history,
             settings,
-            client: Mutex::default(),
+            sums: Semaphore::new(SUMS_MAX),
         }
-    }
-
-    /// The client of this node; another one after its certificate has changed.
-    async fn client(&self) -> Result<Client, Error> {
-        let tls = self.settings.tls().filter(|tls| tls.required);
-        let mut own = self.client.lock().await;
-        if let Some(OwnClient { client, tls: with }) = &*own
-            && *with == tls
-        {
-            return Ok(client.clone());
-        }
-        let mut options = ClientOptions::from(self.listen.to_string());
-        if let Some(tls) = &tls {
-            // What other nodes show, and what they want to see, is not known here: this node forwards
-            // what they serve.
-            let (certificate, key) = tls.own_pem();
-            let tls = TlsOptions::pinned_pem(certificate).certificate_pem(certificate, key);
-            options = options.tls(tls).forwarded(true);
-        }
-        let client = Client::connect(options).await?;
-        *own = Some(OwnClient {
-            client: client.clone(),
-            tls,
-        });
-        Ok(client)
     }
 
     /// The state of the cluster, and all its ranges, as its manager knows them now.
@@ -221,19 +191,19 @@ impl Api {
     /// # Errors
     /// The manager does not answer.
     pub(super) async fn cluster(&self) -> Result<(ClusterStatus, Vec<Range>), Error> {
-        let admin = self.client().await?.admin();
-        Ok((admin.status().await?, admin.ranges().await?))
+        let ask = |client: Client| async move {
+            let admin = client.admin();
+            let status = admin.status().await?;
+            Ok::<_, Error>((status, admin.ranges().await?))
+        };
+        self.client.read(ask).await
     }
 
     /// Answers a request for `path` under `/api/v1/`.
-    pub(super) async fn answer(&self, path: &str, request: Request<Incoming>) -> Response<Text> {
-        match self.perform(path, request).await {
-            Ok(response) => response,
-            Err(failure) => failure.response(),
-        }
-    }
-
-    async fn perform(
+    ///
+    /// # Errors
+    /// The request is refused, or nothing has answered it.
+    pub(super) async fn perform(
         &self,
         path: &str,
         request: Request<Incoming>,
@@ -243,7 +213,7 @@ impl Api {
         // A question mark that was meant as part of a key must not end the key unnoticed.
         let takes_query = matches!(
             resource,
-            Resource::Scan | Resource::History | Resource::HotRanges
+            Resource::Scan | Resource::History | Resource::HistoryOfAll | Resource::HotRanges
         );
         if query.is_some() && !takes_query {
             return Err(Failure::invalid(
@@ -259,10 +229,12 @@ impl Api {
             Resource::Key(key) => return self.key(&method, &key, request.into_body()).await,
             Resource::Scan => {
                 let scan = Scan::of(query.unwrap_or_default())?;
-                return scan.answer(&self.client().await?).await;
+                let page = self.client.read(|client| scan.read(client)).await?;
+                return Ok(scan.answer(page));
             }
             Resource::HotRanges => return self.hot_ranges(query.unwrap_or_default()).await,
             Resource::History => return self.past(query.unwrap_or_default()).await,
+            Resource::HistoryOfAll => return self.past_of_all(query.unwrap_or_default()).await,
             Resource::Batch => return self.batch(request.into_body()).await,
             Resource::MultiGet => return self.multi_get(request.into_body()).await,
             Resource::SplitRange(range) => return self.split(range, request.into_body()).await,
@@ -271,15 +243,12 @@ impl Api {
             Resource::Reload => return self.reload(request.into_body()).await,
             _ => {}
         }
-        let body = if matches!(method, Method::GET | Method::HEAD) {
-            Vec::new()
+        let answer = if matches!(method, Method::GET | Method::HEAD) {
+            let shown = self.client.read(|client| show(client, &resource)).await?;
+            shown.ok_or_else(Failure::no_such_page)?
         } else {
-            whole_body(request.into_body(), BODY_LEN_MAX).await?
-        };
-        let admin = self.client().await?.admin();
-        let answer = match method {
-            Method::GET | Method::HEAD => show(&admin, resource).await?,
-            _ => order(&admin, resource, &body).await?,
+            let body = whole_body(request.into_body(), BODY_LEN_MAX).await?;
+            order(&self.client.get().await?.admin(), resource, &body).await?
         };
         Ok(json_response(StatusCode::OK, answer.to_string()))
     }
@@ -295,25 +264,64 @@ impl Api {
                 number.ok_or_else(no_number)?
             }
         };
-        let ranges = self.client().await?.admin().hot_ranges(top).await?;
+        let ask = |client: Client| async move { client.admin().hot_ranges(top).await };
+        let ranges = self.client.read(ask).await?;
         let answer = of_state(HotRanges { ranges })?;
         Ok(json_response(StatusCode::OK, answer.to_string()))
     }
 
     /// Tells a part of this node's history.
     async fn past(&self, query: &str) -> Result<Response<Text>, Failure> {
-        let query = history::query(query)?;
+        let told = self.own_past(history::query(query)?).await;
+        answer(told.map_err(Failure::unavailable)?)
+    }
+
+    /// A part of this node's history, or why it cannot be told.
+    async fn own_past(&self, query: Query) -> Result<NodeHistory, String> {
         let told = tokio::time::timeout(HISTORY_TIMEOUT, self.history.ask(query)).await;
-        let told = told.unwrap_or_else(|_| Err("the history does not answer".to_owned()));
-        let told = told.map_err(Failure::unavailable)?;
-        Ok(json_response(StatusCode::OK, of_state(told)?.to_string()))
+        told.unwrap_or_else(|_| Err("the history does not answer".to_owned()))
+    }
+
+    /// Tells a part of the history of all nodes, summed up.
+    async fn past_of_all(&self, query: &str) -> Result<Response<Text>, Failure> {
+        let query = history::query(query)?;
+        let past = Past::between((query.from_ms, query.to_ms), query.step);
+        let times = (Some(past.from_ms), Some(past.to_ms));
+        // It is never closed.
+        let _permit = self.sums.acquire().await;
+        let nodes = self
+            .client
+            .read(|client| async move { client.admin().nodes().await });
+        let nodes = match nodes.await {
+            Ok(nodes) => nodes,
+            Err(why) => {
+                let own = self.own_past(Query::of(times, past.step, false)).await;
+                let own = own.map_err(Failure::unavailable)?;
+                return answer(ClusterHistory::of_one(own, why.to_string()));
+            }
+        };
+        let own = &self.own_past(Query::of(times, past.step, true)).await;
+        let all = ClusterHistory::of_all(&nodes, past.step, |node| async move {
+            match own {
+                Ok(own) if own.node == node.id => Ok(own.clone()),
+                _ => self.past_of(node, past).await.map_err(|why| why.message),
+            }
+        });
+        let all = all.await.told();
+        answer(all.map_err(Failure::unavailable)?)
+    }
+
+    /// A part of the history of another node, with histograms.
+    async fn past_of(&self, node: &Node, past: Past) -> Result<NodeHistory, Error> {
+        let other = self.client.of_other(&node.address).await?;
+        past.ask(&other.admin(), node.id).await
     }
 
     /// Writes a batch. If a condition fails, the status is 409 and the body names the condition.
     async fn batch(&self, body: Incoming) -> Result<Response<Text>, Failure> {
         let body = whole_body(body, BATCH_BODY_LEN_MAX).await?;
         let batch = batch::of_body(&body).map_err(Failure::invalid)?;
-        let outcome = self.client().await?.batch(&batch).await?;
+        let outcome = self.client.get().await?.batch(&batch).await?;
         let answer = batch::outcome(&outcome).to_string();
         Ok(match outcome {
             BatchOutcome::Written { version, .. } => {
@@ -327,7 +335,7 @@ impl Api {
     async fn multi_get(&self, body: Incoming) -> Result<Response<Text>, Failure> {
         let body = whole_body(body, MULTI_GET_BODY_LEN_MAX).await?;
         let keys = multi_get::of_body(&body).map_err(Failure::invalid)?;
-        Ok(multi_get::answer(&self.client().await?, &keys).await)
+        Ok(multi_get::answer(&self.client.get().await?, &keys).await)
     }
 
     /// Splits a range. If it was split at some of the keys only, the status is 409 and the body says why.
@@ -335,7 +343,7 @@ impl Api {
         let body = whole_body(body, SPLIT_BODY_LEN_MAX).await?;
         let split: SplitRange = fields(&body)?;
         let (keys, hold) = (split.keys()?, split.hold_ms.map(Duration::from_millis));
-        let admin = self.client().await?.with_timeout(SPLIT_TIMEOUT).admin();
+        let admin = self.client.get().await?.with_timeout(SPLIT_TIMEOUT).admin();
         let answer = match split.into {
             None => admin.split_range(range, &keys, hold).await?,
             Some(parts) if keys.is_empty() => admin.split_range_into(range, parts, hold).await?,
@@ -357,7 +365,7 @@ impl Api {
     async fn merge(&self, range: u64, body: Incoming) -> Result<Response<Text>, Failure> {
         let body = whole_body(body, BODY_LEN_MAX).await?;
         let NoFields {} = fields_or_none(&body)?;
-        let admin = self.client().await?.with_timeout(SPLIT_TIMEOUT).admin();
+        let admin = self.client.get().await?.with_timeout(SPLIT_TIMEOUT).admin();
         admin.merge_range(range).await?;
         answer(Merged { range })
     }
@@ -391,18 +399,19 @@ impl Api {
     ) -> Result<Response<Text>, Failure> {
         if *method == Method::PUT {
             let value = whole_body(body, VALUE_LEN_MAX).await?;
-            let version = self.client().await?.put(key, value).await?;
+            let version = self.client.get().await?.put(key, value).await?;
             let answer = json!({ "version": json::version(version) }).to_string();
             return Ok(versioned(json_response(StatusCode::OK, answer), version));
         }
         if *method == Method::DELETE {
-            let deleted = self.client().await?.delete(key).await?;
+            let deleted = self.client.get().await?.delete(key).await?;
             let version = json::version(deleted.version);
             let answer = json!({ "version": version, "existed": deleted.existed });
             let response = json_response(StatusCode::OK, answer.to_string());
             return Ok(versioned(response, deleted.version));
         }
-        let found = self.client().await?.get(key).await?;
+        let ask = |client: Client| async move { client.get(key).await };
+        let found = self.client.read(ask).await?;
         let found = found.ok_or_else(Failure::no_such_key)?;
         let mut response = Response::new(Text::new(found.value));
         let raw = HeaderValue::from_static("application/octet-stream");
@@ -411,8 +420,9 @@ impl Api {
     }
 }
 
-/// The part of the cluster's state that a resource is.
-async fn show(admin: &Admin, resource: Resource) -> Result<Value, Failure> {
+/// The part of the cluster's state that a resource is; `None` if it is none.
+async fn show(client: Client, resource: &Resource) -> Result<Option<Value>, Error> {
+    let admin = client.admin();
     let shown = match resource {
         Resource::Nodes => of_state(Nodes {
             nodes: admin.nodes().await?,
@@ -427,14 +437,14 @@ async fn show(admin: &Admin, resource: Resource) -> Result<Value, Failure> {
         Resource::ConfigHistory => of_state(admin::History {
             history: admin.config_history().await?,
         }),
-        Resource::Setting(name) => of_state(admin.config_get(&name).await?),
-        Resource::NodeLeaving(node) => of_state(admin.leaving(node).await?),
+        Resource::Setting(name) => of_state(admin.config_get(name).await?),
+        Resource::NodeLeaving(node) => of_state(admin.leaving(*node).await?),
         Resource::Balance => of_state(Balance {
             decisions: admin.decisions().await?,
         }),
-        _ => return Err(Failure::no_such_page()),
+        _ => return Ok(None),
     };
-    Ok(shown?)
+    shown.map(Some)
 }
 
 /// Gives the order that a resource and its body are, and gives the answer.
@@ -533,6 +543,7 @@ mod tests {
         assert_eq!(resource("nodes"), Some(Resource::Nodes));
         assert_eq!(resource("get"), Some(Resource::MultiGet));
         assert_eq!(resource("history"), Some(Resource::History));
+        assert_eq!(resource("history/all"), Some(Resource::HistoryOfAll));
         assert_eq!(resource("config/history"), Some(Resource::ConfigHistory));
         assert_eq!(resource("node-config"), Some(Resource::NodeConfig));
         assert_eq!(resource("reload"), Some(Resource::Reload));
@@ -577,18 +588,5 @@ mod tests {
         ] {
             assert_eq!(resource(bad), None, "{bad}");
         }
-    }
-
-    #[test]
-    fn a_node_that_listens_everywhere_is_reached_at_home() {
-        let at = |listen: &str| {
-            let listen = listen.parse().expect("an address");
-            Api::new(listen, History::new(), Settings::of_test())
-                .listen
-                .to_string()
-        };
-        assert_eq!(at("0.0.0.0:7400"), "127.0.0.1:7400");
-        assert_eq!(at("[::]:7400"), "[::1]:7400");
-        assert_eq!(at("10.0.0.1:7400"), "10.0.0.1:7400");
     }
 }

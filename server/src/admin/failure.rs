@@ -7,6 +7,7 @@
 use hyper::header::{ALLOW, CONNECTION, HeaderName, HeaderValue, RETRY_AFTER};
 use hyper::{Response, StatusCode};
 use rangedb_client::{Error, ErrorCode, Fate};
+use rangedb_engine::words::listed;
 use serde_json::json;
 
 use super::body::{Text, json_response};
@@ -42,7 +43,7 @@ impl Failure {
 
     pub fn no_such_page() -> Failure {
         let message = "there are batch, get, nodes, ranges, ranges/hot, status, balance, config, config/history, \
-                       config/NAME, node-config, reload, history, ranges/scatter, \
+                       config/NAME, node-config, reload, history, history/all, ranges/scatter, \
                        ranges/ID/transfer-leader, ranges/ID/move-replica, ranges/ID/split, \
                        ranges/ID/merge, ranges/ID/release, nodes/ID/drain, nodes/ID/undrain, \
                        nodes/ID/decommission, nodes/ID/remove, nodes/ID/leaving, stream, kv/KEY and scan";
@@ -101,6 +102,28 @@ impl Failure {
             Failure::new(StatusCode::SERVICE_UNAVAILABLE, "too_many_viewers", message);
         failure.header = Some((RETRY_AFTER, HeaderValue::from(5)));
         failure
+    }
+
+    /// Whether it may have failed because nothing has answered.
+    pub fn is_silence(&self) -> bool {
+        let codes = [
+            ErrorCode::DeadlineExceeded,
+            ErrorCode::Unreachable,
+            ErrorCode::Unknown,
+        ];
+        codes.map(ErrorCode::name).contains(&self.error)
+    }
+
+    /// The same, where these shards of the node do not answer.
+    pub fn beside_silent(mut self, shards: &[usize]) -> Failure {
+        let known = match shards {
+            [] => return self,
+            [one] => format!("shard {one} of this node does not answer"),
+            several => format!("shards {} of this node do not answer", listed(several)),
+        };
+        let help = "the node's log says what holds it up; restart the node if that lasts";
+        self.message += &format!("; {known}: {help}");
+        self
     }
 
     pub fn response(self) -> Response<Text> {

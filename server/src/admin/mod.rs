@@ -5,7 +5,7 @@
 //! recovered and have a majority, most other nodes accept this one, and the node is not stopping; if
 //! not, it says why. Both answer even before the node has a place in a cluster. `/metrics` shows the node's counters
 //! for Prometheus. [`page`] shows the node and its cluster to people, at `/`. [`api`] serves `/api/v1/`.
-//! [`collect`] gives the history the work of each minute.
+//! [`collect`] gives the history the work of each minute, and [`cluster_history`] sums the histories of all nodes up.
 //!
 //! Heads and bodies of requests have limits, and so do connections and their lifetime ([`connections`]).
 //! Other sites than the node's own are refused ([`origin`]).
@@ -13,6 +13,7 @@
 pub mod api;
 pub mod batch;
 mod body;
+pub mod cluster_history;
 pub mod collect;
 mod connections;
 mod failure;
@@ -24,6 +25,7 @@ mod metrics;
 mod multi_get;
 mod orders;
 mod origin;
+mod own_client;
 mod page;
 mod readiness;
 mod scan;
@@ -173,6 +175,22 @@ impl Node {
 }
 
 impl Serving {
+    /// Answers a request under `/api/v1/`. If nothing has answered in time, the failure names the shards that do
+    /// not answer.
+    async fn answer(&self, path: &str, request: Request<Incoming>) -> Response<Text> {
+        let failure = match self.api.perform(path, request).await {
+            Ok(response) => return response,
+            Err(failure) => failure,
+        };
+        if !failure.is_silence() {
+            return failure.response();
+        }
+        let reports = self.reports().await;
+        let silent = (0..).zip(&reports).filter(|(_, report)| report.is_none());
+        let silent: Vec<usize> = silent.map(|(shard, _)| shard).collect();
+        failure.beside_silent(&silent).response()
+    }
+
     /// The report of each shard; `None` for a shard that does not answer in time.
     async fn reports(&self) -> Vec<Option<ShardReport>> {
         let mut asked = Vec::new();
@@ -301,7 +319,7 @@ async fn answer_at_once(node: &Node, request: Request<Incoming>) -> Response<Tex
     let path = request.uri().path();
     match path.strip_prefix("/api/v1/").map(str::to_owned) {
         Some(path) => match node.serving.get().filter(|_| node.phase().serves()) {
-            Some(serving) => serving.api.answer(&path, request).await,
+            Some(serving) => serving.answer(&path, request).await,
             None => Failure::not_serving().response(),
         },
         None => outside_api(node, request.method(), path).await,

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use hyper::{Response, StatusCode};
-use rangedb_client::{Client, Continuation, ScanOptions};
+use rangedb_client::{Client, Continuation, Error, Page, ScanOptions};
 use rangedb_protocol::continuation::Continuation as Token;
 use rangedb_protocol::limits::SCAN_ROWS_MAX;
 
@@ -35,7 +35,7 @@ pub(super) struct Scan {
     keys_only: bool,
 }
 
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum PageRequest {
     First(ScanOptions),
     Next(Continuation),
@@ -90,12 +90,19 @@ impl Scan {
         Ok(Scan { page, keys_only })
     }
 
-    /// Scans, and answers with the page.
-    pub async fn answer(self, client: &Client) -> Result<Response<Text>, Failure> {
-        let page = match self.page {
-            PageRequest::First(options) => client.scan(options).page().await?,
-            PageRequest::Next(continuation) => client.scan_next(continuation).await?,
-        };
+    /// Reads the page.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub async fn read(&self, client: Client) -> Result<Page, Error> {
+        match self.page.clone() {
+            PageRequest::First(options) => client.scan(options).page().await,
+            PageRequest::Next(continuation) => client.scan_next(continuation).await,
+        }
+    }
+
+    /// The answer with the page.
+    pub fn answer(&self, page: Page) -> Response<Text> {
         let mut text = "{\"rows\":[".to_owned();
         for (number, row) in page.rows.iter().enumerate() {
             let comma = if number == 0 { "" } else { "," };
@@ -108,7 +115,7 @@ impl Scan {
             let _ = write!(text, ",\"continuation\":\"{token}\"");
         }
         text.push('}');
-        Ok(json_response(StatusCode::OK, text))
+        json_response(StatusCode::OK, text)
     }
 }
 

@@ -1,27 +1,18 @@
-//! `rangedb history`: what the nodes did and what happened to them. A node keeps no history but its own, so the
-//! command asks each of them, and sums their work up: the histograms of latencies are added, not the quantiles.
+//! `rangedb history`: what the nodes did and what happened to them, of all nodes or of one.
 
-use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::Write;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
-use futures_util::future::join_all;
 use rangedb_client::Client;
-use rangedb_client::admin::{NodeEvent, NodeHistory, Period, Step};
+use rangedb_client::admin::{Node, NodeEvent, NodeHistory, Period, Step};
 use rangedb_engine::words::listed;
+use rangedb_server::admin::cluster_history::{ClusterHistory, MissingNode, Past};
 use rangedb_server::admin::json::of_state;
-use rangedb_server::history::record::{HOUR_MS, MINUTE_MS, Work};
-use serde::Serialize;
 
 use super::connection_args::ConnectionArgs;
 use super::output::{self, Printer};
 use super::{CliError, Exit, connect};
-
-/// A history that begins earlier is told by the hour.
-const MINUTES_MAX: Duration = Duration::from_hours(24);
-/// So many minutes or hours are asked for at once: their histograms fit into one reply, however wide they are.
-const PART_MINUTES: u64 = 60;
 
 /// A part of the past: how long ago it begins and ends.
 #[derive(Clone, Copy, Debug)]
@@ -29,71 +20,6 @@ pub(super) struct Span {
     pub(super) from: Duration,
     /// Without it, the part ends now.
     pub(super) to: Option<Duration>,
-}
-
-/// The histories of all nodes in one.
-#[derive(Debug, Default, Serialize)]
-struct ClusterHistory {
-    /// The nodes whose histories it has.
-    nodes: Vec<u64>,
-    /// Those that have not told theirs.
-    missing_nodes: Vec<MissingNode>,
-    /// Why it is not known which nodes there are, so that it is the history of one node only.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    nodes_unknown: Option<String>,
-    minutes: Vec<Period>,
-    hours: Vec<Period>,
-    /// Oldest first.
-    events: Vec<NodeEvent>,
-    dropped: u64,
-}
-
-/// A node that has not told its history.
-#[derive(Debug, Serialize)]
-struct MissingNode {
-    node: u64,
-    address: String,
-    reason: String,
-}
-
-/// The part of the past that all nodes are asked for.
-#[derive(Clone, Copy)]
-struct Past {
-    from_ms: u64,
-    to_ms: u64,
-    step: Step,
-}
-
-impl Past {
-    fn of(span: Span) -> Past {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH);
-        let now = now.unwrap_or_default();
-        let ago = |time: Duration| now.saturating_sub(time).as_millis() as u64;
-        Past {
-            from_ms: ago(span.from),
-            // A node whose clock is ahead tells what it did just now, too.
-            to_ms: span.to.map_or(u64::MAX, ago),
-            step: match span.from > MINUTES_MAX {
-                true => Step::Hour,
-                false => Step::Minute,
-            },
-        }
-    }
-
-    /// Parts of it whose answers are short enough for one reply each. The last one has the end.
-    fn parts(self) -> impl Iterator<Item = (u64, u64)> {
-        let len = match self.step {
-            Step::Minute => PART_MINUTES * MINUTE_MS,
-            Step::Hour => PART_MINUTES * HOUR_MS,
-        };
-        let now = SystemTime::now().duration_since(UNIX_EPOCH);
-        let last = self.to_ms.min(now.unwrap_or_default().as_millis() as u64);
-        let starts = (self.from_ms..=last.max(self.from_ms)).step_by(len as usize);
-        starts.map(move |from| match from + len > last {
-            true => (from, self.to_ms),
-            false => (from, from + len - 1),
-        })
-    }
 }
 
 /// Prints the history of one node, or of all.
@@ -104,7 +30,7 @@ pub(super) async fn history(
     printer: Printer,
     out: &mut impl Write,
 ) -> Result<Exit, CliError> {
-    let past = Past::of(span);
+    let past = Past::ago(span.from, span.to);
     let Some(id) = node else {
         let told = of_all(client, past, connection).await?;
         for MissingNode {
@@ -151,89 +77,46 @@ async fn of_all(
     past: Past,
     connection: &ConnectionArgs,
 ) -> Result<ClusterHistory, CliError> {
-    let mut all = ClusterHistory::default();
     let nodes = match client.admin().nodes().await {
         Ok(nodes) => nodes,
         // Without a majority nobody knows the nodes. The one that answers tells what it has kept itself.
         Err(why) => {
             let times = (Some(past.from_ms), Some(past.to_ms));
             let told = client.admin().history(None, times, past.step).await?;
-            all.nodes_unknown = Some(why.to_string());
-            all.nodes.push(told.node);
-            (all.minutes, all.hours) = (told.minutes, told.hours);
-            (all.events, all.dropped) = (told.events, told.dropped);
-            return Ok(all);
+            return Ok(ClusterHistory::of_one(told, why.to_string()));
         }
     };
-    let asked = nodes.iter().map(async |node| {
-        let told = of_node(client, (node.id, &node.address), past, connection).await;
-        (node, told)
+    let all = ClusterHistory::of_all(&nodes, past.step, |node| async move {
+        let told = of_node(client, node, past, connection).await;
+        told.map_err(|why| why.message)
     });
-    let mut works: BTreeMap<u64, Work> = BTreeMap::new();
-    for (node, told) in join_all(asked).await {
-        match told {
-            Ok((periods, told)) => {
-                all.nodes.push(node.id);
-                all.dropped += told.dropped;
-                all.events.extend(told.events);
-                for period in periods {
-                    works.entry(period.t).or_default().add(&period.into());
-                }
-            }
-            Err(why) => all.missing_nodes.push(MissingNode {
-                node: node.id,
-                address: node.address.clone(),
-                reason: why.message,
-            }),
-        }
-    }
-    if all.nodes.is_empty() {
-        let why = all.missing_nodes.into_iter().map(|node| node.reason).next();
-        return Err(CliError {
-            exit: Exit::Unreachable,
-            message: format!("no node tells its history: {}", why.unwrap_or_default()),
-        });
-    }
-    let periods: Vec<Period> = works.iter().map(|(t, work)| work.period(*t)).collect();
-    match past.step {
-        Step::Minute => all.minutes = periods,
-        Step::Hour => all.hours = periods,
-    }
-    all.events.sort_by_key(|event| event.t);
-    Ok(all)
+    all.await.told().map_err(|message| CliError {
+        exit: Exit::Unreachable,
+        message,
+    })
 }
 
-/// The history of one node, its work apart, with histograms.
+/// The history of one node, with histograms.
 async fn of_node(
     client: &Client,
-    (id, address): (u64, &str),
+    node: &Node,
     past: Past,
     connection: &ConnectionArgs,
-) -> Result<(Vec<Period>, NodeHistory), CliError> {
+) -> Result<NodeHistory, CliError> {
     // Where the node's address does not lead to it from here, the connection that there is may.
-    let own = match connect(&[address.to_owned()], connection).await {
+    let own = match connect(std::slice::from_ref(&node.address), connection).await {
         Ok(own) => own,
         Err(why) => {
             let times = (u64::MAX, u64::MAX);
             let admin = client.admin();
-            let is_it = admin.history_with_histograms(id, times, past.step);
+            let is_it = admin.history_with_histograms(node.id, times, past.step);
             match is_it.await {
                 Ok(_) => client.clone(),
                 Err(_) => return Err(why),
             }
         }
     };
-    let (mut periods, mut all) = (Vec::new(), NodeHistory::default());
-    for part in past.parts() {
-        let told = own
-            .admin()
-            .history_with_histograms(id, part, past.step)
-            .await?;
-        periods.extend(told.minutes.into_iter().chain(told.hours));
-        all.events.extend(told.events);
-        all.dropped = told.dropped;
-    }
-    Ok((periods, all))
+    Ok(past.ask(&own.admin(), node.id).await?)
 }
 
 fn dropped(rows: u64) -> String {
@@ -340,23 +223,5 @@ mod tests {
         let words = table("nodes 1, 2", (&[], &[]), &[], Step::Minute);
         assert!(words.starts_with("nodes 1, 2; "), "{words}");
         assert!(words.contains("no minute ended in that time"), "{words}");
-    }
-
-    #[test]
-    fn the_past_is_asked_for_in_parts_without_a_gap() {
-        let hours = Duration::from_hours(1);
-        for (from, to) in [
-            (hours * 24, None),
-            (hours * 24 * 90, None),
-            (hours * 3, Some(hours)),
-            (Duration::from_secs(1), None),
-        ] {
-            let past = Past::of(Span { from, to });
-            let parts: Vec<(u64, u64)> = past.parts().collect();
-            assert_eq!(parts[0].0, past.from_ms);
-            assert_eq!(parts[parts.len() - 1].1, past.to_ms);
-            assert!(parts.is_sorted_by(|a, b| a.1 + 1 == b.0), "{parts:?}");
-            assert!((1..=37).contains(&parts.len()), "{parts:?}");
-        }
     }
 }

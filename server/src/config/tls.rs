@@ -143,6 +143,11 @@ impl Tls {
         (&self.files.cert, &self.files.key)
     }
 
+    /// The certificates in PEM that sign those of clients; empty if clients need none.
+    pub fn ca_pem(&self) -> &[u8] {
+        &self.files.ca
+    }
+
     /// The first bytes of the SHA-256 of the first certificate in the file of a setting, as
     /// hexadecimal digits.
     pub fn fingerprint(&self, key: Key) -> Option<String> {

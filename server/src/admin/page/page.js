@@ -15,6 +15,10 @@ const STRIPES = 256;
 const HOT_COLUMNS = 20;
 const SILENT_MS = 4000;
 const HISTORY_INTERVAL = 60_000;
+const HISTORY_OVERLAP = 300_000; // a node may tell what it did some minutes late
+const DAY = 86_400_000;
+const EVENTS_KEPT = 500;
+const MISSING_SHOWN = 10;
 const EVENTS_SHOWN = 50;
 const CHANGES_SHOWN = 20;
 
@@ -56,6 +60,12 @@ const timeOfDay = new Intl.DateTimeFormat("en-GB", { timeStyle: "medium" });
 
 function setText(node, text) {
   if (node.textContent !== text) node.textContent = text;
+}
+
+// The items of a list, which change only if they differ: a screen reader reads out what changes.
+function setList(list, items) {
+  if ([...list.children].map((item) => item.textContent).join("\n") === items.join("\n")) return;
+  list.replaceChildren(...items.map((text) => Object.assign(document.createElement("li"), { textContent: text })));
 }
 
 function table(id, columns) {
@@ -180,7 +190,8 @@ let view = null; // the last view, with its ranges as objects
 let columns = []; // of the heat map, oldest first
 let column = null; // the one that is being gathered
 let seen = []; // events that this page noticed, newest first
-let history = null;
+let history = null; // of all nodes: the last day
+let historyRefused = ""; // why it was not told
 const sums = new Map(); // "operation shard" -> latencies in the window
 const summed = { from: 0, to: 0 }; // times of the seconds that are in the sums
 const chosen = { op: "", shard: "", window: 300 };
@@ -718,10 +729,7 @@ function showHealth() {
   }
   section.className = grade;
   setText($("health-word"), words.join(" ") || "? The cluster’s state is not known yet.");
-  const list = $("reasons");
-  if ([...list.children].map((item) => item.textContent).join("\n") !== reasons.join("\n")) {
-    list.replaceChildren(...reasons.map((text) => Object.assign(document.createElement("li"), { textContent: text })));
-  }
+  setList($("reasons"), reasons);
 }
 
 // The table of ranges: `listed` holds those that the controls choose, in their order.
@@ -902,12 +910,27 @@ function timeOf(t) {
   return number < 1e11 ? number * 1000 : number;
 }
 
+function showMissing() {
+  const missing = (history?.missing_nodes ?? []).map(({ node, address, reason }) => `▲ node ${node} at ${address} has not told its history: ${reason}`);
+  const rest = missing.splice(MISSING_SHOWN).length;
+  if (rest > 0) missing.push(`▲ and ${count(rest)} more`);
+  if (history?.nodes_unknown) missing.push(`▲ the other nodes are missing, since the list of nodes cannot be read: ${history.nodes_unknown}`);
+  if (historyRefused) missing.push(`▲ the history is not told now: ${historyRefused}`);
+  setList($("history-missing"), missing);
+}
+
+function nodesTold({ nodes, missing_nodes: missing, nodes_unknown: why }) {
+  if (why || nodes.length + missing.length === 1) return `node ${nodes[0]}`;
+  return missing.length > 0 ? `${count(nodes.length)} of ${count(nodes.length + missing.length)} nodes` : `all ${count(nodes.length)} nodes`;
+}
+
 function showHistory() {
+  showMissing();
   const minutes = (history?.minutes ?? []).map((minute) => ({ ...minute, t: timeOf(minute.t) / 1000 })).sort((a, b) => a.t - b.t);
   $("history-charts").hidden = minutes.length === 0;
-  if (!history) return;
+  if (!history) return void (historyRefused && setText($("history-note"), "No history is known yet."));
   const errors = minutes.reduce((sum, minute) => sum + Number(minute.errors), 0);
-  setText($("history-note"), `${count(minutes.length)} minutes of this node; ${count(errors)} requests were refused in them.`);
+  setText($("history-note"), `${count(minutes.length)} minutes of ${nodesTold(history)}; ${count(errors)} requests were refused in them.`);
   if (minutes.length === 0) return;
   const times = minutes.map((minute) => minute.t);
   const dayAxis = () => axis({ size: 28, space: 60, values: (_, all) => all.map((t) => timeOfDay.format(t * 1000).slice(0, 5)) });
@@ -1011,15 +1034,41 @@ async function refused() {
   }
 }
 
+class Refusal extends Error {}
+
+// The history of all nodes from a time on, or all of it.
+async function historyFrom(from) {
+  const answer = await fetch(`api/v1/history/all${from === null ? "" : `?from=${from}`}`);
+  const told = await answer.json();
+  if (!answer.ok) throw new Refusal(told.message);
+  return told;
+}
+
+// What was known, up to what was told since.
+function joined(known, told, from) {
+  const [first, ended] = [Date.now() - DAY, (row) => timeOf(row.t) < from];
+  const minutes = [...known.minutes.filter(ended), ...told.minutes].filter((minute) => timeOf(minute.t) >= first);
+  const events = [...known.events.filter(ended), ...told.events].slice(-EVENTS_KEPT);
+  return { ...told, minutes, events };
+}
+
 async function loadHistory() {
   try {
-    const answer = await fetch("api/v1/history");
-    if (answer.ok) history = await answer.json();
-    showHistory();
-    showEventTable();
-  } catch {
+    const newest = history?.minutes.at(-1);
+    const from = newest ? timeOf(newest.t) - HISTORY_OVERLAP : null;
+    const told = await historyFrom(from);
+    // The minutes that are known are sums of other nodes if another one has told its history.
+    const isOfOthers = from !== null && String(told.nodes) !== String(history.nodes);
+    if (isOfOthers) history = await historyFrom(null);
+    else history = from === null ? told : joined(history, told, from);
+    historyRefused = "";
+  } catch (error) {
     // The stream tells that there is no connection.
+    if (!(error instanceof Refusal)) return;
+    historyRefused = error.message;
   }
+  showHistory();
+  showEventTable();
 }
 
 function redraw() {
