@@ -46,6 +46,8 @@ const NEXT_ENTRY_AFTER: Duration = Duration::from_millis(8);
 const GATHER_MAX: Duration = Duration::from_millis(2);
 /// An entry with this many bytes waits for no more writes: its own cost is small beside theirs.
 const GATHERED_LEN: usize = 256 << 10;
+/// The same for a range with one replica, whose entry costs no messages. The log would be idle meanwhile.
+const GATHERED_LEN_OF_ONE: usize = 32 << 10;
 /// Most entries that depart together.
 pub(super) const ENTRIES_TOGETHER_MAX: usize = 4;
 /// An entry in flight for longer than this may miss the deadlines of its writes.
@@ -178,6 +180,8 @@ pub struct Proposer {
     pub(super) departures: Rc<Departures>,
     /// What the next entry waits for.
     gathering: Rc<Gathering>,
+    /// An entry with this many bytes waits for no more writes.
+    gathered_len: Cell<usize>,
     /// Whether an entry has arrived after the last departure.
     has_arrived: Cell<bool>,
     /// Whether nothing may be proposed for a moment.
@@ -197,6 +201,7 @@ impl Proposer {
             departed: Cell::new(0),
             departures,
             gathering: Gathering::new(),
+            gathered_len: Cell::new(GATHERED_LEN),
             has_arrived: Cell::new(false),
             paused: Cell::new(false),
             closed: Cell::new(false),
@@ -335,7 +340,7 @@ impl Proposer {
 
     /// Whether enough waits for an entry whose own cost is small beside that of its writes.
     fn has_enough(&self) -> bool {
-        self.admission.bytes_waiting() >= GATHERED_LEN || self.has_whole_entry()
+        self.admission.bytes_waiting() >= self.gathered_len.get() || self.has_whole_entry()
     }
 
     /// Waits until an entry can be built. `false`: the queue is closed.
@@ -343,6 +348,14 @@ impl Proposer {
         let may_go_on = || self.closed.get() || self.may_propose();
         self.news.until(may_go_on).await;
         !self.closed.get()
+    }
+
+    /// Notes whether the range has one replica.
+    pub(super) fn set_alone(&self, is_alone: bool) {
+        self.gathered_len.set(match is_alone {
+            true => GATHERED_LEN_OF_ONE,
+            false => GATHERED_LEN,
+        });
     }
 
     /// Until when the next entry must wait for more writes, if at all.

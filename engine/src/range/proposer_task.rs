@@ -44,6 +44,7 @@ pub async fn run<E: Env>(replica: Rc<Replica<E>>, raft: RaftGroup<E>) -> Result<
     let proposer = &replica.proposer;
     let len_max = replica.store.entry_len_max();
     while proposer.ready().await {
+        proposer.set_alone(raft.is_alone());
         if let Some(until) = proposer.gathers_until() {
             // Writes that come after that go into the entry after this one.
             let departures = &proposer.departures;

@@ -304,7 +304,12 @@ fn enough_bytes_are_not_waited_with() {
     queue.put(1, 1, None);
     let number = queue.depart();
     queue.proposer.arrive(number);
-    queue.put(2, GATHERED_LEN, None);
+    queue.put(2, GATHERED_LEN_OF_ONE, None);
+    assert!(!queue.proposer.has_gathered());
+    queue.proposer.set_alone(true);
+    assert!(queue.proposer.has_gathered());
+    queue.proposer.set_alone(false);
+    queue.put(3, GATHERED_LEN, None);
     assert!(queue.proposer.has_gathered());
 }
 
