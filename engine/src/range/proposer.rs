@@ -6,8 +6,9 @@
 //! way for [`NEXT_ENTRY_AFTER`], as over long links, the next one departs beside it, up to
 //! [`ENTRIES_IN_FLIGHT_MAX`]. When an entry is applied ("has arrived"), the next one waits a moment for
 //! the clients that were just answered and for the entries of the shard's other ranges, so that all depart
-//! together ([`Departures`]). It waits no longer than the last entry took. A lone writer does not wait for
-//! others. Apply answers the proposals directly, through their [`WriteSink`].
+//! together ([`Departures`]). It waits no longer than the last entry took, and not with enough bytes
+//! ([`GATHERED_LEN`]). A lone writer does not wait for others. Apply answers the proposals directly, through
+//! their [`WriteSink`].
 //!
 //! Entries are short: one is applied in one turn of the shard's thread, in which no other range is served.
 //! If more waits than fits into one entry, several depart together ([`Proposer::may_follow`]), and are

@@ -301,16 +301,18 @@ fn the_next_entry_waits_for_as_many_as_were_answered() {
 #[test]
 fn enough_bytes_are_not_waited_with() {
     let queue = Queue::new();
-    queue.put(1, 1, None);
+    (1..=4).for_each(|token| queue.put(token, 1, None));
     let number = queue.depart();
+    test_clock::advance(GATHER_MAX);
     queue.proposer.arrive(number);
-    queue.put(2, GATHERED_LEN_OF_ONE, None);
-    assert!(!queue.proposer.has_gathered());
+    queue.put(5, GATHERED_LEN_OF_ONE, None);
+    assert!(!queue.proposer.has_gathered(), "three are missing");
     queue.proposer.set_alone(true);
     assert!(queue.proposer.has_gathered());
     queue.proposer.set_alone(false);
-    queue.put(3, GATHERED_LEN, None);
-    assert!(queue.proposer.has_gathered());
+    assert!(!queue.proposer.has_gathered());
+    queue.put(6, GATHERED_LEN, None);
+    assert!(queue.proposer.has_gathered(), "two are missing");
 }
 
 #[test]
