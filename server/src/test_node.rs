@@ -14,7 +14,7 @@ use rangedb_engine::env::{Clock, World};
 use rangedb_engine::gateway::Gateway;
 use rangedb_engine::hlc::Hlc;
 use rangedb_engine::limits::SMALL_APPEND_LEN_MAX;
-use rangedb_engine::lsm::{LsmTables, TableOptions, no_read_fault};
+use rangedb_engine::lsm::{LsmTables, TableOptions, no_read_fault, unbounded};
 use rangedb_engine::range::Keyspace;
 use rangedb_engine::range::observer::ApplyObservers;
 use rangedb_engine::shard::{DigestOptions, FolderMark, InitialRange, Opened, Shard, ShardOptions};
@@ -269,7 +269,7 @@ fn engine(
         on_start: Arc::new(|_| {}),
         push_out: |_| (),
         read_fault: no_read_fault,
-        free_bytes: Arc::new(|_| Ok(u64::MAX)),
+        free_bytes: unbounded(),
     });
     let disk = RingDisk::new(folder.join("wal"));
     let world = World {

@@ -31,7 +31,7 @@ use openraft::{RaftLogReader, StorageError, StorageHelper};
 use rangedb_engine::env::{AsyncRuntime, Env};
 use rangedb_engine::error::Fatal;
 use rangedb_engine::hlc::Hlc;
-use rangedb_engine::lsm::{Lsm, LsmTables, MemoryTables, TableOptions, no_read_fault};
+use rangedb_engine::lsm::{Lsm, LsmTables, MemoryTables, TableOptions, no_read_fault, unbounded};
 use rangedb_engine::raft::{LogStore, StateMachine, TypeConfig};
 use rangedb_engine::range::command;
 use rangedb_engine::range::data_parts::DataParts;
@@ -294,7 +294,7 @@ async fn on_real_disk(folder: &Path) {
         on_start: Arc::new(|_| ()),
         push_out: |_| (),
         read_fault: no_read_fault,
-        free_bytes: Arc::new(|_| Ok(u64::MAX)),
+        free_bytes: unbounded(),
     };
     let tables = LsmTables::open(tables).expect("tables open");
     let again = folder.join("again");

@@ -2,6 +2,7 @@
 //! and a range on a full disk.
 
 use std::io::Write;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -129,15 +130,28 @@ fn a_range_that_is_flooded_is_refused_and_the_other_range_of_its_shard_is_not() 
     assert!(node.is_running());
 }
 
+/// A disk of 512 MiB and the place of a node on it with one shard; nothing where such a disk cannot be made.
+fn on_small_disk(temp: &Path, more: &[&str]) -> Option<(SmallDisk, Home)> {
+    let disk = available(SmallDisk::new(&temp.join("disk"), 512))?;
+    let arguments = [&["--shards", "1", "--memory", "64MiB"], more].concat();
+    let mut home = Home::new(temp, &arguments);
+    home.folder = disk.folder().join("data");
+    Some((disk, home))
+}
+
+/// A file of 1 MiB.
+fn megabyte(temp: &Path) -> String {
+    let file = temp.join("megabyte");
+    std::fs::write(&file, vec![b'v'; 1 << 20]).expect("it is written");
+    file.display().to_string()
+}
+
 #[test]
 fn on_a_full_disk_ranges_are_merged_and_split_and_a_restart_finds_what_they_were() {
     let temp = tempfile::tempdir().expect("a folder");
-    let Some(disk) = available(SmallDisk::new(&temp.path().join("disk"), 512)) else {
+    let Some((disk, home)) = on_small_disk(temp.path(), &["--split-at", "m,t"]) else {
         return;
     };
-    let arguments = ["--shards", "1", "--memory", "64MiB", "--split-at", "m,t"];
-    let mut home = Home::new(temp.path(), &arguments);
-    home.folder = disk.folder().join("data");
     let node = home.start();
     wait_for("reports of all ranges", || {
         ranges(&home).filter(|all| all.len() == 4)
@@ -193,16 +207,12 @@ fn on_a_full_disk_ranges_are_merged_and_split_and_a_restart_finds_what_they_were
 #[test]
 fn puts_leave_memory_for_deletes_splits_and_merges_while_a_flush_makes_no_progress() {
     let temp = tempfile::tempdir().expect("a folder");
-    let Some(disk) = available(SmallDisk::new(&temp.path().join("disk"), 512)) else {
+    let Some((disk, home)) = on_small_disk(temp.path(), &[]) else {
         return;
     };
-    let mut home = Home::new(temp.path(), &["--shards", "1", "--memory", "64MiB"]);
-    home.folder = disk.folder().join("data");
     let mut node = home.start();
-    let megabyte = temp.path().join("megabyte");
-    std::fs::write(&megabyte, vec![b'v'; 1 << 20]).expect("it is written");
-    let megabyte = megabyte.to_str().expect("a name");
-    let put = |key: &str| home.cli(&["put", key, "--file", megabyte, "--timeout", "3s"]);
+    let megabyte = megabyte(temp.path());
+    let put = |key: &str| home.cli(&["put", key, "--file", &megabyte, "--timeout", "3s"]);
     assert!(home.cli(&["put", "kept", "value"]).status.success());
     // Memory is as full as puts may make it, and the flusher does not find out that the disk is full.
     home.set_disk_fault("tables=hang");
@@ -263,15 +273,12 @@ fn puts_leave_memory_for_deletes_splits_and_merges_while_a_flush_makes_no_progre
 #[test]
 fn on_a_full_disk_puts_are_refused_and_deletes_and_splits_go_on() {
     let temp = tempfile::tempdir().expect("a folder");
-    let Some(disk) = available(SmallDisk::new(&temp.path().join("disk"), 512)) else {
+    let Some((disk, home)) = on_small_disk(temp.path(), &[]) else {
         return;
     };
-    let mut home = Home::new(temp.path(), &["--shards", "1", "--memory", "64MiB"]);
-    home.folder = disk.folder().join("data");
     let mut node = home.start();
-    let megabyte = temp.path().join("megabyte");
-    std::fs::write(&megabyte, vec![b'v'; 1 << 20]).expect("it is written");
-    let put = |key: &str| home.cli(&["put", key, "--file", megabyte.to_str().expect("a name")]);
+    let megabyte = megabyte(temp.path());
+    let put = |key: &str| home.cli(&["put", key, "--file", &megabyte]);
     for number in 0..10 {
         assert!(put(&format!("k{number}")).status.success());
     }

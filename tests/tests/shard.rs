@@ -18,7 +18,7 @@ use rangedb_engine::hlc::Hlc;
 use rangedb_engine::limits::{
     LEADER_WAIT_LEN_MAX, MAX_CLOCK_OFFSET_MS, SEGMENT_LEN, SMALL_APPEND_LEN_MAX,
 };
-use rangedb_engine::lsm::{LsmTables, TableOptions, no_read_fault};
+use rangedb_engine::lsm::{LsmTables, TableOptions, no_read_fault, unbounded};
 use rangedb_engine::raft::{Message, encode};
 use rangedb_engine::range::Keyspace;
 use rangedb_engine::range::sink::Once;
@@ -52,7 +52,7 @@ async fn open_with(folder: &Path, borders: &[&str], others: &[ReplicaPlace]) -> 
         on_start: Arc::new(|_| ()),
         push_out: |_| (),
         read_fault: no_read_fault,
-        free_bytes: Arc::new(|_| Ok(u64::MAX)),
+        free_bytes: unbounded(),
     };
     let wal = folder.join("wal");
     std::fs::create_dir_all(&wal).expect("a folder");

@@ -63,7 +63,9 @@ pub use row_cache::PREFETCH_MAX;
 use row_cache::RowCache;
 pub use scan::{BlockReads, ColdStop, Direction, HeldBlocks, Scan, ScanRow, ScanStop, Step};
 pub use size::{Interval, Samples, Size};
-pub use tables::{FreeBytes, LsmTables, ReadFault, TABLE_FORMAT, TableOptions, no_read_fault};
+pub use tables::{
+    FreeBytes, LsmTables, ReadFault, TABLE_FORMAT, TableOptions, no_read_fault, unbounded,
+};
 pub use version_gc::{GcRules, LiveData, VersionFilter};
 pub use write_back::PushOut;
 

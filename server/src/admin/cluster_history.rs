@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use crate::history::record::{HOUR_MS, MINUTE_MS, Work};
 
-/// A history that begins earlier is told by the hour.
+/// A history that begins earlier than this has hours instead of minutes.
 const MINUTES_MAX: Duration = Duration::from_hours(24);
 /// No node keeps anything older.
 const HOURS_MAX: Duration = Duration::from_hours(90 * 24);
@@ -32,9 +32,9 @@ pub struct ClusterHistory {
     /// Why it is not known which nodes there are, so that it is the history of one node only.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub nodes_unknown: Option<String>,
-    /// The work of each minute, or if it is told by the hour, none.
+    /// The work of each minute. Empty if the history has hours.
     pub minutes: Vec<Period>,
-    /// The work of each hour, or if it is told by the minute, none.
+    /// The work of each hour. Empty if the history has minutes.
     pub hours: Vec<Period>,
     /// Oldest first.
     pub events: Vec<NodeEvent>,

@@ -11,7 +11,7 @@ use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 use rangedb_engine::lsm::row::Row;
-use rangedb_engine::lsm::{Lsm, LsmTables, TableOptions, keys, no_read_fault};
+use rangedb_engine::lsm::{Lsm, LsmTables, TableOptions, keys, no_read_fault, unbounded};
 use rangedb_engine::types::{DataId, Timestamp};
 
 use crate::{KEY_LEN, SAMPLE, SEED, VALUE_LEN};
@@ -46,7 +46,7 @@ impl Tree {
             on_start: Arc::new(|_| {}),
             push_out: |_| (),
             read_fault: no_read_fault,
-            free_bytes: Arc::new(|_| Ok(u64::MAX)),
+            free_bytes: unbounded(),
         });
         let mut tree = Tree {
             lsm: Lsm::new(tables.expect("tables open"), row_cache_bytes),

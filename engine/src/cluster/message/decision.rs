@@ -77,6 +77,6 @@ pub struct Decision {
     pub to: Option<Location>,
     /// What is expected of it, for people.
     pub expected: String,
-    /// What became of it.
+    /// How it ended, if it has.
     pub outcome: Outcome,
 }

@@ -31,7 +31,7 @@ pub struct View {
     pub settings: Vec<Setting>,
 }
 
-/// What a shard is told of the state of the cluster.
+/// The state of the cluster, as the manager sends it to the shards.
 #[derive(Clone, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub struct ViewNews {
     /// The version of the view that this goes on from; `None`: it is whole.

@@ -54,7 +54,7 @@ mod tests {
     use crate::lsm::tables::{
         AbstractTree, AnyTree, InternalValue, SequenceNumberCounter, ValueType,
     };
-    use crate::lsm::{Lsm, LsmTables, TableOptions, keys, no_read_fault, row};
+    use crate::lsm::{Lsm, LsmTables, TableOptions, keys, no_read_fault, row, unbounded};
     use crate::types::{DataId, Timestamp};
 
     const ROWS: u64 = 20_000;
@@ -120,7 +120,7 @@ mod tests {
             on_start: Arc::new(|_| ()),
             push_out: |_| (),
             read_fault: no_read_fault,
-            free_bytes: std::sync::Arc::new(|_| Ok(u64::MAX)),
+            free_bytes: unbounded(),
         };
         Lsm::new(LsmTables::open(options).expect("opens"), 0)
     }

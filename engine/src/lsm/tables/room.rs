@@ -26,6 +26,11 @@ use crate::lsm::memtable::{Memtable, MemtableId};
 /// it must not wait for the disk: `statvfs` does not on a local file system, which has the figures in memory.
 pub type FreeBytes = Arc<dyn Fn(&Path) -> io::Result<u64> + Send + Sync>;
 
+/// A disk without a bound, for tests that do not fill one.
+pub fn unbounded() -> FreeBytes {
+    Arc::new(|_| Ok(u64::MAX))
+}
+
 /// How often, at most, the shard looks without a freeze or the end of a flush.
 const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 /// A flush that takes longer than this makes no progress. Even a slow disk writes a memtable faster.

@@ -7,7 +7,7 @@ use super::*;
 use crate::lsm::keys::row_hash;
 use crate::lsm::tables::test_fixture::{FORMS, Fixture, Form, all, places};
 use crate::lsm::tests::Random;
-use crate::lsm::{LsmTables, TableOptions, TableStore, no_read_fault};
+use crate::lsm::{LsmTables, TableOptions, TableStore, no_read_fault, unbounded};
 
 /// What `lsm-tree` finds in the tables of a list.
 fn expected(tables: &Tables, key: &[u8], at: Timestamp) -> Option<Slice> {
@@ -209,7 +209,7 @@ fn a_cold_block_is_fetched_beside_the_shard() {
         on_start: Arc::new(|_| ()),
         push_out: |_| (),
         read_fault: no_read_fault,
-        free_bytes: std::sync::Arc::new(|_| Ok(u64::MAX)),
+        free_bytes: unbounded(),
     };
     let mut store = LsmTables::open(options).expect("opens");
     let (told, tells) = std::sync::mpsc::channel();
