@@ -167,9 +167,10 @@ fn many_keys_at_once_make_ranges_that_all_nodes_lead() {
         &wait_for("reports of all ranges", || ranges(&homes[0])),
         before + KEYS,
     );
-    // Most ranges were led where they are from their birth on.
+    // Nearly all ranges were led where they are from their birth on.
     let log: String = homes.iter().map(Home::log).collect();
     let handed_over = log.matches("to hand its leadership to replica").count();
+    println!("{handed_over} leaderships went elsewhere");
     assert!(
         handed_over < KEYS / 4,
         "{handed_over} leaderships went elsewhere"

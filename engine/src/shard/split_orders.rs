@@ -80,17 +80,11 @@ impl<E: Env> ShardInner<E> {
         reason: SplitReason,
     ) -> ClusterResponse {
         let now = E::now();
+        let until = now + ORDER_TIMEOUT;
         let mut order = loop {
             let keys = keys.clone();
             let tried = E::now();
-            let ranges = keys.len() + 1;
-            let begun = self.of_manager(|manager| {
-                let mut order = manager.begin_split(range, keys, tried)?;
-                if reason == SplitReason::Manual {
-                    order.begin_coarse(manager.coarse_parts(ranges, tried));
-                }
-                Ok(order)
-            });
+            let begun = self.of_manager(|manager| manager.begin_split(range, keys, tried));
             match begun {
                 None => return self.not_here(),
                 // A split that was ordered before has just ended, and is about to be reported.
@@ -106,8 +100,10 @@ impl<E: Env> ShardInner<E> {
         if !self.save_ids().await {
             return self.not_here();
         }
+        if reason == SplitReason::Manual {
+            self.of_manager(|manager| manager.begin_bulk(&mut order, E::now(), until));
+        }
         let decision = self.note_split(range, keys.len(), reason);
-        let until = now + ORDER_TIMEOUT;
         self.split_pieces(&mut order, reason, until).await;
         if order.is_coarse() {
             let parts = order.parts().iter().map(|part| part.range).collect();
@@ -116,6 +112,7 @@ impl<E: Env> ShardInner<E> {
         if order.go_on() {
             self.split_pieces(&mut order, reason, until).await;
         }
+        self.of_manager(|manager| manager.end_bulk(range));
         self.hold(&mut order, held_until_ms).await;
         let response = order.response();
         self.note_end(decision, &response);

@@ -3,8 +3,9 @@
 //!
 //! A file may have more keys for one range than one order may have. Then a first order splits the range at a
 //! few of them, evenly chosen. The cluster spreads these parts over nodes and shards. The keys between
-//! follow in orders to the new ranges, several at a time, so that the whole cluster carries them out. A
-//! command that has ended early can be repeated: nothing is done for a key at which a range already begins.
+//! follow in orders to the new ranges, several at a time. Orders of the same time lie far from each other, so
+//! that all nodes carry them out, and lead about equally many ranges all the while. A command that has ended
+//! early can be repeated: nothing is done for a key at which a range already begins.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io::Write;
@@ -197,7 +198,7 @@ impl Bulk {
             };
             match split {
                 Ok(split) => match self.take(split, later) {
-                    Ok(follow) => left.extend(follow),
+                    Ok(follow) => left.extend(spread(follow)),
                     Err(error) => worse(&mut failed, error),
                 },
                 Err(error) => worse(&mut failed, error.into()),
@@ -229,6 +230,14 @@ impl Bulk {
         }
         Ok(follow)
     }
+}
+
+/// The same orders in a sequence in which those that are given at the same time lie far from each other.
+fn spread(orders: Vec<KeysOfRange>) -> Vec<KeysOfRange> {
+    let step = orders.len().div_ceil(ORDERS_AT_ONCE).max(1);
+    let mut numbered: Vec<_> = orders.into_iter().enumerate().collect();
+    numbered.sort_by_key(|(at, _)| at % step);
+    numbered.into_iter().map(|(_, order)| order).collect()
 }
 
 /// Notes a failure. The first one counts, but one whose end is not known before all others.
@@ -390,5 +399,20 @@ mod tests {
             r"1000001  \x00m    (end)",
         ];
         assert_eq!(lines, wanted);
+    }
+
+    #[test]
+    fn orders_of_the_same_time_lie_far_from_each_other() {
+        let orders = |ids: std::ops::Range<u64>| ids.map(|id| (id, Vec::new())).collect();
+        let ids = |count| -> Vec<u64> {
+            let spread = spread(orders(0..count)).into_iter();
+            spread.map(|(id, _)| id).collect()
+        };
+        assert_eq!(ids(0), []);
+        assert_eq!(ids(3), [0, 1, 2]);
+        let many = ids(250);
+        assert_eq!(many[..4], [0, 16, 32, 48]);
+        let all: BTreeSet<u64> = many.into_iter().collect();
+        assert_eq!(all.len(), 250);
     }
 }

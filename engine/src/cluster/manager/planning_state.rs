@@ -99,6 +99,10 @@ pub struct Planning {
     /// Ranges that are being merged, with their right neighbours: their replicas are being brought onto the
     /// same shards.
     pub(in crate::cluster) merging: Vec<[RangeId; 2]>,
+    /// The ranges that orders are splitting into many, and until when each order may take. Balance by number
+    /// waits meanwhile: numbers that differ because one part is split before the other come right by
+    /// themselves.
+    pub(in crate::cluster) bulk_splits: BTreeMap<RangeId, BootTime>,
     /// When balance gave its last orders that were not cheap.
     pub(in crate::cluster) given: VecDeque<BootTime>,
 }
@@ -114,6 +118,7 @@ impl Planning {
             moved: BTreeMap::new(),
             paused: BTreeMap::new(),
             merging: Vec::new(),
+            bulk_splits: BTreeMap::new(),
             given: VecDeque::new(),
         }
     }
@@ -148,6 +153,11 @@ impl Planning {
         paused.is_some_and(|pause| pause.lasts(now))
     }
 
+    /// Whether an order is splitting a range into many now.
+    pub(in crate::cluster) fn splits_into_many(&self, now: BootTime) -> bool {
+        self.bulk_splits.values().any(|until| now < *until)
+    }
+
     pub(in crate::cluster) fn pause(&mut self, range: RangeId, now: BootTime) {
         let pause = Backoff::after(self.paused.get(&range), PAUSES, now);
         self.paused.insert(range, pause);
@@ -156,6 +166,7 @@ impl Planning {
     pub(in crate::cluster) fn forget_old(&mut self, now: BootTime) {
         self.given.retain(|at| now < *at + ORDERS_PER);
         self.moved.retain(|_, at| now < *at + REST);
+        self.bulk_splits.retain(|_, until| now < *until);
         self.paused
             .retain(|_, pause| !pause.is_forgotten(FORGOTTEN_AFTER, now));
     }

@@ -13,7 +13,8 @@
 //! - of those at most [`LEADS_MAX`](load_balance::LEADS_MAX) leaderships that are on their way to a shard;
 //! - at most `moves-max` replicas that are on their way to a shard, including those of repairs;
 //! - the leadership of a range that is not idle moves at most once in `REST`;
-//! - after a failed order a range is left alone for a while, twice as long each time.
+//! - after a failed order a range is left alone for a while, twice as long each time;
+//! - numbers are not balanced while an order splits a range into many.
 //!
 //! Every order is a decision, which is shown with its reason and its end
 //! ([`crate::cluster::manager::decision_log`]).
@@ -210,9 +211,11 @@ impl Manager {
                 let stage = load_balance::by_load(&picture, compared, &mut expected, allowance);
                 settle(ranges, stage);
             }
-            let picture = Picture::new(nodes, ranges, &cost, &resting);
-            let stage = count_balance::by_count(&picture, loads, &mut expected, allowance);
-            settle(ranges, stage);
+            if !self.planning.splits_into_many(now) {
+                let picture = Picture::new(nodes, ranges, &cost, &resting);
+                let stage = count_balance::by_count(&picture, loads, &mut expected, allowance);
+                settle(ranges, stage);
+            }
         }
         proposals
     }

@@ -132,3 +132,30 @@ fn after_a_failure_the_coarse_parts_are_not_split() {
     assert!(order.next_piece().is_none());
     assert!(matches!(order.response(), ClusterResponse::Refused(_)));
 }
+
+#[test]
+fn numbers_are_not_balanced_while_a_range_is_split_into_many() {
+    let mut case = Case::new();
+    let keys: Vec<String> = (0..100).map(|n| format!("{n:04}")).collect();
+    let keys: Vec<&str> = keys.iter().map(|key| &**key).collect();
+    let mut order = case.begin(USERS, &keys).expect("it can be split");
+    let until = case.now + Duration::from_mins(1);
+    case.manager.begin_bulk(&mut order, case.now, until);
+    case.carry_out(&mut order, |_| None);
+    assert_eq!(led(&case), [12, 0, 0], "coarse parts");
+    let moves = |case: &mut Case| {
+        case.pass(1);
+        case.manager.observe(case.now);
+        case.manager.plan(case.now).len()
+    };
+    assert_eq!(moves(&mut case), 0);
+    case.manager.end_bulk(USERS);
+    assert!(moves(&mut case) > 0);
+
+    let soon = case.now + Duration::from_secs(3);
+    case.manager.planning.bulk_splits.insert(USERS, soon);
+    assert_eq!(moves(&mut case), 0);
+    // Its end was never noted.
+    case.pass(6);
+    assert!(moves(&mut case) > 0);
+}

@@ -7,8 +7,8 @@
 //! that n keys take about log2 n rounds. The shard that hosts the manager carries it out.
 //!
 //! A child is led where its parent is led. So an operator's order for many keys first makes a few coarse
-//! parts ([`Manager::coarse_parts`]), which are scattered over nodes and shards. Then the other keys follow,
-//! and the ranges that these make need not move.
+//! parts ([`Manager::begin_bulk`]), which are scattered over nodes and shards. Then the other keys follow,
+//! and the ranges that these make need not move: balance by number waits until the order has ended.
 //!
 //! A range that an operator's order has made is held until a given time: before that, its left neighbour does
 //! not take it over ([`HeldRecord`]).
@@ -104,8 +104,8 @@ pub struct SplitOrder {
 
 impl SplitOrder {
     /// Has a new order make only so many parts of about as many keys each, until [`SplitOrder::go_on`].
-    pub fn begin_coarse(&mut self, parts: usize) {
-        let Some(piece) = self.waiting.front_mut().filter(|_| parts > 1) else {
+    fn begin_coarse(&mut self, parts: usize) {
+        let Some(piece) = self.waiting.front_mut() else {
             return;
         };
         let ranges = piece.cuts.len() + 1;
@@ -270,10 +270,29 @@ impl Manager {
         })
     }
 
+    /// Has a new order make coarse parts first, if it makes many ranges of its range. Balance by number then
+    /// waits for [`Manager::end_bulk`], but no longer than `until`.
+    pub fn begin_bulk(&mut self, order: &mut SplitOrder, now: BootTime, until: BootTime) {
+        let Some(piece) = order.waiting.front() else {
+            return;
+        };
+        let (range, ranges) = (piece.range, piece.cuts.len() + 1);
+        let parts = self.coarse_parts(ranges, now);
+        if parts > 1 {
+            order.begin_coarse(parts);
+            self.planning.bulk_splits.insert(range, until);
+        }
+    }
+
+    /// Notes that an order to split this range has ended.
+    pub fn end_bulk(&mut self, range: RangeId) {
+        self.planning.bulk_splits.remove(&range);
+    }
+
     /// Into how many coarse parts an order splits a range first that makes so many ranges of it: as many of
     /// each shard, so that leaders are spread evenly. 1: it needs none. That holds for the later orders of
     /// one command, too: what they make is little beside what each shard leads by then.
-    pub fn coarse_parts(&self, ranges: usize, now: BootTime) -> usize {
+    fn coarse_parts(&self, ranges: usize, now: BootTime) -> usize {
         let shards = self.open_shards(now);
         let is_little = ranges * shards <= self.bounds.by_start.len() * LITTLE_BESIDE;
         if shards < 2 || is_little || self.setting("balance") == Some("off") {
