@@ -408,7 +408,7 @@ mod tests {
             let spread = spread(orders(0..count)).into_iter();
             spread.map(|(id, _)| id).collect()
         };
-        assert_eq!(ids(0), []);
+        assert_eq!(ids(0), Vec::<u64>::new());
         assert_eq!(ids(3), [0, 1, 2]);
         let many = ids(250);
         assert_eq!(many[..4], [0, 16, 32, 48]);
