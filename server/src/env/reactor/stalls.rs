@@ -49,6 +49,11 @@ pub(super) fn begin(now: BootTime) {
     SINCE.set(Some(now));
 }
 
+/// When the last task of this thread had run: the present time, but for what the executor did since.
+pub(super) fn since() -> BootTime {
+    SINCE.get().unwrap_or_else(clock::now)
+}
+
 /// Notes that the task of this name has run; gives the present time.
 pub(super) fn ran(task: &'static str) -> BootTime {
     let now = clock::now();

@@ -79,12 +79,7 @@ use crate::errors::Timeout;
 use crate::errors::UncommittedLeaderLog;
 use crate::impls::ProgressResponder;
 use crate::log_id::option_raft_log_id_ext::OptionRaftLogIdExt;
-use crate::metrics::HeartbeatMetrics;
 use crate::metrics::MetricsRecorder;
-use crate::metrics::RaftDataMetrics;
-use crate::metrics::RaftMetrics;
-use crate::metrics::RaftServerMetrics;
-use crate::metrics::ReplicationMetrics;
 use crate::metrics::SerdeInstant;
 use crate::network::NetSnapshot;
 use crate::network::NetTransferLeader;
@@ -303,6 +298,56 @@ impl VoteRequestKind {
             VoteRequestKind::PreVote => "pre-vote",
         }
     }
+}
+
+/// Set a published metric if its value has changed. Returns whether it has.
+fn update<T: PartialEq + Clone>(metric: &mut T, value: &T) -> bool {
+    let modified = metric != value;
+    if modified {
+        metric.clone_from(value);
+    }
+    modified
+}
+
+/// Same as [`update()`], for an optional value that is borrowed.
+fn update_option<T: PartialEq + Clone>(metric: &mut Option<T>, value: Option<&T>) -> bool {
+    let modified = metric.as_ref() != value;
+    if modified {
+        *metric = value.cloned();
+    }
+    modified
+}
+
+/// Same as [`update()`], for a map of a leader's followers.
+fn update_map<K, V, I>(metric: &mut Option<BTreeMap<K, V>>, items: impl Fn() -> Option<I>) -> bool
+where
+    K: Ord,
+    V: PartialEq,
+    I: Iterator<Item = (K, V)>,
+{
+    let (Some(map), Some(current)) = (metric.as_mut(), items()) else {
+        let modified = metric.is_some() != items().is_some();
+        *metric = items().map(Iterator::collect);
+        return modified;
+    };
+    let mut modified = false;
+    let mut len = 0;
+    for (key, value) in current {
+        len += 1;
+        match map.get_mut(&key) {
+            Some(known) if *known == value => continue,
+            Some(known) => *known = value,
+            None => {
+                map.insert(key, value);
+            }
+        }
+        modified = true;
+    }
+    if map.len() != len {
+        *metric = items().map(Iterator::collect);
+        modified = true;
+    }
+    modified
 }
 
 impl<C, NF, LS, SM> RaftCore<C, NF, LS, SM>
@@ -735,31 +780,16 @@ where
         self.metrics.progress.send_apply_progress(io_state.apply_progress.flushed().cloned());
         self.metrics.progress.send_snapshot_progress(io_state.snapshot.flushed().cloned());
 
-        let (replication, heartbeat) = if let Some(leader) = self.engine.leader.as_ref() {
-            let replication_prog = &leader.progress;
-            let replication = Some(replication_prog.collect_mapped(|item| item.id_progress_owned()));
-
-            let clock_prog = &leader.clock_progress;
-            let heartbeat = Some(clock_prog.collect_mapped(|item| {
-                let sending_time = item.val.map(|stamp| stamp.time);
-                (item.id.clone(), sending_time.map(SerdeInstant::new))
-            }));
-
-            (replication, heartbeat)
-        } else {
-            (None, None)
-        };
-
-        self.report_metrics(replication, heartbeat);
+        self.report_metrics();
     }
 
-    /// Report a metrics payload on the current state of the Raft node.
+    /// Report the current state of the Raft node.
+    ///
+    /// The published metrics are updated in place. The main loop comes here after every few messages, several times
+    /// for an entry that is appended, flushed and applied: a field that has not changed is not cloned, and maps of
+    /// followers are not built anew.
     #[tracing::instrument(level = "debug", skip_all)]
-    pub(crate) fn report_metrics(
-        &mut self,
-        replication: Option<ReplicationMetrics<C>>,
-        heartbeat: Option<HeartbeatMetrics<C>>,
-    ) {
+    pub(crate) fn report_metrics(&mut self) {
         let last_quorum_acked = self.last_quorum_acked_time();
         let is_self_quorum = self.engine.leader.as_ref().is_some_and(|leader| leader.is_self_quorum());
         let millis_since_quorum_ack = if is_self_quorum {
@@ -767,6 +797,8 @@ where
         } else {
             last_quorum_acked.map(|t| t.elapsed().as_millis() as u64)
         };
+        let last_quorum_acked = last_quorum_acked.map(SerdeInstant::new);
+        let current_leader = self.current_leader();
 
         let st = &self.engine.state;
 
@@ -778,100 +810,94 @@ where
             .map(|io_id| io_id.to_app_vote())
             .unwrap_or_else(|| VoteOf::<C>::new_with_default_term(self.id.clone()));
 
-        #[allow(deprecated)]
-        let data_metrics = RaftDataMetrics {
-            last_log: st.last_log_id().cloned(),
-            local_committed: st.local_committed().cloned(),
-            committed: st.local_committed().cloned(),
-            cluster_committed: st.cluster_committed().cloned(),
-            last_applied: st.io_applied().cloned(),
-            snapshot: st.io_snapshot_last_log_id().cloned(),
-            purged: st.io_purged().cloned(),
-
-            #[cfg(feature = "metrics-logids")]
-            log_id_list: st.log_ids.clone(),
-
-            millis_since_quorum_ack,
-            last_quorum_acked: last_quorum_acked.map(SerdeInstant::new),
-            replication,
-            heartbeat,
+        let leader = self.engine.leader.as_ref();
+        let replication = || leader.map(|leader| leader.progress.iter().map(|item| item.id_progress_owned()));
+        let heartbeat = || {
+            leader.map(|leader| {
+                leader.clock_progress.iter().map(|item| {
+                    let sending_time = item.val.map(|stamp| stamp.time);
+                    (item.id.clone(), sending_time.map(SerdeInstant::new))
+                })
+            })
         };
-
-        let server_metrics = RaftServerMetrics::<C> {
-            id: self.id.clone(),
-            vote,
-            state: st.server_state,
-            current_leader: self.current_leader(),
-            membership_config: st.membership_state.effective().clone(),
-            committed_membership_config: st.membership_state.committed().clone(),
-        };
-
-        // `RaftMetrics` is the union of the two above, plus the running state and the term.
-        // It is assembled from them rather than re-read from the state, so that every field has
-        // exactly one place where it is derived.
-        #[allow(deprecated)]
-        let m = RaftMetrics {
-            running_state: Ok(()),
-            id: server_metrics.id.clone(),
-
-            // --- data ---
-            current_term: st.vote_ref().term(),
-            vote: server_metrics.vote.clone(),
-            last_log_index: data_metrics.last_log.index(),
-            local_committed: data_metrics.local_committed.clone(),
-            committed: data_metrics.committed.clone(),
-            cluster_committed: data_metrics.cluster_committed.clone(),
-            last_applied: data_metrics.last_applied.clone(),
-            snapshot: data_metrics.snapshot.clone(),
-            purged: data_metrics.purged.clone(),
-
-            #[cfg(feature = "metrics-logids")]
-            log_id_list: data_metrics.log_id_list.clone(),
-
-            // --- cluster ---
-            state: server_metrics.state,
-            current_leader: server_metrics.current_leader.clone(),
-            millis_since_quorum_ack: data_metrics.millis_since_quorum_ack,
-            last_quorum_acked: data_metrics.last_quorum_acked,
-            membership_config: server_metrics.membership_config.clone(),
-            committed_membership_config: server_metrics.committed_membership_config.clone(),
-            heartbeat: data_metrics.heartbeat.clone(),
-
-            // --- replication ---
-            replication: data_metrics.replication.clone(),
-        };
-
-        // Record to external metrics recorder
-        if let Some(r) = &self.metrics_recorder {
-            crate::metrics::forward_metrics(&m, r.as_ref());
-        }
 
         // Start to send metrics
         // `RaftMetrics` is sent last, because `Wait` only examines `RaftMetrics`
         // but not `RaftDataMetrics` and `RaftServerMetrics`.
         // Thus if `RaftMetrics` change is perceived, the other two should have been updated.
 
-        self.metrics.data.send_if_modified(|metrics| {
-            if data_metrics.ne(metrics) {
-                *metrics = data_metrics.clone();
-                return true;
+        #[allow(deprecated)]
+        self.metrics.data.send_if_modified(|m| {
+            let mut modified = false;
+            modified |= update_option(&mut m.last_log, st.last_log_id());
+            modified |= update_option(&mut m.local_committed, st.local_committed());
+            modified |= update_option(&mut m.committed, st.local_committed());
+            modified |= update_option(&mut m.cluster_committed, st.cluster_committed());
+            modified |= update_option(&mut m.last_applied, st.io_applied());
+            modified |= update_option(&mut m.snapshot, st.io_snapshot_last_log_id());
+            modified |= update_option(&mut m.purged, st.io_purged());
+            #[cfg(feature = "metrics-logids")]
+            {
+                modified |= update(&mut m.log_id_list, &st.log_ids);
             }
-            false
+            modified |= update(&mut m.millis_since_quorum_ack, &millis_since_quorum_ack);
+            modified |= update(&mut m.last_quorum_acked, &last_quorum_acked);
+            modified |= update_map(&mut m.replication, replication);
+            modified |= update_map(&mut m.heartbeat, heartbeat);
+            modified
         });
 
-        self.metrics.server.send_if_modified(|metrics| {
-            if server_metrics.ne(metrics) {
-                *metrics = server_metrics.clone();
-                return true;
-            }
-            false
+        self.metrics.server.send_if_modified(|m| {
+            let mut modified = false;
+            modified |= update(&mut m.id, &self.id);
+            modified |= update(&mut m.vote, &vote);
+            modified |= update(&mut m.state, &st.server_state);
+            modified |= update(&mut m.current_leader, &current_leader);
+            modified |= update(&mut m.membership_config, st.membership_state.effective());
+            modified |= update(&mut m.committed_membership_config, st.membership_state.committed());
+            modified
         });
 
-        tracing::debug!("report metrics: {}", m);
-        let res = self.metrics.all.send(m);
+        #[allow(deprecated)]
+        self.metrics.all.send_if_modified(|m| {
+            let mut modified = false;
+            modified |= update(&mut m.running_state, &Ok(()));
+            modified |= update(&mut m.id, &self.id);
 
-        if let Err(err) = res {
-            tracing::error!("failed to report metrics, error: {}, id: {}", err, &self.id);
+            // --- data ---
+            modified |= update(&mut m.current_term, &st.vote_ref().term());
+            modified |= update(&mut m.vote, &vote);
+            modified |= update(&mut m.last_log_index, &st.last_log_id().index());
+            modified |= update_option(&mut m.local_committed, st.local_committed());
+            modified |= update_option(&mut m.committed, st.local_committed());
+            modified |= update_option(&mut m.cluster_committed, st.cluster_committed());
+            modified |= update_option(&mut m.last_applied, st.io_applied());
+            modified |= update_option(&mut m.snapshot, st.io_snapshot_last_log_id());
+            modified |= update_option(&mut m.purged, st.io_purged());
+            #[cfg(feature = "metrics-logids")]
+            {
+                modified |= update(&mut m.log_id_list, &st.log_ids);
+            }
+
+            // --- cluster ---
+            modified |= update(&mut m.state, &st.server_state);
+            modified |= update(&mut m.current_leader, &current_leader);
+            modified |= update(&mut m.millis_since_quorum_ack, &millis_since_quorum_ack);
+            modified |= update(&mut m.last_quorum_acked, &last_quorum_acked);
+            modified |= update(&mut m.membership_config, st.membership_state.effective());
+            modified |= update(&mut m.committed_membership_config, st.membership_state.committed());
+            modified |= update_map(&mut m.heartbeat, heartbeat);
+
+            // --- replication ---
+            modified |= update_map(&mut m.replication, replication);
+            modified
+        });
+
+        tracing::debug!("report metrics: {}", *self.metrics.all.borrow_watched());
+
+        // Record to external metrics recorder
+        if let Some(r) = &self.metrics_recorder {
+            crate::metrics::forward_metrics(&self.metrics.all.borrow_watched(), r.as_ref());
         }
     }
 
