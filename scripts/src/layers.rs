@@ -50,7 +50,20 @@ const ORDERS: [Order; 4] = [
             hlc - the node's clock
             tree - the shard's tree as its ranges use it
             raft - Raft groups, each of which replicates a state machine
-            range - the state of a range and what changes it
+            range/descriptor - the interval, the epoch and the replicas of a range
+            range/command - commands in the log, and the formats of entries
+            range/sessions - the session table, by which a write is applied at most once
+            range/rows - rows as apply sees them, and where they lie in the tree
+            range/state - the replicated state of a range besides its rows
+            range/split_merge - how splits and merges change states, and which replicas they concern
+            range/apply - applies an entry of the log
+            range/digest - what replicas of a range compare
+            range/usage - how busy a range is, and with which keys
+            range/proposer - a leader's queue of writes, and their admission
+            range/replica - a replica of a range on a shard
+            range/storage - a replica in the tree: state rows, recovery, snapshots, rewrites
+            range/raft_group - a replica and its Raft group: proposals, and the state machine
+            range - all of a range
             cluster/backoff - the pause before what has failed is tried again
             cluster/settings - the settings of the cluster
             cluster/record - the rows of the system range

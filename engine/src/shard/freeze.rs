@@ -16,8 +16,8 @@ use crate::env::{AsyncRuntime, Env};
 use crate::error::{Fatal, OrderError};
 use crate::range::Keyspace;
 use crate::range::command::{FreezeOrder, RangeOrder};
-use crate::range::data_parts::PARTS_MAX;
 use crate::range::replica::Replica;
+use crate::range::rows::data_parts::PARTS_MAX;
 use crate::types::{Epoch, Location, MergeId, RangeId};
 
 /// How long a shard waits for its replica to be frozen before it says no: the keys are not served

@@ -11,7 +11,7 @@ use crate::cluster::{BlockReason, ClusterRequest, ClusterResponse, HotRange};
 use crate::env::Env;
 use crate::error::OrderError;
 use crate::limits::HOT_RANGES_MAX;
-use crate::range::hot_keys::{HotKey, LoadCut};
+use crate::range::usage::hot_keys::{HotKey, LoadCut};
 use crate::types::{Location, RangeId};
 
 /// Keys of each range that are shown.

@@ -13,7 +13,7 @@
 //!    answer: a replica that is missing could not be taken over. Nothing is flushed, so tables that are
 //!    slow, or whose disk is full, hold up no merge.
 //! 4. The left leader proposes the merge. Each replica of the left range, when it applies the merge, takes
-//!    over the right one on its shard (`range/take_over.rs`), and the left leader serves the keys.
+//!    over the right one on its shard (`range/replica/take_over.rs`), and the left leader serves the keys.
 //!
 //! The merge entry may still be committed although its proposal seemed lost. So, if a step fails, the left
 //! log first cancels the merge; only then may the right range thaw. A right leader that hears nothing for a
@@ -32,11 +32,11 @@ use crate::cluster::{BoundsPhase, ClusterRequest, ClusterResponse};
 use crate::env::{AsyncRuntime, Env};
 use crate::error::{Error, Fatal, Fate, OrderError};
 use crate::mutant::{self, Mutant};
-use crate::range::absorbed_replicas::Absorbed;
 use crate::range::command::{MergeOrder, RangeOrder};
+use crate::range::proposer::sink::Once;
 use crate::range::proposer::{Proposal, ProposalKind};
 use crate::range::replica::Replica;
-use crate::range::sink::Once;
+use crate::range::split_merge::absorbed_replicas::Absorbed;
 use crate::range::{Descriptor, Keyspace};
 use crate::types::{Epoch, Location, MergeId, RangeId};
 

@@ -1,6 +1,6 @@
 //! Rewrites of replicas whose rows lie under too many data ids to be merged: all are copied under one
-//! ([`crate::range::rewrite`]). A task of its own copies a replica, in turns, while it works on. Lives on the
-//! shard's thread.
+//! ([`crate::range::storage::rewrite`]). A task of its own copies a replica, in turns, while it works on. Lives
+//! on the shard's thread.
 
 use std::rc::Rc;
 
@@ -10,7 +10,7 @@ use crate::error::Fatal;
 use crate::lsm::keys;
 use crate::raft::SnapshotReader;
 use crate::range::replica::Replica;
-use crate::range::snapshot_export::Export;
+use crate::range::storage::snapshot_export::Export;
 use crate::types::{Blob, DataId, Timestamp};
 use crate::wal::WalError;
 

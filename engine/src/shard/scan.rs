@@ -14,7 +14,7 @@
 //!
 //! The timestamp is that of one range. So a scan continues at it only in keys that were in that range when
 //! the scan began: keys that a range has taken over later begin at one of its
-//! [borders](crate::range::merged_borders). There the page ends, and the next page has a timestamp of its
+//! [borders](crate::range::state::merged_borders). There the page ends, and the next page has a timestamp of its
 //! own. A continuation names where the range ended when the scan came to it ([`ScanRequest::until`]). So the
 //! scan continues at its timestamp also in keys that were split off that range since: a child has the versions
 //! of its parent, and its writes come above all of these.
@@ -47,9 +47,9 @@ use crate::lsm::{ColdStop, Direction, Scan, ScanStop, Step, TableStore, keys};
 use crate::mutant::{self, Mutant};
 use crate::range::Descriptor;
 use crate::range::command::RangeOrder;
+use crate::range::proposer::sink::Once;
 use crate::range::proposer::{Proposal, ProposalKind};
 use crate::range::replica::Replica;
-use crate::range::sink::Once;
 use crate::request::{Row, RowsBuilder, ScanReply, ScanRequest, Target};
 use crate::tree::cold_scans::ScanBlocks;
 use crate::types::{Blob, KeyRange, Timestamp};

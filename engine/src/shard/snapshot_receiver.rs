@@ -22,7 +22,7 @@ use crate::lsm::keys::{self, InSnapshot};
 use crate::mutant::{self, Mutant};
 use crate::notify::Notify;
 use crate::raft::{Envelope, RaftResponse, SnapshotPart, SnapshotRow};
-use crate::range::machine::StagedSnapshot;
+use crate::range::raft_group::state_machine::StagedSnapshot;
 use crate::range::state::RangeState;
 use crate::range::{Descriptor, Keyspace, RaftGroup};
 use crate::types::{DataId, KeyRange, ReplicaId, Timestamp};

@@ -5,9 +5,9 @@
 //! 1. The manager gives the ids of the child and of its replicas, and asks the leader.
 //! 2. The leader sets the flag that allows one change of a range at a time (`begin_change`), so no change
 //!    of members runs beside the split. It closes the keys of the child and queues the split
-//!    (`engine/src/range/pending_split.rs`).
+//!    (`engine/src/range/split_merge/pending_split.rs`).
 //! 3. The split is one entry of the log, alone. Each replica makes the birth durable before it applies
-//!    the entry, and then, in one turn, shrinks and gives birth ([`crate::range::split`]).
+//!    the entry, and then, in one turn, shrinks and gives birth ([`crate::range::split_merge::split`]).
 //! 4. The leader tells its followers that the entry is committed as soon as it begins to apply it;
 //!    otherwise they would learn it with the next heartbeat, and the child would have no majority until
 //!    then.
@@ -30,8 +30,8 @@ use crate::env::{AsyncRuntime, Env};
 use crate::error::{Fatal, OrderError};
 use crate::raft::{Role, StartMode};
 use crate::range::command::{RangeOrder, SplitOrder};
-use crate::range::newborns::{Hooks, Newborn};
 use crate::range::replica::Replica;
+use crate::range::split_merge::newborns::{Hooks, Newborn};
 use crate::range::{Keyspace, RaftGroup};
 use crate::types::{RangeId, ReplicaId};
 
