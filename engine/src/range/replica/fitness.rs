@@ -1,7 +1,7 @@
-//! Whether a replica may serve. One that differs from the others serves nothing. One with an unreadable
-//! block serves what does not need the block, until the shard gives the replica up (`shard/unreadable.rs`):
-//! first its leadership, then the replica. An entry of the log that needs such a block is not applied; it
-//! is tried again until the replica ends, or the block can be read. Lives on the shard's thread.
+//! Whether a replica may serve. One that differs from the others serves nothing. One with an unreadable block
+//! serves what does not need the block, until the shard gives the replica up (`shard/replicas/unreadable.rs`):
+//! first its leadership, then the replica. An entry of the log that needs such a block is not applied; it is
+//! tried again until the replica ends, or the block can be read. Lives on the shard's thread.
 
 use crate::env::Env;
 use crate::error::Error;

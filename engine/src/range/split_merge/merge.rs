@@ -1,13 +1,14 @@
 //! How a merge changes the states of two neighbours: the left range takes over the keys of the right range,
 //! which then no longer exists.
 //!
-//! A merge is several entries in two logs. The right range is **frozen** by an entry of its own log: from
-//! then on it applies no write, and its state stays as it is. When every replica has applied that entry,
-//! and its log says so durably, the left range is **merged** by an entry of its log: each of its replicas
-//! takes over the frozen replica on its shard ([`crate::range::replica::take_over`]). If that fails, the merge is
-//! **cancelled** by an entry of the left log that raises the left version. After that no entry of this
-//! merge has an effect. Only then may the right range **thaw**. [`MergeId`] names the attempt. The steps in
-//! order are in the chapter of `shard/merge.rs`. Pure and deterministic, as a part of [`crate::range::apply`].
+//! A merge is several entries in two logs. The right range is **frozen** by an entry of its own log: from then
+//! on it applies no write, and its state stays as it is. When every replica has applied that entry, and its log
+//! says so durably, the left range is **merged** by an entry of its log: each of its replicas takes over the
+//! frozen replica on its shard ([`crate::range::replica::take_over`]). If that fails, the merge is
+//! **cancelled** by an entry of the left log that raises the left version. After that no entry of this merge
+//! has an effect. Only then may the right range **thaw**. [`MergeId`] names the attempt. The steps in order are
+//! in the chapter of `shard/split_merge/merge.rs`. Pure and deterministic, as a part of
+//! [`crate::range::apply`].
 
 use crate::error::Fatal;
 use crate::raft;

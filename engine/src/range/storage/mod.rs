@@ -3,8 +3,8 @@
 //!
 //! - `state_rows` writes the state and the session table when a memtable freezes.
 //! - `recovery` reads them at a start, or from the rows of a snapshot.
-//! - `snapshot_export` reads a whole range while its leader works on. `raft/network/snapshot_sender.rs` sends it;
-//!   the other end is the shard's receiver of snapshots.
+//! - `snapshot_export` reads a whole range while its leader works on. `raft/network/snapshot_sender.rs` sends it,
+//!   and `shard/snapshots/receiver.rs` takes it in at another replica.
 //! - `rewrite` copies the rows of a replica under one data id. Its copies are read by an export, too.
 //!
 //! The tree itself is not here ([`crate::tree`], [`crate::lsm`]), nor is the log ([`crate::wal`]). Runs on the

@@ -12,7 +12,7 @@
 //! compactions drop.
 //!
 //! Whatever else changes the parts or the bounds of the replica ends a rewrite that is under way. Lives on the
-//! shard's thread; `shard/rewrites.rs` does the copying.
+//! shard's thread; `shard/split_merge/rewrites.rs` does the copying.
 
 use std::rc::Rc;
 
