@@ -4,7 +4,7 @@
 //! [format](FORMAT). The archive borrows keys and values from the requests when it is written, and
 //! is never deserialised: apply walks [`ArchivedEntry`]. What it holds is checked each time it is
 //! read (rkyv's `bytecheck`), so a damaged entry is an error. Entries of the first format, which
-//! older logs hold, are written anew when they are read ([`format`]).
+//! older logs hold, are written anew when they are read ([`mod@format`]).
 
 #![allow(
     missing_docs,

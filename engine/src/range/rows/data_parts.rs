@@ -5,7 +5,7 @@
 //! of the other, each with its interval. So a replica has a short list of parts, cut at keys. The list is
 //! local to the replica: another one of the same range may have other parts. It is kept in the replica's
 //! state row and never sent. A replica with too many parts for a merge writes its rows anew under one data id
-//! ([`crate::range::storage::rewrite`]). Pure.
+//! (`range/storage/rewrite.rs`). Pure.
 
 use std::rc::Rc;
 

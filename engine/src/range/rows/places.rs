@@ -1,5 +1,5 @@
 //! The data ids and intervals under which the rows of a replica are stored ([`super::data_parts`]), the rows
-//! that only a restart would still need, and the progress of a rewrite ([`crate::range::storage::rewrite`]).
+//! that only a restart would still need, and the progress of a rewrite (`range/storage/rewrite.rs`).
 //! Lives on the shard's thread.
 
 use std::cell::{Cell, Ref, RefCell};

@@ -1,5 +1,5 @@
 //! Two lists of a shard for merges: the running replicas, by which a left replica finds the right one, and
-//! the replicas that were taken over. [`crate::range::replica::take_over`] uses it. Lives on the shard's thread.
+//! the replicas that were taken over. `range/replica/take_over.rs` uses it. Lives on the shard's thread.
 
 use std::cell::{Ref, RefCell};
 use std::collections::BTreeMap;

@@ -4,7 +4,7 @@
 //! A merge is several entries in two logs. The right range is **frozen** by an entry of its own log: from then
 //! on it applies no write, and its state stays as it is. When every replica has applied that entry, and its log
 //! says so durably, the left range is **merged** by an entry of its log: each of its replicas takes over the
-//! frozen replica on its shard ([`crate::range::replica::take_over`]). If that fails, the merge is
+//! frozen replica on its shard (`range/replica/take_over.rs`). If that fails, the merge is
 //! **cancelled** by an entry of the left log that raises the left version. After that no entry of this merge
 //! has an effect. Only then may the right range **thaw**. [`MergeId`] names the attempt. The steps in order are
 //! in the chapter of `shard/split_merge/merge.rs`. Pure and deterministic, as a part of
@@ -68,7 +68,7 @@ pub fn thaw(state: &mut RangeState, merge: &ArchivedMergeId) -> bool {
 
 /// Takes over the right neighbour's keys, its last timestamp, its ceiling and its collection threshold, if
 /// the bounds and members of this range are those that the order knows. The session table is not taken
-/// over here but in [`crate::range::replica::take_over`].
+/// over here but in `range/replica/take_over.rs`.
 ///
 /// # Errors
 /// The membership in the state is damaged.

@@ -1,5 +1,5 @@
 //! The state of a split that is under way at one replica: which keys its leader has closed, and the log of
-//! the child that is about to be born. Only data: [`crate::range::replica::split`] has the steps. Lives on the
+//! the child that is about to be born. Only data: `range/replica/split.rs` has the steps. Lives on the
 //! shard's thread.
 
 use std::cell::{Cell, Ref, RefCell};

@@ -1,6 +1,6 @@
 //! Orders to merge ranges, from operators and from the manager itself. The manager moves replicas until
 //! those of the right range are on the shards of the left one, and then asks the left leader to merge
-//! ([`crate::shard::split_merge::merge`]). Runs on the shard that hosts the manager.
+//! (`shard/split_merge/merge.rs`). Runs on the shard that hosts the manager.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;

@@ -1,5 +1,5 @@
 //! Rewrites of replicas whose rows lie under too many data ids to be merged: all are copied under one
-//! ([`crate::range::storage::rewrite`]). A task of its own copies a replica, in turns, while it works on. Lives
+//! (`range/storage/rewrite.rs`). A task of its own copies a replica, in turns, while it works on. Lives
 //! on the shard's thread.
 
 use std::rc::Rc;
