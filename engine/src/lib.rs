@@ -53,19 +53,19 @@
 //! | [`tree`] | the shard's tree as its ranges use it: when memtables are frozen, room, what is durable |
 //! | [`lsm`] | the LSM tree: memtables, tables, the row cache, versions and their collection |
 //! | [`raft`] | the adapter to openraft: groups of any state machine, leases, elections, snapshots |
-//! | [`range`] | a range's replica, the state machine: commands, apply, session table, proposer |
+//! | [`range`] | a range's replica, the state machine: commands, state, apply, session table, proposer, storage |
 //! | [`cluster`] | the manager: its knowledge, placement, splits and merges, nodes that leave, the view |
-//! | [`shard`] | puts it all together: the ranges of one core |
+//! | [`shard`] | puts it all together: the ranges of one core, their reads and writes, and its part in the cluster |
 //! | [`gateway`] | the requests of clients: directory, forwarding, what is in flight; the interface of this crate |
 //! | [`mutant`] | deliberate bugs, which the simulator must find |
 //!
 //! **Reading order.** [`types`], [`error`] and [`mod@env`] first. Then follow a write: the headers of
 //! [`gateway`] and [`shard`], [`range::proposer`], [`range::command`], [`raft`] (`group.rs`, `machine.rs`,
 //! `log_store.rs`, `state_machine.rs`), [`wal`] (`writer.rs`, then the format in `segment.rs`, `batch.rs` and
-//! `record.rs`), [`range::apply`] with [`range::sessions`], [`lsm`]. Then what happens when
-//! something fails: `wal/recovery.rs`, `shard/open.rs`, [`range::snapshot_export`] and `shard/snapshot_receiver.rs`
-//! (snapshots), `raft/lease.rs`, `raft/timers.rs` and [`range::leadership`] (leaders). Last the cluster: [`cluster`] with
-//! `shard/cluster_agent.rs` and `shard/members.rs`.
+//! `record.rs`), [`range::apply`] with [`range::sessions`], [`lsm`]. Then what happens when something fails:
+//! `wal/recovery.rs`, `shard/lifecycle/open.rs`, [`range::storage`] and `shard/snapshots/receiver.rs`
+//! (snapshots), `raft/lease.rs`, `raft/timers.rs` and [`range::replica::leadership`] (leaders). Last the
+//! cluster: [`cluster`] with `shard/cluster_agent/mod.rs` and `shard/replicas/members.rs`.
 
 pub mod boot_time;
 pub mod byte_size;

@@ -16,7 +16,7 @@ use rangedb_engine::hlc::Hlc;
 use rangedb_engine::limits::SMALL_APPEND_LEN_MAX;
 use rangedb_engine::lsm::{LsmTables, TableOptions, no_read_fault, unbounded};
 use rangedb_engine::range::Keyspace;
-use rangedb_engine::range::observer::ApplyObservers;
+use rangedb_engine::range::apply::observer::ApplyObservers;
 use rangedb_engine::shard::{DigestOptions, FolderMark, InitialRange, Opened, Shard, ShardOptions};
 use rangedb_engine::types::{KeyRange, Location, NodeId, RangeId, ReplicaId, ShardId, Timestamp};
 use rangedb_protocol::handshake::{HANDSHAKE_REPLY_LEN, Handshake, HandshakeReply};

@@ -21,7 +21,7 @@ use rangedb_engine::limits::{
 use rangedb_engine::lsm::{LsmTables, TableOptions, no_read_fault, unbounded};
 use rangedb_engine::raft::{Message, encode};
 use rangedb_engine::range::Keyspace;
-use rangedb_engine::range::sink::Once;
+use rangedb_engine::range::proposer::sink::Once;
 use rangedb_engine::request::{Batch, Outcome, Read, RequestId, ScanRequest, Target};
 use rangedb_engine::shard::{
     DigestOptions, FolderMark, InitialRange, Opened, RangeStatus, Shard, ShardOptions, WriteRequest,

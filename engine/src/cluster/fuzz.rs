@@ -14,7 +14,7 @@ use crate::cluster::{
     Outcome, RangeStats, RangeView, ReplicaFault, ShardStats, SplitBlocked, SplitPart, SplitReason,
 };
 use crate::error::OrderError;
-use crate::range::hot_keys::HotKey;
+use crate::range::usage::hot_keys::HotKey;
 use crate::range::{Descriptor, Keyspace, ReplicaPlace};
 use crate::types::{Epoch, KeyRange, Location, NodeId, NodeStats, RangeId, ReplicaId, ShardId};
 

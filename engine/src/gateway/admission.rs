@@ -1,7 +1,7 @@
 //! Admission: whether the shard accepts a request, and how many requests are in flight. The places for
 //! scans and the memory of requests that wait for a leader are shared fairly by the ranges
 //! ([`crate::fair_share`]). This is not where a shard with too many writes refuses more of them: that is
-//! `engine/src/range/write_admission.rs`, at the range's leader. Lives on its shard's thread.
+//! `engine/src/range/proposer/write_admission.rs`, at the range's leader. Lives on its shard's thread.
 
 use std::cell::Cell;
 use std::rc::Rc;

@@ -1,6 +1,6 @@
 //! The read lease: until when a leader may read without asking anybody ([`Group::has_lease`]), and
-//! how it asks without one ([`Group::read_barrier`]). Reads check it in `engine/src/shard/read.rs`, those
-//! of several keys in `engine/src/shard/multi_get.rs`: there is what a leader does with and without a
+//! how it asks without one ([`Group::read_barrier`]). Reads check it in `engine/src/shard/reads/get.rs`, those
+//! of several keys in `engine/src/shard/reads/multi_get.rs`: there is what a leader does with and without a
 //! lease.
 //!
 //! A replica that accepts an append will not vote for anyone else for one lease. The promise counts

@@ -5,10 +5,10 @@ use std::borrow::Cow;
 use bytes::Bytes;
 use rangedb_fuzz::fuzz;
 
+use crate::range::command::format;
+use crate::range::command::v1;
 use crate::range::command::{self, Action, Command, Entry, RangeOrder, SplitOrder};
-use crate::range::command_v1;
-use crate::range::format;
-use crate::range::session_row::{ClientMarks, SavedRequest};
+use crate::range::sessions::{ClientMarks, SavedRequest};
 use crate::range::state::RangeState;
 use crate::range::{Descriptor, Keyspace, ReplicaPlace};
 use crate::request::{Batch, Condition, Expected, Outcome, RequestId};
@@ -122,7 +122,7 @@ fn entries() {
 /// An entry of the first format is written anew, in today's format.
 #[test]
 fn entries_of_the_first_format() {
-    let corpus = command_v1::tests::samples();
+    let corpus = v1::tests::samples();
     let tally = fuzz("entries of the first format", &corpus, |bytes, meter| {
         let Ok(current) = meter.decode(|| format::current(bytes)) else {
             return false;

@@ -1,7 +1,7 @@
 //! The time of the cluster, as this node knows it: that of its hybrid logical clock ([`crate::hlc`]). It
-//! follows the timestamps that clients send and those in the heartbeats of other shards, within a bound
-//! above the wall clock. What replicas apply raises it without a bound ([`super::open`], [`crate::range`]).
-//! Lives on the shard's thread; the shards of a node share the clock.
+//! follows the timestamps that clients send and those in the heartbeats of other shards, within a bound above
+//! the wall clock. What replicas apply raises it without a bound ([`crate::shard::lifecycle`],
+//! [`crate::range`]). Lives on the shard's thread; the shards of a node share the clock.
 
 use super::{Shard, ShardInner};
 use crate::env::{Clock, Env};

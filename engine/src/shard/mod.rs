@@ -8,83 +8,73 @@
 //! ([`crate::range::proposer`]) -> Raft ([`crate::raft`]) -> the log ([`crate::wal`]), durably -> apply
 //! ([`crate::range::apply`]) into the tree ([`crate::lsm`]) -> the caller's [`WriteSink`]. The path of a
 //! read: [`Shard::get`] checks the lease and reads the tree, in one turn.
+//!
+//! This file has what all parts of a shard share, `ShardInner`. Each part is in a module of its own that adds
+//! methods to it:
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | `range_map` | the ranges here, by key and by id |
+//! | `cluster_time` | the cluster's time |
+//! | `gc` | which rows of the tree are live, and which old versions go |
+//! | `reads` | gets, multi-gets, scans |
+//! | `writes` | the checks of a write before its range queues it |
+//! | `liveness` | heartbeats between shards, slow disks, whether ranges can be served |
+//! | `split_merge` | splits and merges, as leaders carry them out |
+//! | `replicas` | replicas that are made, moved, compared and removed; transfers of leaderships |
+//! | `snapshots` | snapshots that are received, and the logs that are kept for receivers |
+//! | `manager_host` | orders, on the shard that hosts the cluster's manager |
+//! | `cluster_agent` | reports to the manager, the view of the cluster, and requests about it |
+//! | `peer_requests` | requests of other shards |
+//! | `status`, [`contents`] | what status requests, metrics and tests see |
+//! | `lifecycle` | opening, background tasks, closing |
+//!
+//! A module names only modules in the rows above its own, and this file; `xtask layers` checks that.
 
-mod auto_splits;
-mod availability;
-mod background;
-mod balancing;
-mod bounds_changes;
-mod bounds_requests;
 mod cluster_agent;
-mod cluster_requests;
 mod cluster_time;
 pub mod contents;
-mod digests;
-mod folder;
-mod freeze;
-mod hot_ranges;
-mod leadership_transfer;
-mod leaving_shard;
+mod gc;
+mod lifecycle;
 mod liveness;
-mod load;
-mod manager_orders;
-mod members;
-mod merge;
-mod merge_orders;
-mod multi_get;
-mod open;
-mod peers;
-mod pinned;
+mod manager_host;
+mod peer_requests;
 mod range_map;
-mod read;
-mod report;
-mod rewrites;
-mod scan;
-mod slow_disk;
-mod snapshot_receiver;
-mod split;
-mod split_orders;
+mod reads;
+mod replicas;
+mod snapshots;
+mod split_merge;
 mod status;
-mod system_places;
-mod unreadable;
+mod writes;
 
 use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
 use std::time::Duration;
 
-use rangedb_limits::BrokenLimit;
-
-use crate::boot_time::BootTime;
 pub use crate::cluster::SplitReason;
 use crate::cluster::{HighestIds, NodeRecord};
 use crate::env::Env;
-use crate::error::{Error, Fatal, Fate};
+use crate::error::{Error, Fatal};
 use crate::hlc::Hlc;
-use crate::mutant::{self, Mutant};
 use crate::raft::GroupDeps;
-use crate::range::hot_keys::Sample;
-use crate::range::proposer::{Proposal, ProposalKind};
+pub use crate::range::proposer::sink::WriteSink;
 use crate::range::replica::{Home, Replica};
-pub use crate::range::sink::WriteSink;
 use crate::range::{Keyspace, RaftGroup, ReplicaPlace, Route};
-use crate::request::{Batch, Change, Expected, Read, RequestId, Target};
+use crate::request::Target;
 use crate::tree::{OnFatal, Store};
-use crate::types::{Blob, KeyRange, Location, NodeId, RangeId, ReplicaId, Timestamp};
+use crate::types::{KeyRange, Location, NodeId, RangeId, ReplicaId};
 use crate::wal::Wal;
-pub use availability::Availability;
-pub use balancing::MoveStats;
-pub use bounds_changes::{BoundsChangeStats, BoundsChanges};
-pub use digests::{DigestOptions, DigestStats};
-pub use folder::{FolderMark, Opened};
-pub use multi_get::{KeyFound, KeyTurn, Moment};
+pub use lifecycle::folder::{FolderMark, Opened};
+pub use liveness::PeerStatus;
+pub use liveness::availability::Availability;
+pub use liveness::slow_disk::SlowDiskStatus;
+pub use manager_host::given_orders::MoveStats;
 use range_map::{RangeHandle, RangeMap};
-pub use slow_disk::SlowDiskStatus;
-pub use status::{ClusterStatus, PeerStatus, RangeStatus, ReplicationStatus, ShardStatus};
-
-/// Why a shard whose tables take no more writes refuses them, and when to try again.
-const STUCK: &str = "compactions fail on the node that leads the range, and its tables take no more writes until \
-     another node leads: the node's log names the damaged file (event compaction_failed)";
-const STUCK_RETRY_AFTER_MS: u32 = 1_000;
+pub use reads::multi_get::{KeyFound, KeyTurn, Moment};
+pub use replicas::digests::{DigestOptions, DigestStats};
+pub use split_merge::changes::{BoundsChangeStats, BoundsChanges};
+pub use status::{ClusterStatus, RangeStatus, ReplicationStatus, ShardStatus};
+pub use writes::WriteRequest;
 
 /// A range with which a new shard starts.
 #[derive(Clone, Debug)]
@@ -156,17 +146,6 @@ pub struct ShardOptions {
 /// Whether a node was reached at an address; if not, that is tried from now on.
 pub type IsAt = Rc<dyn Fn(NodeId, &str) -> bool>;
 
-/// The parts of a write besides its command.
-#[derive(Clone, Copy, Debug)]
-pub struct WriteRequest {
-    /// The range that the sender believes to hold the first key.
-    pub target: Option<Target>,
-    /// The write's request id, by which a retry is known.
-    pub session: RequestId,
-    /// It is not proposed after this.
-    pub deadline: Option<BootTime>,
-}
-
 /// What the clones of a [`Shard`] share.
 struct ShardInner<E: Env> {
     location: Location,
@@ -179,16 +158,16 @@ struct ShardInner<E: Env> {
     wal: Wal<E>,
     store: Rc<Store<E>>,
     ranges: RangeMap<E>,
-    background: RefCell<background::Tasks>,
+    background: RefCell<lifecycle::background::Tasks>,
     liveness: liveness::Liveness,
     agent: cluster_agent::ClusterAgent,
     /// Whether the shard is being closed: no replica is made or removed any more.
     closing: Cell<bool>,
     /// Snapshots that are being received.
-    staging: snapshot_receiver::ReceivedSnapshots,
+    staging: snapshots::receiver::ReceivedSnapshots,
     /// The next data id, and the highest one that is reserved.
     data_ids: Cell<(u64, u64)>,
-    digests: digests::Digests,
+    digests: replicas::digests::Digests,
 }
 
 /// One core's share of the database. Clones are the same shard.
@@ -306,110 +285,6 @@ impl<E: Env> Shard<E> {
         }
     }
 
-    /// Proposes a write. `sink` receives the result exactly once, now or later, unless the process
-    /// ends before.
-    pub fn write(&self, write: Batch, request: WriteRequest, sink: Rc<dyn WriteSink>, token: u64) {
-        let checked = check_write(&write).and_then(|first_key| {
-            check_session(&request.session)?;
-            let replica = self.with_running(&first_key, |running| {
-                self.check(&running.replica, &first_key, request.target)?;
-                let first_tried = request.session.first_tried;
-                running
-                    .replica
-                    .timestamps
-                    .check("first_tried", first_tried)?;
-                if running.replica.leadership.lacks_quorum() {
-                    // Heartbeats find out when a majority is back.
-                    running.raft.stay_awake();
-                    return Err(Error::NoQuorum(Fate::NotApplied));
-                }
-                Ok(running.replica.clone())
-            })??;
-            let store = &self.inner.store;
-            if store.disk_full() && !(write.only_deletes() && store.has_reserve()) {
-                return Err(Error::DiskFull);
-            }
-            if store.is_stuck() {
-                return Err(Error::overloaded(STUCK, STUCK_RETRY_AFTER_MS));
-            }
-            Ok(replica)
-        });
-        let replica = match checked {
-            Ok(replica) => replica,
-            Err(error) => return sink.complete(token, Err(error)),
-        };
-        let began = replica.usage.begin();
-        let version = replica.with_state(|state| state.descriptor.epoch.version);
-        if !all_in_range(&replica, &write) {
-            return self.refuse_several_ranges(&replica, &request, sink.as_ref(), token);
-        }
-        if let Err(error) = self.look_ahead(&replica, &write) {
-            return sink.complete(token, Err(error));
-        }
-        let write = match mutant::is(Mutant::CasBeforeLog) {
-            true => self.decide_now(&replica, write),
-            false => write,
-        };
-        let bytes = write.len_in_bytes();
-        let keys = began.and_then(|_| Sample::of_all(write.keys().map(|key| &**key)));
-        let kind = ProposalKind::Write(write, request.session);
-        let proposal = Proposal::new(kind, version, request.deadline, (sink, token));
-        let proposal = proposal.named(request.target.is_some());
-        if let Some(untold) = replica.proposer.push(proposal) {
-            let (range, shard) = (replica.group.range, self.inner.location);
-            tracing::warn!(
-                event = "range_overloaded",
-                untold,
-                "range {range} is offered more writes than shard {shard} takes: the excess is refused as \
-                 overloaded until what waits has become less; other ranges go on"
-            );
-        }
-        replica.usage.has_written(keys, bytes, began);
-    }
-
-    /// Refuses a write that depends on a row which cannot be read: once it is in the log it must be applied,
-    /// and whatever comes after it would have to wait.
-    fn look_ahead(&self, replica: &Replica<E>, write: &Batch) -> Result<(), Error> {
-        for key in write.keys_read() {
-            let read = (self.inner.store).newest(replica.data_id_of(key), key, |_| ());
-            read.map_err(|error| self.inner.unreadable(replica, error))?;
-        }
-        Ok(())
-    }
-
-    /// The batch without its conditions if they hold now.
-    fn decide_now(&self, replica: &Replica<E>, mut write: Batch) -> Batch {
-        let hold = write.conditions.iter().all(|condition| {
-            let look = |found: Option<(&[u8], Timestamp)>| holds(&condition.expected, found);
-            let read = self.look(replica, &condition.key, Timestamp::MAX, look);
-            matches!(read, Ok(Read::Done(true)))
-        });
-        if hold {
-            write.conditions.clear();
-        }
-        write
-    }
-
-    /// Refuses a write that spans ranges, unless it is a retry that was applied before a split: its
-    /// pair tells.
-    fn refuse_several_ranges(
-        &self,
-        replica: &Replica<E>,
-        request: &WriteRequest,
-        sink: &dyn WriteSink,
-        token: u64,
-    ) {
-        use crate::range::sessions::Verdict;
-        let now = replica.timestamps.now();
-        let verdict = replica.with_state(|state| state.sessions.check(&request.session, now));
-        let result = match verdict {
-            Verdict::Seen(outcome) => Ok(outcome),
-            Verdict::Expired => Err(Error::SessionExpired),
-            Verdict::Fresh => Err(Error::SeveralRanges),
-        };
-        sink.complete(token, result);
-    }
-
     /// Ends the process because of an error of the tree; the caller gets this error meanwhile.
     fn lost(&self, fatal: Fatal) -> Error {
         self.inner.store.fail(fatal);
@@ -443,53 +318,6 @@ impl<E: Env> Shard<E> {
     /// # Errors
     /// Something could not be made durable.
     pub async fn close(self) -> Result<(), Fatal> {
-        background::close(&self.inner).await
+        lifecycle::background::close(&self.inner).await
     }
-}
-
-/// Whether the key's present value, if it has one, is what is expected. Apply asks the same of the
-/// entry in the log; this is for the deliberate bug that decides before.
-fn holds(expected: &Expected, live: Option<(&[u8], Timestamp)>) -> bool {
-    match expected {
-        Expected::Absent => live.is_none(),
-        Expected::Value(wanted) => live.is_some_and(|(value, _)| value == &**wanted),
-        Expected::Version(wanted) => live.is_some_and(|(_, version)| version == *wanted),
-        Expected::Exists => live.is_some(),
-    }
-}
-
-/// Checks that a write does not say that it was answered itself.
-fn check_session(session: &RequestId) -> Result<(), Error> {
-    let (sequence, lowest) = (session.sequence, session.lowest_unanswered);
-    if lowest > sequence {
-        return Err(Error::Invalid(format!(
-            "the session's lowest_unanswered is {lowest}, above the write's own sequence {sequence}"
-        )));
-    }
-    Ok(())
-}
-
-/// Checks a write's limits; gives its first key.
-fn check_write(write: &Batch) -> Result<Blob, Error> {
-    write.check()?;
-    let names_expiry = |change: &Change| match change {
-        Change::Put { expires_at, .. } => expires_at.is_some(),
-        Change::Delete | Change::Add { .. } => false,
-    };
-    if write.mutations.iter().any(|m| names_expiry(&m.change)) {
-        let rule = "the write names an expiry; this release has none";
-        return Err(Error::Invalid(rule.to_owned()));
-    }
-    write
-        .first_key()
-        .cloned()
-        .ok_or_else(|| BrokenLimit::NoMutation.into())
-}
-
-fn all_in_range<E: Env>(replica: &Replica<E>, write: &Batch) -> bool {
-    // The first key of a batch has found the replica.
-    if write.operations() == 1 {
-        return true;
-    }
-    replica.with_state(|state| write.keys().all(|key| state.descriptor.keys.contains(key)))
 }

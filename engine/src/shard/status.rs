@@ -1,7 +1,5 @@
 //! The status of a shard, for status requests and metrics.
 
-use std::time::Duration;
-
 use crate::cluster::{NodeHealth, RangeView};
 use crate::distribution::Distribution;
 use crate::env::Env;
@@ -10,11 +8,12 @@ use crate::memory::MemoryUse;
 use crate::raft::RaftStats;
 use crate::range::Route;
 use crate::range::usage::RangeLoad;
-use crate::shard::availability::{Availability, availability};
-use crate::shard::slow_disk::SlowDiskStatus;
+use crate::shard::liveness::PeerStatus;
+use crate::shard::liveness::availability::{Availability, availability};
+use crate::shard::liveness::slow_disk::SlowDiskStatus;
 use crate::shard::{BoundsChangeStats, DigestStats, MoveStats, RangeHandle, ShardInner};
 use crate::tree::cold_reads::ColdReadStats;
-use crate::types::{DataId, KeyRange, Location, MergeId, ReplicaId, Timestamp};
+use crate::types::{DataId, KeyRange, MergeId, ReplicaId, Timestamp};
 use crate::wal::WalStats;
 
 /// The status of a range on this shard.
@@ -50,17 +49,6 @@ pub struct RangeStatus {
     pub session_clients: usize,
     /// Whether it can be served, as far as this shard knows.
     pub availability: Availability,
-}
-
-/// Another shard with which this one exchanges heartbeats.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PeerStatus {
-    /// Its node and number.
-    pub at: Location,
-    /// Whether it has answered lately.
-    pub answers: bool,
-    /// How long its last answer took; `None` before the first one.
-    pub round_trip: Option<Duration>,
 }
 
 /// The status of a shard.

@@ -40,7 +40,7 @@
 //! They are recycled like any others. Version 1 refuses a log that has a segment of a later format.
 //!
 //! **Format 2** differs from format 3 only in its number and in the entries that it may hold
-//! (`range/command.rs`). A log of format 2 also goes on in a new segment: an older release, which
+//! (`range/command/mod.rs`). A log of format 2 also goes on in a new segment: an older release, which
 //! cannot read the new entries, then refuses the log instead of taking it to end before them.
 //!
 //! **Entries** keep the checksum of their bytes that their leader computed ([`Body`]): in the

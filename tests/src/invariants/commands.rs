@@ -1,8 +1,8 @@
 //! The commands of an entry that a replica has applied, with their results. No invariant of its own.
 
 use rangedb_engine::range::apply::Applied;
+use rangedb_engine::range::command::format;
 use rangedb_engine::range::command::{self, ArchivedCommand};
-use rangedb_engine::range::format;
 use rangedb_engine::wal::{LogEntry, Payload};
 
 /// Checks each command of an entry with its result. An entry of another kind has none.

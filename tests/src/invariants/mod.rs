@@ -43,7 +43,7 @@ use rangedb_engine::gateway::message::{self, Body};
 use rangedb_engine::lsm::row::Row;
 use rangedb_engine::raft::{self, Message, RaftRequest, RaftResponse};
 use rangedb_engine::range::apply::Applied;
-use rangedb_engine::range::observer::ApplyObserver;
+use rangedb_engine::range::apply::observer::ApplyObserver;
 use rangedb_engine::range::state::RangeState;
 use rangedb_engine::types::{Location, NodeId, RangeId, ReplicaId};
 use rangedb_engine::wal::{Group, LogEntry, LogId, LogState};

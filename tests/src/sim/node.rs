@@ -11,7 +11,7 @@ use rangedb_engine::error::Fatal;
 use rangedb_engine::gateway::Gateway;
 use rangedb_engine::hlc::Hlc;
 use rangedb_engine::lsm::{MemoryDisk, MemoryTables};
-use rangedb_engine::range::observer::ApplyObservers;
+use rangedb_engine::range::apply::observer::ApplyObservers;
 use rangedb_engine::range::{Keyspace, ReplicaPlace};
 use rangedb_engine::shard::{DigestOptions, FolderMark, InitialRange, Opened, Shard, ShardOptions};
 use rangedb_engine::types::{

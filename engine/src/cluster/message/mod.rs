@@ -26,7 +26,7 @@ use crate::cluster::record::{MembershipStatus, Setting};
 use crate::codec;
 use crate::error::OrderError;
 use crate::range::digest::Digest;
-use crate::range::hot_keys::HotKey;
+use crate::range::usage::hot_keys::HotKey;
 use crate::range::{Descriptor, ReplicaPlace};
 use crate::types::{Epoch, KeyRange, Location, MergeId, NodeId, RangeId, ReplicaId, ShardId};
 

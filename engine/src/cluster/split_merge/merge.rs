@@ -4,7 +4,7 @@
 //! A range takes over its right neighbour when the replicas of both are on the same shards. If they are not,
 //! replicas of the right range move first. A replica that has taken over another has the rows of both under
 //! their data ids. Before a replica would get too many data ids, its shard rewrites the rows under one
-//! (`shard/rewrites.rs`), and the merge waits for that.
+//! (`shard/split_merge/rewrites.rs`), and the merge waits for that.
 //!
 //! On its own the manager merges ranges that are small *and* cold, and only long after a change of their
 //! bounds, so that ranges are not split and merged again and again. Together the two must have less than a

@@ -4,7 +4,7 @@
 //! [`split`] has the orders of operators and splits because of size, [`load_splits`] the splits because of
 //! load, and [`merge`] all merges. What the manager remembers of a range between two attempts is in
 //! `manager/split_watch.rs`. This folder does not carry anything out: that is the task of the leaders of the
-//! ranges, in `shard/split.rs` and `shard/merge.rs`.
+//! ranges, in `shard/split_merge/split.rs` and `shard/split_merge/merge.rs`.
 
 pub mod load_splits;
 pub mod merge;

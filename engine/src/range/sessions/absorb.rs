@@ -1,7 +1,7 @@
 //! The session table when its range takes over its right neighbour.
 
 use super::Sessions;
-use crate::range::session_row::{ClientMarks, SessionRow};
+use super::row::{ClientMarks, SessionRow};
 
 impl Sessions {
     /// Takes over the table of the right neighbour: its requests, whose rows stay where they are, and its

@@ -2,9 +2,9 @@
 
 use std::collections::VecDeque;
 
+use super::row::SessionRow;
 use super::{Request, Sessions};
 use crate::mutant::{self, Mutant};
-use crate::range::session_row::SessionRow;
 use crate::types::{Blob, ClientId};
 
 impl Sessions {

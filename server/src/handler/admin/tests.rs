@@ -6,7 +6,7 @@ use rangedb_engine::cluster::{
     View,
 };
 use rangedb_engine::error::OrderError;
-use rangedb_engine::range::hot_keys::HotKey;
+use rangedb_engine::range::usage::hot_keys::HotKey;
 use rangedb_engine::range::{Descriptor, Keyspace, ReplicaPlace};
 use rangedb_engine::types::{
     Epoch, KeyRange, Location, NodeId, NodeStats, RangeId, ReplicaId, ShardId,
