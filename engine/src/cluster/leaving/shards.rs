@@ -12,11 +12,13 @@ use crate::boot_time::BootTime;
 use crate::cluster::manager::{KnownRange, Manager};
 use crate::cluster::message::NodeHealth;
 use crate::cluster::placement::moves;
+use crate::cluster::placement::room::{Room, is_small};
 use crate::cluster::placement::{self, Node, Range, Step};
 use crate::range::ReplicaPlace;
 use crate::types::Location;
 
-/// Most ranges of which such a change is under way at the same time.
+/// Most large ranges of which such a change is under way at the same time. Of small ones it is as many as there
+/// is room for ([`crate::cluster::placement::room`]).
 const CHANGES_MAX: usize = 8;
 
 impl Manager {
@@ -37,6 +39,7 @@ impl Manager {
         &self,
         nodes: &[Node],
         ranges: &mut [Range],
+        room: &mut Room,
         now: BootTime,
     ) -> Vec<Step> {
         let gives_up = |known: &crate::cluster::manager::KnownNode| known.record.leaving_shards > 0;
@@ -52,19 +55,26 @@ impl Manager {
             .ranges
             .values()
             .filter(|known| !self.is_quiet(known, now));
+        let is_large = |known: &&KnownRange| !is_small(self.bytes(known, now));
+        let changing = changing.filter(is_large);
         let changing = changing.filter(|known| gone(known)).count();
-        let mut room = CHANGES_MAX.saturating_sub(changing);
+        let mut own = Room {
+            large: CHANGES_MAX.saturating_sub(changing),
+            ..*room
+        };
         let mut steps = Vec::new();
         for index in 0..ranges.len() {
-            if room == 0 {
-                break;
+            let bytes = ranges[index].bytes;
+            if !own.has(bytes) {
+                continue;
             }
             let Some(step) = self.leave_shard(nodes, ranges, index, now) else {
                 continue;
             };
             steps.push(step);
-            room -= 1;
+            own.take(bytes);
         }
+        room.small = own.small;
         steps
     }
 

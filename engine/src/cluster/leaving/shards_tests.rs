@@ -29,6 +29,8 @@ struct Case {
     now: BootTime,
     shards: u16,
     leaving: u16,
+    /// How many bytes each range has.
+    bytes: u64,
     /// The place of the only replica of each range, its id, and the range's `conf`.
     ranges: BTreeMap<RangeId, (ReplicaPlace, u32)>,
 }
@@ -56,6 +58,7 @@ impl Case {
             now,
             shards,
             leaving: 0,
+            bytes: 1 << 30,
             ranges,
         }
     }
@@ -87,7 +90,10 @@ impl Case {
             term: 3,
             applied: 9,
             followers: Vec::new(),
-            stats: RangeStats::default(),
+            stats: RangeStats {
+                bytes: self.bytes,
+                ..RangeStats::default()
+            },
             parts: 1,
         }
     }
@@ -196,6 +202,18 @@ fn the_replicas_of_shards_that_are_given_up_move_to_those_that_stay_a_few_at_a_t
 }
 
 #[test]
+fn small_replicas_leave_shards_that_are_given_up_by_the_hundred() {
+    let mut case = Case::new(2, 200);
+    (case.leaving, case.bytes) = (1, 0);
+    case.pass();
+    let planned = case.planned();
+    assert_eq!(planned.len(), 201, "and the system range");
+    case.carry_out(&planned);
+    case.pass();
+    assert_eq!((case.on(0), case.on(1)), (401, 0));
+}
+
+#[test]
 fn shards_that_stay_after_all_keep_what_they_have_and_further_ones_may_leave() {
     let mut case = Case::new(3, 2);
     case.leaving = 1;
@@ -261,7 +279,9 @@ fn a_replica_goes_to_the_learner_that_an_earlier_try_has_left() {
     };
     let range = ranges.iter_mut().find(|range| range.id == RangeId(5));
     range.expect("it is on shard 3").learners = vec![learner];
-    let steps = case.manager.leave_shards(&nodes, &mut ranges, case.now);
+    let steps = case
+        .manager
+        .leave_shards(&nodes, &mut ranges, &mut Room::beside(0, 0), case.now);
     let step = steps.into_iter().find(|step| step.range() == RangeId(5));
     let wanted = Step::Change {
         range: RangeId(5),

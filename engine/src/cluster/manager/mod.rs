@@ -344,6 +344,13 @@ impl Manager {
         (now < at + REPORT_TTL).then_some(&*report.led)
     }
 
+    /// About how many bytes a replica of a range has, as far as is known. A leader that was just started may not
+    /// have measured it yet, which then counts as nothing.
+    pub(in crate::cluster) fn bytes(&self, known: &KnownRange, now: BootTime) -> u64 {
+        self.fresh(known, now)
+            .map_or(0, |report| report.stats.bytes)
+    }
+
     /// Whether a range has an order that it has not carried out yet, as far as is known.
     pub(in crate::cluster) fn is_ordered(&self, known: &KnownRange, now: BootTime) -> bool {
         let ordered = known.ordered.as_ref();
@@ -382,6 +389,7 @@ impl Manager {
                 let ready = followers.filter(|follower| follower.has_caught_up());
                 ready.map(|follower| follower.replica).collect()
             }),
+            bytes: self.bytes(known, now),
             is_joint: report.is_some_and(|report| report.is_joint),
             busy: self.is_ordered(known, now) || report.is_none_or(busy),
         }

@@ -4,12 +4,14 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
+use super::ORDER_COOLDOWN;
 use super::decision_log::Decisions;
 use crate::boot_time::BootTime;
 use crate::cluster::backoff::{Backoff, Limits};
 use crate::cluster::message::DecisionKind;
 use crate::cluster::placement::Step;
 use crate::cluster::placement::loads::Loads;
+use crate::cluster::placement::room::{CHANGES_PER, Room};
 use crate::cluster::placement::scatter::Scatter;
 use crate::types::{Location, RangeId};
 
@@ -79,6 +81,8 @@ pub(in crate::cluster) struct UnderWay {
     pub to: Option<Location>,
     pub origin: Origin,
     pub since: BootTime,
+    /// What it takes of the room for changes of small ranges.
+    pub weight: u64,
     /// When the members were what they should be.
     pub reached: Option<BootTime>,
     /// Since when nothing is being done to the range, by its leaders' reports.
@@ -105,6 +109,10 @@ pub struct Planning {
     pub(in crate::cluster) bulk_splits: BTreeMap<RangeId, BootTime>,
     /// When balance gave its last orders that were not cheap.
     pub(in crate::cluster) given: VecDeque<BootTime>,
+    /// When the last changes of members of large ranges were ordered, but for those of balance.
+    pub(in crate::cluster) changes: VecDeque<BootTime>,
+    /// Whether an order has ended since this was last asked.
+    pub(in crate::cluster) has_ended: bool,
 }
 
 impl Planning {
@@ -120,12 +128,24 @@ impl Planning {
             merging: Vec::new(),
             bulk_splits: BTreeMap::new(),
             given: VecDeque::new(),
+            changes: VecDeque::new(),
+            has_ended: false,
         }
     }
 
     /// What an order under way does to its range.
     pub fn kind_of(&self, range: RangeId) -> Option<DecisionKind> {
         self.under_way.get(&range).map(|order| order.kind)
+    }
+
+    /// What may still be ordered to complete the members of ranges. An order that has not ended when another one
+    /// might be given takes no room: a range that is stuck holds up no other.
+    pub(in crate::cluster) fn room(&self, now: BootTime) -> Room {
+        let orders = self.under_way.values();
+        let recent = orders.filter(|order| now < order.since + ORDER_COOLDOWN);
+        let large = self.changes.iter();
+        let large = large.filter(|at| now < **at + CHANGES_PER).count();
+        Room::beside(recent.map(|order| order.weight).sum(), large)
     }
 
     /// How many leaderships are on their way to each shard.
@@ -165,6 +185,7 @@ impl Planning {
 
     pub(in crate::cluster) fn forget_old(&mut self, now: BootTime) {
         self.given.retain(|at| now < *at + ORDERS_PER);
+        self.changes.retain(|at| now < *at + CHANGES_PER);
         self.moved.retain(|_, at| now < *at + REST);
         self.bulk_splits.retain(|_, until| now < *until);
         self.paused

@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 use super::load_balance::{Allowance, Picture, Proposal, RangeLoad, keeps_order, leader_targets};
 use super::loads::{Expected, Loads, Span};
 use super::moves;
+use super::room::is_small;
 use super::{Plan, Range, Step};
 use crate::types::{Location, NodeId, RangeId, SYSTEM_RANGE, ShardId};
 use crate::words::counted;
@@ -60,12 +61,12 @@ fn replicas(picture: &Picture<'_>, allowance: &mut Allowance) -> Vec<Proposal> {
         if is_busy || has_learner || !is_uneven(loads(&plan), sum, picture.nodes.len()) {
             continue;
         }
-        let Some(to) = emptiest_shard(picture, &plan, empty, allowance) else {
+        let Some(to) = emptiest_shard(picture, &plan, (range, empty), allowance) else {
             continue;
         };
         let step = moves::step(range, full.replica, to);
-        let is_cheap = picture.is_cheap(&step);
-        if !allowance.take(&step, to, is_cheap) {
+        let cost = picture.cost(range, &step);
+        if !allowance.take(&step, to, cost) {
             continue;
         }
         let words = |(full, empty): (usize, usize), verb| {
@@ -80,7 +81,7 @@ fn replicas(picture: &Picture<'_>, allowance: &mut Allowance) -> Vec<Proposal> {
         *plan.load.entry(to).or_default() += 1;
         proposals.push(Proposal {
             step,
-            is_cheap,
+            is_cheap: cost.is_cheap,
             reason,
             expected: words(loads(&plan), "will have"),
         });
@@ -88,11 +89,11 @@ fn replicas(picture: &Picture<'_>, allowance: &mut Allowance) -> Vec<Proposal> {
     proposals
 }
 
-/// The shard of a node that has the fewest replicas, of those that may be sent one.
+/// The shard of a node that has the fewest replicas, of those that may be sent one of a range.
 fn emptiest_shard(
     picture: &Picture<'_>,
     plan: &Plan<'_>,
-    node: NodeId,
+    (range, node): (&Range, NodeId),
     allowance: &Allowance,
 ) -> Option<Location> {
     let shards = picture.nodes.iter().find(|n| n.id == node)?.shards;
@@ -100,7 +101,8 @@ fn emptiest_shard(
         node,
         shard: ShardId(shard),
     });
-    let fit = shards.filter(|at| !plan.is_avoided(*at) && allowance.may_come(*at));
+    let may_come = |at: Location| allowance.may_come(at, is_small(range.bytes));
+    let fit = shards.filter(|at| !plan.is_avoided(*at) && may_come(*at));
     fit.min_by_key(|at| plan.load.get(at).copied().unwrap_or_default())
 }
 
@@ -159,8 +161,8 @@ fn leaders(
             range: range.id,
             to: replica,
         };
-        let is_cheap = picture.is_cheap(&step);
-        if !allowance.take(&step, to, is_cheap) {
+        let cost = picture.cost(range, &step);
+        if !allowance.take(&step, to, cost) {
             continue;
         }
         *led.entry(from.node).or_default() -= 1;
@@ -176,7 +178,7 @@ fn leaders(
         };
         proposals.push(Proposal {
             step,
-            is_cheap,
+            is_cheap: cost.is_cheap,
             reason: words(counts, "leads"),
             expected: words((count(&led, from), count(&led, to)), "will lead"),
         });

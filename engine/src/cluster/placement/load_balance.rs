@@ -26,6 +26,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::loads::{Cpu, Expected, Loads, ShardCpu, Span, shift};
 use super::moves;
+use super::room::is_small;
 use super::{Node, Range, Step};
 use crate::types::{Location, NodeId, RangeId, SYSTEM_RANGE};
 
@@ -55,16 +56,15 @@ pub(in crate::cluster) const EXTREME: Difference = Difference {
 };
 /// A range with so much CPU time at its leader carries load, in thousandths of a core.
 const CARRIES_LOAD: u32 = 10;
-/// A replica with fewer bytes is copied in a moment.
-const SMALL_BYTES: u64 = 1 << 20;
+/// Replicas with hardly any bytes that may be on their way to a shard at the same time.
+pub(in crate::cluster) const SMALL_MOVES_MAX: usize = 32;
 /// Leaderships of ranges without load that may be on their way to a shard at the same time.
 pub(in crate::cluster) const LEADS_MAX: usize = 32;
 
-/// The load and the size of a range at its leader.
+/// The load of a range at its leader.
 #[derive(Clone, Copy, Debug, Default)]
 pub(in crate::cluster) struct RangeLoad {
     pub cpu: Cpu,
-    pub bytes: u64,
 }
 
 impl RangeLoad {
@@ -77,14 +77,32 @@ impl RangeLoad {
     pub fn carries_load(self) -> bool {
         self.cpu.short.max(self.cpu.long) >= CARRIES_LOAD
     }
+}
 
-    /// Whether a step costs next to nothing: the range carries no load, and no more than a little is copied.
-    fn is_cheap(self, step: &Step) -> bool {
-        let copies = match step {
-            Step::Lead { .. } => 0,
-            Step::Change { .. } => self.bytes,
-        };
-        !self.carries_load() && copies < SMALL_BYTES
+/// What a step costs.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::cluster) struct Cost {
+    /// Whether the range has hardly any bytes.
+    pub is_small: bool,
+    /// Whether the step costs next to nothing: the range carries no load, and no more than a little is copied.
+    pub is_cheap: bool,
+}
+
+/// Replicas that are on their way to a shard.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(in crate::cluster) struct Incoming {
+    large: usize,
+    /// Those with hardly any bytes.
+    small: usize,
+}
+
+impl Incoming {
+    /// Counts one more.
+    pub fn add(&mut self, is_small: bool) {
+        match is_small {
+            true => self.small += 1,
+            false => self.large += 1,
+        }
     }
 }
 
@@ -117,9 +135,14 @@ impl<'a> Picture<'a> {
         self.loads.get(&range).copied().unwrap_or_default()
     }
 
-    /// Whether a step costs next to nothing.
-    pub fn is_cheap(&self, step: &Step) -> bool {
-        self.load(step.range()).is_cheap(step)
+    /// What a step of a range costs.
+    pub fn cost(&self, range: &Range, step: &Step) -> Cost {
+        let is_small = is_small(range.bytes);
+        let copies_little = is_small || matches!(step, Step::Lead { .. });
+        Cost {
+            is_small,
+            is_cheap: copies_little && !self.load(range.id).carries_load(),
+        }
     }
 
     /// Whether balance may order something of a range.
@@ -142,25 +165,31 @@ impl<'a> Picture<'a> {
 pub(in crate::cluster) struct Allowance {
     /// Orders that are not cheap, of the whole cluster.
     pub orders: usize,
-    /// Replicas that may be on their way to a shard at the same time.
+    /// Replicas that may be on their way to a shard at the same time, of which those with hardly any bytes
+    /// have a limit of their own; with 0 none may.
     pub moves_max: usize,
     /// Replicas that are on their way to each shard.
-    pub incoming: BTreeMap<Location, usize>,
+    pub incoming: BTreeMap<Location, Incoming>,
     /// Leaderships that are on their way to each shard.
     pub leads: BTreeMap<Location, usize>,
 }
 
 impl Allowance {
     /// Whether a replica may be sent to a shard now.
-    pub fn may_come(&self, to: Location) -> bool {
-        self.incoming.get(&to).copied().unwrap_or_default() < self.moves_max
+    pub fn may_come(&self, to: Location, is_small: bool) -> bool {
+        let Incoming { large, small } = self.incoming.get(&to).copied().unwrap_or_default();
+        match is_small {
+            true => self.moves_max > 0 && small < SMALL_MOVES_MAX,
+            false => large < self.moves_max,
+        }
     }
 
     /// Takes leave for a step; gives whether it is allowed. The replica or the leadership goes to this shard.
-    pub fn take(&mut self, step: &Step, to: Location, is_cheap: bool) -> bool {
+    pub fn take(&mut self, step: &Step, to: Location, cost: Cost) -> bool {
+        let Cost { is_small, is_cheap } = cost;
         let leads = self.leads.get(&to).copied().unwrap_or_default();
         let may_go = match step {
-            Step::Change { .. } => self.may_come(to),
+            Step::Change { .. } => self.may_come(to, is_small),
             Step::Lead { .. } => !is_cheap || leads < LEADS_MAX,
         };
         if !may_go || !is_cheap && self.orders == 0 {
@@ -169,11 +198,10 @@ impl Allowance {
         if !is_cheap {
             self.orders -= 1;
         }
-        let coming = match step {
-            Step::Change { .. } => &mut self.incoming,
-            Step::Lead { .. } => &mut self.leads,
-        };
-        *coming.entry(to).or_default() += 1;
+        match step {
+            Step::Change { .. } => self.incoming.entry(to).or_default().add(is_small),
+            Step::Lead { .. } => *self.leads.entry(to).or_default() += 1,
+        }
         true
     }
 }
@@ -328,7 +356,7 @@ fn replica_targets(
         *to != from
             && picture.accepts_new(to.node)
             && !picture.is_avoided(*to)
-            && allowance.may_come(*to)
+            && allowance.may_come(*to, is_small(range.bytes))
             && others().all(|place| place.location.node != to.node)
     });
     shards.collect()
@@ -351,8 +379,8 @@ impl Departure<'_> {
             },
             None => moves::step(range, range.leader?, to),
         };
-        let is_cheap = picture.is_cheap(&step);
-        if !allowance.take(&step, to, is_cheap) {
+        let cost = picture.cost(range, &step);
+        if !allowance.take(&step, to, cost) {
             return None;
         }
         let used = |expected: &Expected| {
@@ -373,7 +401,7 @@ impl Departure<'_> {
         );
         Some(Proposal {
             step,
-            is_cheap,
+            is_cheap: cost.is_cheap,
             reason,
             expected,
         })

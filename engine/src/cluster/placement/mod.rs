@@ -4,8 +4,8 @@
 //! This file has the steps that are necessary: it completes the members of ranges and empties nodes. Its
 //! other files decide what is desirable: balance by load (`load_balance`) and by number (`count_balance`),
 //! and an operator's order to scatter (`scatter`). `loads` and `load_mean` hold the loads that these compare,
-//! and [`moves`] remembers the moves that operators have ordered. Which step is ordered, and when, is decided
-//! in `cluster/planning`.
+//! and [`moves`] remembers the moves that operators have ordered. [`room`] bounds how many members change at the
+//! same time, by what is copied. Which step is ordered, and when, is decided in `cluster/planning`.
 //!
 //! Each range wants as many voters as the replication factor; with fewer nodes, the largest odd number that
 //! the nodes allow. Learners fill up to the factor, as far as there are nodes. So a second node gets
@@ -23,15 +23,15 @@ pub(in crate::cluster) mod load_balance;
 pub(in crate::cluster) mod load_mean;
 pub(in crate::cluster) mod loads;
 pub mod moves;
+pub mod room;
 pub(in crate::cluster) mod scatter;
 
 use std::collections::BTreeMap;
 
+use self::room::Room;
 use crate::range::ReplicaPlace;
 use crate::types::{Location, NodeId, RangeId, ReplicaId, ShardId};
 
-/// Most changes of members ordered at the same time.
-const CHANGES_MAX: usize = 8;
 /// Most leadership transfers away from nodes that drain ordered at the same time: somebody waits for these.
 const DRAIN_TRANSFERS_MAX: usize = 256;
 
@@ -67,6 +67,8 @@ pub struct Range {
     pub leader: Option<ReplicaId>,
     /// The members that lack so little that they may take the lead.
     pub caught_up: Vec<ReplicaId>,
+    /// About how many bytes a replica has.
+    pub bytes: u64,
     /// Whether a joint change was left half done: the voters are those before and after it.
     pub is_joint: bool,
     /// Whether no order may be given now: a change is under way, or there is no leader.
@@ -164,12 +166,13 @@ impl Step {
 }
 
 /// The next steps that complete the members of ranges and that empty nodes: dead nodes are replaced,
-/// changes that were left half done are ended, and nodes that drain give up their leaderships.
-pub fn plan(nodes: &[Node], ranges: &[Range], factor: usize) -> Vec<Step> {
+/// changes that were left half done are ended, and nodes that drain give up their leaderships. The changes of
+/// members keep to the room that there is.
+pub fn plan(nodes: &[Node], ranges: &[Range], factor: usize, room: Room) -> Vec<Step> {
     let mut plan = Plan::new(nodes, ranges, factor);
     let drained = plan.drain_leaders();
     let is_drained = |range: RangeId| drained.iter().any(|step| step.range() == range);
-    plan.complete(CHANGES_MAX, is_drained);
+    plan.complete(room, is_drained);
     plan.steps.extend(drained);
     plan.steps
 }
@@ -177,7 +180,7 @@ pub fn plan(nodes: &[Node], ranges: &[Range], factor: usize) -> Vec<Step> {
 /// All changes of members that complete the members of ranges.
 pub fn complete(nodes: &[Node], ranges: &[Range], factor: usize) -> Vec<Step> {
     let mut plan = Plan::new(nodes, ranges, factor);
-    plan.complete(usize::MAX, |_| false);
+    plan.complete(Room::ENDLESS, |_| false);
     plan.steps
 }
 
@@ -289,14 +292,11 @@ impl<'a> Plan<'a> {
 
     /// Orders for each range the replicas that it lacks, and the removal of those that are too
     /// many.
-    fn complete(&mut self, changes_max: usize, is_drained: impl Fn(RangeId) -> bool) {
+    fn complete(&mut self, mut room: Room, is_drained: impl Fn(RangeId) -> bool) {
         let (voters_wanted, all_wanted) = wanted(self.nodes.len(), self.factor);
         let ranges = self.ranges;
         for range in ranges.iter().filter(|range| !range.busy) {
-            if self.steps.len() >= changes_max {
-                return;
-            }
-            if is_drained(range.id) {
+            if !room.has(range.bytes) || is_drained(range.id) {
                 continue;
             }
             let voters_wanted = voters_wanted.max(range.voters.len().min(self.factor));
@@ -337,7 +337,9 @@ impl<'a> Plan<'a> {
                 let slot = self.slot(range, node);
                 learners.extend(slot);
             }
-            self.change(range, voters, learners);
+            if self.change(range, voters, learners) {
+                room.take(range.bytes);
+            }
         }
     }
 
@@ -422,18 +424,22 @@ impl<'a> Plan<'a> {
         kept
     }
 
-    fn change(&mut self, range: &Range, voters: Vec<Slot>, learners: Vec<Slot>) {
+    /// Has these become the members; gives whether that is a change.
+    fn change(&mut self, range: &Range, voters: Vec<Slot>, learners: Vec<Slot>) -> bool {
         let same = |slots: &[Slot], places: &[ReplicaPlace]| {
             let is_there = |slot: &Slot| places.iter().any(|place| *slot == Slot::Here(*place));
             slots.len() == places.len() && slots.iter().all(is_there)
         };
-        if range.is_joint || !same(&voters, &range.voters) || !same(&learners, &range.learners) {
+        let is_change =
+            range.is_joint || !same(&voters, &range.voters) || !same(&learners, &range.learners);
+        if is_change {
             self.steps.push(Step::Change {
                 range: range.id,
                 voters,
                 learners,
             });
         }
+        is_change
     }
 }
 

@@ -186,6 +186,7 @@ mod tests {
             not_on: None,
             leader: Some(ReplicaId(1)),
             caught_up: Vec::new(),
+            bytes: 0,
             is_joint: false,
             busy: false,
         }

@@ -143,11 +143,11 @@ impl Scatter {
             let Some((step, to)) = goal.and_then(|goal| goal.step(range)) else {
                 continue;
             };
-            let is_cheap = picture.is_cheap(&step);
-            if picture.accepts_new(to.node) && allowance.take(&step, to, is_cheap) {
+            let cost = picture.cost(range, &step);
+            if picture.accepts_new(to.node) && allowance.take(&step, to, cost) {
                 proposals.push(Proposal {
                     step,
-                    is_cheap,
+                    is_cheap: cost.is_cheap,
                     reason: "the range is to be scattered, by an operator's order or after a split at many keys".to_owned(),
                     expected: "these ranges are spread evenly by number".to_owned(),
                 });

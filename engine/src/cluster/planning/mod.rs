@@ -11,10 +11,15 @@
 //!   do not count: those for ranges without load, if they move a leadership or a replica with hardly any
 //!   bytes;
 //! - of those at most [`LEADS_MAX`](load_balance::LEADS_MAX) leaderships that are on their way to a shard;
-//! - at most `moves-max` replicas that are on their way to a shard, including those of repairs;
+//! - at most `moves-max` replicas that are on their way to a shard, including those of repairs. Of replicas
+//!   with hardly any bytes at most [`SMALL_MOVES_MAX`](load_balance::SMALL_MOVES_MAX) instead;
 //! - the leadership of a range that is not idle moves at most once in `REST`;
 //! - after a failed order a range is left alone for a while, twice as long each time;
 //! - numbers are not balanced while an order splits a range into many.
+//!
+//! Repairs have limits of their own, again by what is copied ([`placement::room`]). When an order ends, the next
+//! round begins at once ([`Manager::take_has_ended`]), so that limits are what many small steps wait for, and not
+//! time.
 //!
 //! Every order is a decision, which is shown with its reason and its end
 //! ([`crate::cluster::manager::decision_log`]).
@@ -33,9 +38,10 @@ use crate::cluster::manager::{Goal, KnownRange, Manager};
 use crate::cluster::message::NodeHealth;
 use crate::cluster::placement::count_balance;
 use crate::cluster::placement::load_balance::{
-    self, Allowance, EXTREME, LASTING, Picture, Proposal, RangeLoad,
+    self, Allowance, EXTREME, Incoming, LASTING, Picture, Proposal, RangeLoad,
 };
 use crate::cluster::placement::loads::Cpu;
+use crate::cluster::placement::room;
 use crate::cluster::placement::scatter;
 use crate::cluster::placement::{self, Node, Range, Slot, Step};
 use crate::cluster::record::MembershipStatus;
@@ -109,7 +115,8 @@ impl Manager {
             };
             planned.push(Planned { step, why });
         }
-        for step in self.leave_shards(&nodes, &mut ranges, now) {
+        let mut room = self.planning.room(now);
+        for step in self.leave_shards(&nodes, &mut ranges, &mut room, now) {
             let why = Why {
                 reason: "a node has given up the shard that has a replica".to_owned(),
                 expected: "the replica is on a shard that stays".to_owned(),
@@ -118,7 +125,7 @@ impl Manager {
             };
             planned.push(Planned { step, why });
         }
-        for step in placement::plan(&nodes, &ranges, self.factor()) {
+        for step in placement::plan(&nodes, &ranges, self.factor(), room) {
             let why = self.why_necessary(&step, now);
             planned.push(Planned { step, why });
         }
@@ -176,11 +183,9 @@ impl Manager {
             .ranges
             .iter()
             .filter_map(|(range, known)| {
-                let load = RangeLoad {
-                    cpu: known.cpu(now),
-                    bytes: self.fresh(known, now)?.stats.bytes,
-                };
-                Some((*range, load))
+                self.fresh(known, now)?;
+                let cpu = known.cpu(now);
+                Some((*range, RangeLoad { cpu }))
             })
             .collect();
         let is_unready =
@@ -222,18 +227,19 @@ impl Manager {
 
     /// What balance may still order.
     fn allowance(&self, now: BootTime) -> Allowance {
-        let mut incoming: BTreeMap<Location, usize> = BTreeMap::new();
+        let mut incoming: BTreeMap<Location, Incoming> = BTreeMap::new();
         for known in self.ranges.values() {
             let Some(Goal::Members { voters, learners }) = self.goal(known, now) else {
                 continue;
             };
             let record = &known.record;
+            let is_small = room::is_small(self.bytes(known, now));
             let is_new = |place: &&ReplicaPlace| !record.voters.contains(&place.replica);
             let is_absent =
                 |place: &&ReplicaPlace| record.descriptor.location(place.replica).is_none();
             let coming = voters.iter().filter(is_new);
             for place in coming.chain(learners.iter().filter(is_absent)) {
-                *incoming.entry(place.location).or_default() += 1;
+                incoming.entry(place.location).or_default().add(is_small);
             }
         }
         let recent = self.planning.given.iter();
@@ -376,7 +382,7 @@ impl Manager {
 }
 
 /// Has a range count as what a step makes of it, and as busy. New replicas are on their way to their shards.
-fn take_place(ranges: &mut [Range], step: &Step, incoming: &mut BTreeMap<Location, usize>) {
+fn take_place(ranges: &mut [Range], step: &Step, incoming: &mut BTreeMap<Location, Incoming>) {
     let Ok(index) = ranges.binary_search_by_key(&step.range(), |range| range.id) else {
         return;
     };
@@ -388,10 +394,11 @@ fn take_place(ranges: &mut [Range], step: &Step, incoming: &mut BTreeMap<Locatio
             voters, learners, ..
         } => {
             let leader = range.led_at();
+            let is_small = room::is_small(range.bytes);
             let mut place = |slot: &Slot| match slot {
                 Slot::Here(place) => *place,
                 Slot::New(location) => {
-                    *incoming.entry(*location).or_default() += 1;
+                    incoming.entry(*location).or_default().add(is_small);
                     // It has no id yet.
                     ReplicaPlace {
                         replica: ReplicaId(0),

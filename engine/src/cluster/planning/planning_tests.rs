@@ -8,7 +8,7 @@ use crate::cluster::message::{
     ClusterRequest, DecisionKind, Follower, HeldReplica, HighestIds, LedRange, Outcome, RangeStats,
     Report, ShardStats,
 };
-use crate::cluster::placement::load_balance::LEADS_MAX;
+use crate::cluster::placement::load_balance::{LEADS_MAX, SMALL_MOVES_MAX};
 use crate::cluster::record::{NodeRecord, Setting};
 use crate::cluster::test_reports::Reporters;
 use crate::range::Descriptor;
@@ -42,6 +42,7 @@ struct ModelRange {
     load: f64,
     measured: f64,
     doing: Option<(BootTime, Doing)>,
+    bytes: u64,
     /// A change of it never ends.
     is_stuck: bool,
     /// It refuses all orders.
@@ -73,6 +74,8 @@ struct Model {
     ranges: BTreeMap<u64, ModelRange>,
     measured: BTreeMap<Location, f64>,
     move_takes: Duration,
+    /// How many bytes new ranges have.
+    bytes: u64,
     given: Vec<Given>,
 }
 
@@ -89,6 +92,7 @@ impl Model {
             ranges: BTreeMap::new(),
             measured: BTreeMap::new(),
             move_takes: MOVE,
+            bytes: 0,
             given: Vec::new(),
         }
     }
@@ -115,6 +119,7 @@ impl Model {
             load,
             measured: load,
             doing: None,
+            bytes: self.bytes,
             is_stuck: false,
             refuses: false,
         };
@@ -186,6 +191,7 @@ impl Model {
             followers: followers.map(follower).collect(),
             stats: RangeStats {
                 cpu_millis_per_second: range.measured.round() as u32,
+                bytes: range.bytes,
                 ..RangeStats::default()
             },
             parts: 1,
@@ -289,6 +295,11 @@ impl Model {
         for shard in self.all_shards() {
             self.report(shard);
         }
+        self.order();
+    }
+
+    /// Has the manager give its next orders.
+    fn order(&mut self) {
         self.manager.observe(self.now);
         for Planned { step, why } in self.manager.plan(self.now) {
             let (range, is_move) = (step.range().0, matches!(step, Step::Change { .. }));
@@ -315,7 +326,7 @@ impl Model {
                 }
             };
             let is_new = why.origin != Origin::Continued;
-            let is_cheap = why.is_cheap;
+            let is_cheap = why.is_cheap || why.origin != Origin::Balance;
             self.manager.order(&request, self.now);
             self.manager.note(&request, why, self.now);
             let model = self.ranges.get_mut(&range).expect("it is known");
@@ -354,18 +365,25 @@ impl Model {
         }
         let most = leads.values().max().copied().unwrap_or_default();
         assert!(most <= LEADS_MAX + ORDERS_MAX, "{leads:?}");
-        let mut coming: BTreeMap<Location, usize> = BTreeMap::new();
+        let mut coming: BTreeMap<Location, [usize; 2]> = BTreeMap::new();
         for range in self.ranges.values() {
             let Some((_, Doing::Members(replicas))) = &range.doing else {
                 continue;
             };
+            // One that is completed is not held back.
+            if range.replicas.len() < replicas.len() {
+                continue;
+            }
             let is_new = |place: &&ReplicaPlace| !range.replicas.contains(place);
             for place in replicas.iter().filter(is_new) {
-                *coming.entry(place.location).or_default() += 1;
+                let of_size = usize::from(range.bytes > 0);
+                coming.entry(place.location).or_default()[of_size] += 1;
             }
         }
-        let most = coming.values().max().copied().unwrap_or_default();
-        assert!(most <= self.manager.moves_max(), "{coming:?}");
+        for [small, large] in coming.values() {
+            assert!(*large <= self.manager.moves_max(), "{coming:?}");
+            assert!(*small <= SMALL_MOVES_MAX, "{coming:?}");
+        }
         for range in self.ranges.values() {
             let mut nodes: Vec<NodeId> = range.replicas.iter().map(|p| p.location.node).collect();
             nodes.sort();
@@ -547,52 +565,11 @@ fn load_that_changes_sides_gives_few_orders() {
     }
 }
 
-#[test]
-fn a_stuck_change_holds_up_no_other_range() {
-    let mut model = Model::new(3, 1);
-    let stuck = model.range(&[(1, 0), (2, 0), (3, 0)], 0.0);
-    let refusing = model.range(&[(1, 0), (2, 0), (3, 0)], 0.0);
-    for _ in 0..10 {
-        model.range(&[(1, 0), (2, 0), (3, 0)], 30.0);
-    }
-    model.ranges.get_mut(&stuck).expect("it is there").is_stuck = true;
-    model
-        .ranges
-        .get_mut(&refusing)
-        .expect("it is there")
-        .refuses = true;
-    model.pass(60);
-    for node in 1..=3 {
-        let cpu = model.cpu(at(node, 0)) - IDLE_CPU;
-        assert!((90.0..=120.0).contains(&cpu), "node {node}: {cpu}");
-    }
-    // What refuses is asked less and less often, and the reason is told.
-    let asked = model.given.iter().filter(|given| given.range == refusing);
-    assert!((1..=4).contains(&asked.count()));
-    let last = model.manager.planning.decisions.last();
-    let mut of_range = last.iter().filter(|d| d.range == RangeId(refusing));
-    let decision = of_range.next_back().expect("it was ordered to move");
-    assert_eq!(decision.outcome, Outcome::Failed("it is busy".to_owned()));
-    assert!(decision.reason.contains("leads"), "{decision:?}");
-}
-
-#[test]
-fn without_moves_only_leaders_go() {
-    let mut model = Model::new(1, 2);
-    model.set("moves-max", "0");
-    for _ in 0..8 {
-        model.range(&[(1, 0)], 100.0);
-    }
-    assert_eq!(model.orders_in(120), 0);
-    model.set("moves-max", "2");
-    model.set("balance", "off");
-    assert_eq!(model.orders_in(120), 0);
-    model.set("balance", "on");
-    assert_eq!(model.orders_in(120), 4);
-}
-
 #[path = "../placement/count_balance_tests.rs"]
 mod count_balance;
 
 #[path = "steadiness_tests.rs"]
 mod steadiness;
+
+#[path = "room_tests.rs"]
+mod room;

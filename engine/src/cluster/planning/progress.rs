@@ -8,6 +8,7 @@ use crate::cluster::manager::decision_log::NewDecision;
 use crate::cluster::manager::planning_state::{Origin, UnderWay, Why};
 use crate::cluster::manager::{Manager, ORDER_COOLDOWN};
 use crate::cluster::message::{ClusterRequest, DecisionKind};
+use crate::cluster::placement::room;
 use crate::range::ReplicaPlace;
 use crate::types::{Location, RangeId, ReplicaId};
 
@@ -55,6 +56,17 @@ impl Manager {
                 self.planning.moved.insert(range, now);
             }
         }
+        let weight = match request {
+            ClusterRequest::Change { .. } => {
+                let known = self.ranges.get(&range);
+                let bytes = known.map_or(0, |known| self.bytes(known, now));
+                if why.origin == Origin::Duty && !room::is_small(bytes) {
+                    self.planning.changes.push_back(now);
+                }
+                room::weight(bytes)
+            }
+            _ => 0,
+        };
         let decision = self.planning.decisions.note(new, now);
         let order = UnderWay {
             decision,
@@ -62,6 +74,7 @@ impl Manager {
             to,
             origin: why.origin,
             since: now,
+            weight,
             reached: None,
             quiet: None,
         };
@@ -128,6 +141,11 @@ impl Manager {
         Some((new, leader.is_some() && from == leader))
     }
 
+    /// Whether an order has ended since this was last asked: what waited for its end can be ordered now.
+    pub fn take_has_ended(&mut self) -> bool {
+        std::mem::take(&mut self.planning.has_ended)
+    }
+
     /// Notes that the leader of a range did not follow its order, and why.
     pub fn not_followed(&mut self, range: RangeId, why: &str, now: BootTime) {
         self.refused(range);
@@ -177,6 +195,7 @@ impl Manager {
         let Some(order) = self.planning.under_way.remove(&range) else {
             return;
         };
+        self.planning.has_ended = true;
         let is_done = result.is_ok();
         self.planning.decisions.ended(order.decision, result);
         self.planning.loads.ended(range, is_done, now);

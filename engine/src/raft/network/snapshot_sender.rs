@@ -38,6 +38,19 @@ const PAUSE_PER_READ: u32 = 8;
 /// the receiver does, too. An answer also takes long because the receiver could not be reached.
 const PAUSE_PER_ANSWER: u32 = 2;
 const ANSWER_PAUSE_MAX: Duration = Duration::from_millis(100);
+/// These pauses are for a part with so many bytes, and shorter for one with fewer: hundreds of ranges with hardly
+/// any rows would else wait for each other, though all of them together send no more than one part.
+const WHOLE_PART: usize = 256 << 10;
+/// But a part counts as so many bytes at least.
+const SHORT_PART: usize = WHOLE_PART / 64;
+
+/// The pause after a part with so many bytes; how long it took to read it, and to get the answer.
+fn pause_after(bytes: usize, read: Duration, answer: Duration) -> Duration {
+    let of_whole = (answer * PAUSE_PER_ANSWER).clamp(PART_PAUSE, ANSWER_PAUSE_MAX);
+    let counted = bytes.clamp(SHORT_PART, WHOLE_PART) as u32;
+    let of_bytes = of_whole * counted / WHOLE_PART as u32;
+    of_bytes.max(read * PAUSE_PER_READ)
+}
 
 impl<M: Machine> Link<M> {
     /// Sends a part of a snapshot until it is answered or its time is up.
@@ -99,11 +112,8 @@ impl<M: Machine> Link<M> {
                 _ => return Err(wrong_answer::<M>()),
             }
             self.progress.part_taken.set(Some(M::Env::now()));
-            let for_answer = ((M::Env::now() - sent) * PAUSE_PER_ANSWER).min(ANSWER_PAUSE_MAX);
-            let pause = (took * PAUSE_PER_READ).max(for_answer);
-            let wait = self
-                .snapshot_pace
-                .wait_for(M::Env::now(), pause.max(PART_PAUSE));
+            let pause = pause_after(bytes, took, M::Env::now() - sent);
+            let wait = self.snapshot_pace.wait_for(M::Env::now(), pause);
             RuntimeOf::<M>::sleep(wait).await;
         }
         let end = SnapshotPart::End {
@@ -126,5 +136,36 @@ impl<M: Machine> Link<M> {
             }
             _ => Err(wrong_answer::<M>()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+    const NONE: Duration = Duration::ZERO;
+
+    #[test]
+    fn a_whole_part_yields_to_reads_and_to_the_receiver() {
+        assert_eq!(pause_after(WHOLE_PART, NONE, NONE), PART_PAUSE);
+        assert_eq!(pause_after(WHOLE_PART, NONE, 20 * MS), 40 * MS);
+        assert_eq!(
+            pause_after(WHOLE_PART + 1, NONE, 900 * MS),
+            ANSWER_PAUSE_MAX
+        );
+        assert_eq!(pause_after(WHOLE_PART, 10 * MS, 20 * MS), 80 * MS);
+    }
+
+    #[test]
+    fn hundreds_of_parts_with_hardly_any_bytes_wait_about_a_second_in_all() {
+        let slow = 900 * MS;
+        assert!(pause_after(0, NONE, slow) * 500 < 1000 * MS);
+        assert!(pause_after(0, NONE, slow) * 64 >= ANSWER_PAUSE_MAX);
+        assert_eq!(
+            pause_after(WHOLE_PART / 2, NONE, slow),
+            ANSWER_PAUSE_MAX / 2
+        );
+        assert_eq!(pause_after(0, MS, slow), 8 * MS, "reads count as they are");
     }
 }

@@ -1,8 +1,8 @@
 //! The shard as a member of the cluster: it reports its state, takes the view of the cluster, and hosts the
 //! manager while it leads the system range.
 //!
-//! Every [`REPORT_INTERVAL`], and soon after a change of bounds, a shard sends the manager a report of what
-//! has changed in what it leads and holds ([`report`]). The response has the changes of the view, and
+//! Every [`REPORT_INTERVAL`], and soon after a change of bounds or members, a shard sends the manager a report
+//! of what has changed in what it leads and holds ([`report`]). The response has the changes of the view, and
 //! the replicas of the shard that are no longer members. The shard that leads the system range makes the
 //! [`Manager`] of its term from the rows of that range. Whatever must outlive the manager is written there
 //! before anything relies on it. Nothing here is on the data path: without a manager, shards go on serving.

@@ -101,16 +101,17 @@ impl<E: Env> ShardInner<E> {
     }
 
     /// Takes a shard's report. If it tells of new bounds of a range, they are written down and passed on
-    /// at once: clients look for the ranges' leaders in the view.
+    /// at once: clients look for the ranges' leaders in the view. If an order has ended by it, the next ones
+    /// are given at once.
     fn take_report(&self, report: Report, is_there: bool) -> ClusterResponse {
         let now = E::now();
-        let mut has_new_bounds = false;
+        let mut is_urgent = false;
         let response = self.with_manager(|manager| {
             let response = manager.take(report, is_there, now);
-            has_new_bounds = manager.take_new_bounds();
+            is_urgent = manager.take_new_bounds() | manager.take_has_ended();
             response
         });
-        if has_new_bounds {
+        if is_urgent {
             self.report_soon();
         }
         response
@@ -501,6 +502,7 @@ mod tests {
             not_on: None,
             leader: Some(ReplicaId(1)),
             caught_up: Vec::new(),
+            bytes: 0,
             is_joint: false,
             busy: false,
         };

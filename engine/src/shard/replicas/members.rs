@@ -227,6 +227,8 @@ impl<E: Env> ShardInner<E> {
                 }
             }
             running.raft.end_change();
+            // The manager may wait for this with its next orders.
+            inner.report_soon();
         }));
         ClusterResponse::Done
     }
