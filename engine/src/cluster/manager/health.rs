@@ -197,9 +197,13 @@ impl Health {
         }
     }
 
-    /// Notes that a shard failed to make a replica.
+    /// Notes that a shard failed to make a replica. Many orders that were given at the same time fail together:
+    /// while the shard is avoided, no more failures count.
     pub fn target_failed(&mut self, at: Location, now: BootTime) {
         let before = self.failed.get(&at);
+        if before.is_some_and(|failed| failed.lasts(now)) {
+            return;
+        }
         // A failure long ago does not count.
         let before = before.filter(|failed| !failed.is_forgotten(FORGOTTEN_AFTER, now));
         let pause = Backoff::after(before, AVOIDED_FOR, now);
@@ -401,7 +405,8 @@ mod tests {
     #[test]
     fn a_shard_that_failed_is_avoided_for_longer_each_time() {
         let mut case = Case::new();
-        case.health.target_failed(at(2), case.now);
+        // All that it was ordered at the same time fails.
+        (0..32).for_each(|_| case.health.target_failed(at(2), case.now));
         assert_eq!(case.health.avoided(case.now), [at(2)].into());
         case.now += AVOIDED_FOR.first;
         assert!(case.health.avoided(case.now).is_empty());
