@@ -65,7 +65,7 @@ const ORDERS: [Order; 4] = [
             range/proposer - a leader's queue of writes, and their admission
             range/replica - a replica of a range on a shard
             range/storage - a replica in the tree: state rows, recovery, snapshots, rewrites
-            range/raft_group - a replica and its Raft group: proposals, and the state machine
+            range/raft_adapter - a replica and its Raft group: proposals, and the state machine
             range - all of a range
             cluster/backoff - the pause before what has failed is tried again
             cluster/settings - the settings of the cluster
@@ -89,7 +89,7 @@ const ORDERS: [Order; 4] = [
             shard/split_merge - splits and merges, as leaders carry them out
             shard/replicas - replicas that are made, moved, compared and removed
             shard/snapshots - snapshots that are received, and logs that are kept for receivers
-            shard/manager_host - orders, on the shard that hosts the manager
+            shard/manager_orders - orders, on the shard that hosts the manager
             shard/cluster_agent - reports to the manager, the view, and requests about the cluster
             shard/peer_requests - requests of other shards
             shard/status - what status requests and metrics see

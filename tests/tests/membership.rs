@@ -156,6 +156,38 @@ fn a_cluster_of_one_grows_to_four_and_is_steered() {
 }
 
 #[test]
+fn a_node_that_joins_is_given_its_share_before_others_know_its_address() {
+    const RANGES: usize = 60;
+    let temp = tempfile::tempdir().expect("a folder");
+    let mut homes = homes(temp.path());
+    let mut running = start_all(&homes);
+    wait_until_replicated(&homes);
+    let file = temp.path().join("keys");
+    let keys: String = (0..RANGES).map(|n| format!("n-{n:02}\n")).collect();
+    std::fs::write(&file, keys).expect("it is written");
+    let file = file.to_str().expect("a name");
+    let split = || {
+        let output = homes[1].cli(&["range", "split", "--at-file", file]);
+        output.status.success().then_some(())
+    };
+    wait_for("the split", split);
+
+    homes.push(joining(temp.path(), "fourth", &homes));
+    running.push(Some(homes[3].start()));
+    wait_for("its share", || {
+        let ranges = ranges(&homes[0])?;
+        let on_it = ranges.values().filter(|range| range.voters.contains(&4));
+        let are_whole = ranges.values().all(|range| range.voters.len() == 3);
+        (on_it.count() > ranges.len() / 2 && are_whole).then_some(())
+    });
+    // A leader that does not know the address yet waits for it. Before, it gave up, and the node was avoided
+    // for 15 s.
+    let log: String = homes.iter().map(Home::log).collect();
+    assert!(!log.contains("shard 4/0 does not answer"), "{log}");
+    drop(running);
+}
+
+#[test]
 fn a_wiped_node_comes_back_as_a_new_one_and_a_dead_one_is_replaced() {
     let temp = tempfile::tempdir().expect("a folder");
     let mut homes = homes(temp.path());

@@ -3,7 +3,7 @@
 //!
 //! Events go in, actions come out. [`Call`] is the state machine of one call; [`ClientCore`] holds what
 //! the calls of a client share: the addresses, the [`directory`] of routes, the [`session`] with its
-//! request ids, the [`backoff`] budget and the addresses that [failed](failures).
+//! request ids, the [`backoff`] budget and the addresses that [are avoided](avoided_addresses).
 //!
 //! The core has no socket, no runtime and no clock. Its driver gives the time with each event, and
 //! the core never asks for it; random numbers follow from the id that the driver draws for the
@@ -13,10 +13,11 @@
 //!
 //! All of it may be shared between threads. Its locks are held for moments, and never over a wait.
 
+pub mod avoided_addresses;
 pub mod backoff;
 pub mod call;
 pub mod directory;
-pub mod failures;
+
 pub mod multi_get;
 pub mod session;
 #[cfg(test)]
@@ -32,8 +33,8 @@ pub use call::{Action, Attempt, Call, Event, Kind, Lost};
 pub use directory::{Directory, Endpoint};
 pub use session::Session;
 
+use avoided_addresses::AvoidedAddresses;
 use backoff::Budget;
-use failures::Failures;
 
 /// If a node has not sent the directory after this long, the next node is asked, too; sooner if time
 /// is short.
@@ -46,7 +47,7 @@ pub struct ClientCore {
     session: Session,
     directory: Directory,
     budget: Budget,
-    failures: Failures,
+    avoided: AvoidedAddresses,
     random: Random,
     /// How often the directory was received.
     directories: AtomicU64,
@@ -61,7 +62,7 @@ impl ClientCore {
             session: Session::new(client, now),
             directory: Directory::default(),
             budget: Budget::default(),
-            failures: Failures::default(),
+            avoided: AvoidedAddresses::default(),
             random: Random(AtomicU64::new((client >> 64) as u64 ^ client as u64)),
             directories: AtomicU64::new(0),
         }
@@ -100,7 +101,7 @@ impl ClientCore {
         let mut addresses = self.addresses.clone();
         let first = self.random.below(addresses.len());
         addresses.rotate_left(first);
-        addresses.sort_by_key(|address| self.failures.is_left_out(address, now));
+        addresses.sort_by_key(|address| self.avoided.is_left_out(address, now));
         (addresses, self.attempt_delay(deadline, now))
     }
 
@@ -113,12 +114,12 @@ impl ClientCore {
 
     /// A node has answered at this address.
     pub fn reached(&self, address: &str) {
-        self.failures.reached(address);
+        self.avoided.reached(address);
     }
 
     /// This address does not answer: it is avoided for a time.
     pub fn leave_out(&self, address: &Arc<str>, now: Instant) {
-        self.failures.leave_out(address, now);
+        self.avoided.leave_out(address, now);
     }
 
     /// How long to wait before retry number `tries`, at least as long as a node has asked for.
@@ -140,7 +141,7 @@ impl ClientCore {
         let mut all = (self.addresses.iter().cycle())
             .skip(first)
             .take(self.addresses.len());
-        let fit = all.find(|address| !self.failures.is_left_out(address, now));
+        let fit = all.find(|address| !self.avoided.is_left_out(address, now));
         let address = fit.or(self.addresses.get(first)).cloned();
         Endpoint {
             address: address.unwrap_or_default(),

@@ -480,7 +480,7 @@ fn a_silent_try_is_given_up_only_if_the_range_has_moved() {
     for _ in 0..3 {
         let action = call.on(Event::Silence, client.now);
         assert!(matches!(action, Action::LookElsewhere));
-        assert!(client.core.failures.is_left_out("node1:1", client.now));
+        assert!(client.core.avoided.is_left_out("node1:1", client.now));
         let action = call.on(Event::Looked, client.now);
         assert!(matches!(action, Action::Wait), "{action:?}");
     }

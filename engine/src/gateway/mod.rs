@@ -23,7 +23,7 @@
 //! **Forwarding.** The first shard sends the request with the time that is left and the range that the
 //! caller believes in; the second one checks both again. It never forwards: if it does not lead
 //! either, its error says where the range is, and the first one sends the request there. While the range
-//! has no leader the request waits at the first shard: see [`leader_wait`].
+//! has no leader the request waits at the first shard: see [`leader_path`].
 //!
 //! Lives on its shard's thread.
 
@@ -32,7 +32,7 @@ pub mod directory;
 mod forwarding;
 #[cfg(test)]
 mod fuzz;
-mod leader_wait;
+mod leader_path;
 pub mod message;
 mod multi_get;
 mod orders;

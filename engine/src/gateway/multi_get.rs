@@ -10,7 +10,7 @@
 //! The keys of one range are read at one moment, in however many turns: see [`Moment`]. An error of a key
 //! or a part is the result of its keys alone. One error is handled here: if a range has no leader and the
 //! caller follows no routes, all keys are read again a little later, as other requests wait for a leader
-//! ([`super::leader_wait`]).
+//! ([`super::leader_path`]).
 
 use std::cell::RefCell;
 use std::future::{Future, poll_fn};
@@ -23,7 +23,7 @@ use rustc_hash::FxHashMap;
 
 use super::Gateway;
 use super::forwarding::{self, Kind, deadline_left};
-use super::leader_wait::{LeaderWait, Refused, refused};
+use super::leader_path::{LeaderWait, Refused, refused};
 use super::message::{self, Body, Found};
 use super::request::Call;
 use super::responder::{Responder, Response};

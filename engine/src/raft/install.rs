@@ -1,4 +1,5 @@
-//! Installs a snapshot of another replica in place of what a replica has.
+//! Hands the snapshot of another replica to openraft, which has the state machine install it: that is in
+//! [`crate::range::raft_adapter::state_machine`] for a range.
 
 use openraft::async_runtime::watch::WatchReceiver;
 

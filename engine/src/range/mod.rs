@@ -4,7 +4,7 @@
 //! A range has one replica on each of several shards. All that is here lives on the thread of the replica's shard.
 //! The folder knows no message and no other shard: those are in [`crate::raft`] and [`crate::shard`].
 //!
-//! The way of a write through it: the leader's [`proposer`] queues the write, [`raft_group`] proposes it in an
+//! The way of a write through it: the leader's [`proposer`] queues the write, [`raft_adapter`] proposes it in an
 //! entry of [commands](command), and when the entry is committed, every [`replica`] has it [applied](apply) to
 //! its [`state`] and its [`rows`].
 //!
@@ -22,7 +22,7 @@
 //! | [`proposer`] | the leader's queue of writes, and their admission |
 //! | [`replica`] | a replica: leadership, timestamps, faults, its part in splits and merges |
 //! | [`storage`] | a replica in the tree: state rows, recovery, snapshots, rewrites |
-//! | [`raft_group`] | the task that proposes, and the replica as the state machine of its group |
+//! | [`raft_adapter`] | the task that proposes, and the replica as the state machine of its group |
 //!
 //! A module imports only from the rows above its own; `xtask layers` checks that.
 
@@ -33,7 +33,7 @@ pub mod digest;
 #[cfg(test)]
 mod fuzz;
 pub mod proposer;
-pub mod raft_group;
+pub mod raft_adapter;
 pub mod replica;
 pub mod rows;
 pub mod sessions;
@@ -44,4 +44,4 @@ pub mod usage;
 
 pub use crate::types::{ReplicaPlace, Route};
 pub use descriptor::{Descriptor, Keyspace};
-pub use raft_group::RaftGroup;
+pub use raft_adapter::RaftGroup;

@@ -23,7 +23,7 @@
 //! | `split_merge` | splits and merges, as leaders carry them out |
 //! | `replicas` | replicas that are made, moved, compared and removed; transfers of leaderships |
 //! | `snapshots` | snapshots that are received, and the logs that are kept for receivers |
-//! | `manager_host` | orders, on the shard that hosts the cluster's manager |
+//! | `manager_orders` | orders, on the shard that hosts the cluster's manager |
 //! | `cluster_agent` | reports to the manager, the view of the cluster, and requests about it |
 //! | `peer_requests` | requests of other shards |
 //! | `status`, [`contents`] | what status requests, metrics and tests see |
@@ -37,7 +37,7 @@ pub mod contents;
 mod gc;
 mod lifecycle;
 mod liveness;
-mod manager_host;
+mod manager_orders;
 mod peer_requests;
 mod range_map;
 mod reads;
@@ -68,7 +68,7 @@ pub use lifecycle::folder::{FolderMark, Opened};
 pub use liveness::PeerStatus;
 pub use liveness::availability::Availability;
 pub use liveness::slow_disk::SlowDiskStatus;
-pub use manager_host::given_orders::MoveStats;
+pub use manager_orders::given_orders::MoveStats;
 use range_map::{RangeHandle, RangeMap};
 pub use reads::multi_get::{KeyFound, KeyTurn, Moment};
 pub use replicas::digests::{DigestOptions, DigestStats};

@@ -1,5 +1,6 @@
 //! The node's settings: the raw text of each ([`raw`]), and the validated values ([`Config`]), with
-//! the budgets of memory ([`ShardMemory`]). The rest of the node sees only [`Config`].
+//! the budgets of memory ([`ShardMemory`]). The rest of the node sees only [`Config`]. The settings of the
+//! whole cluster, which `rangedb config` shows and changes, are in [`rangedb_engine::cluster::settings`].
 //!
 //! Flags override `RANGEDB_*` variables, which override the TOML file, which overrides the
 //! defaults. An unknown key is refused, and the message names the nearest known one.

@@ -1,5 +1,5 @@
 //! The proposer: a leader's queue of writes before Raft. It gathers them into entries, which the task
-//! in [`crate::range::raft_group::proposer_task`] gives timestamps and proposes.
+//! in [`crate::range::raft_adapter::proposer_task`] gives timestamps and proposes.
 //!
 //! Writes that arrive while an entry is in flight wait and go into the next one, because an entry costs
 //! Raft the same whether it holds one command or four thousand. Only when the last entry has been on its

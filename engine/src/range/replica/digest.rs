@@ -1,5 +1,5 @@
 //! The replica's part in a digest: which one was asked for last, and whether it was made or given up. How a
-//! digest is computed is in [`super::digest`]. Lives on the shard's thread.
+//! digest is computed is in [`crate::range::digest`]. Lives on the shard's thread.
 
 use crate::env::Env;
 use crate::range::digest::{Digest, Digesting};

@@ -1,5 +1,6 @@
 //! How a split changes a range's state: the range keeps the keys before the split's key, and a new range,
-//! its child, gets the others.
+//! its child, gets the others. How the leader splits its range is in `shard/split_merge/split.rs`, and how a
+//! replica makes the child's beside it in `range/replica/split.rs`.
 //!
 //! The rows stay where they are: parent and child share a data id, and each owns the rows of its interval.
 //! The child begins with the parent's members, each replica beside the parent's. Its timestamps continue

@@ -16,8 +16,8 @@ use crate::env::{AsyncRuntime, Env, MessageClass, Transport, is_unsent};
 use crate::error::OrderError;
 use crate::raft::{self, Message};
 use crate::shard::ShardInner;
-use crate::shard::manager_host::orders::ORDER_TIMEOUT;
-use crate::shard::manager_host::{merge_orders, split_orders};
+use crate::shard::manager_orders::orders::ORDER_TIMEOUT;
+use crate::shard::manager_orders::{merge_orders, split_orders};
 use crate::types::Location;
 
 /// Time limit of one request.

@@ -18,7 +18,7 @@ use crate::hlc::Hlc;
 use crate::lsm::{Lsm, keys};
 use crate::raft::{GroupDeps, StartMode, encode_membership, members};
 use crate::range::apply::observer::ApplyObservers;
-use crate::range::raft_group::proposer_task;
+use crate::range::raft_adapter::proposer_task;
 use crate::range::replica::{Home, Replica, ReplicaParts};
 use crate::range::rows::data_parts::DataParts;
 use crate::range::split_merge::absorbed_replicas::Replay;

@@ -22,7 +22,7 @@ use crate::range::state::RangeState;
 use crate::range::{Descriptor, Keyspace, RaftGroup, ReplicaPlace};
 use crate::shard::split_merge::changes::is_changing;
 use crate::shard::{RangeHandle, ShardInner, gc};
-use crate::types::{Location, RangeId, ReplicaId};
+use crate::types::{Location, NodeId, RangeId, ReplicaId};
 use crate::wal::{Created, Group, WalError};
 
 /// Time limit for a shard to make a replica.
@@ -34,6 +34,11 @@ const CATCH_UP_TIMEOUT: Duration = Duration::from_mins(2);
 /// How often their progress is checked.
 /// By time: each answer of a replica would be an event, thousands of times in this interval.
 const CATCH_UP_POLL_INTERVAL: Duration = Duration::from_millis(20);
+/// How long a node that has just joined may be unknown to a leader that is to have a replica made there: the
+/// next view names it.
+const JOINED_TIMEOUT: Duration = Duration::from_secs(2);
+/// How often the view is looked at meanwhile. By time: nodes join seldom.
+const JOINED_POLL_INTERVAL: Duration = Duration::from_millis(50);
 /// How often shards of new voters that lag are asked whether the replica still exists.
 const CATCH_UP_ASK: Duration = Duration::from_secs(3);
 /// Time limit of one step of a change.
@@ -309,6 +314,7 @@ impl<E: Env> ShardInner<E> {
             replica: id,
         };
         let learns = members(raft).await?.places.contains_key(&id);
+        self.wait_until_known(place.location.node).await;
         match self.ask(place.location, &create, CREATE_TIMEOUT).await {
             Some(ClusterResponse::Done) if learns => Ok(()),
             Some(ClusterResponse::Done) => step(raft, raft.add_learner(place)).await,
@@ -325,6 +331,23 @@ impl<E: Env> ShardInner<E> {
                 let why = format!("shard {} does not answer", place.location);
                 Err(OrderError::Unknown(why))
             }
+        }
+    }
+
+    /// Waits a moment until the view names a node, which cannot be asked without its address. The manager knows
+    /// a node that joins first, and gives it its share at once.
+    async fn wait_until_known(&self, node: NodeId) {
+        let knows = || {
+            self.agent
+                .view()
+                .nodes
+                .iter()
+                .any(|known| known.record.id == node)
+        };
+        let until = E::now() + JOINED_TIMEOUT;
+        while !knows() && E::now() < until {
+            self.report_soon();
+            E::Runtime::sleep(JOINED_POLL_INTERVAL).await;
         }
     }
 

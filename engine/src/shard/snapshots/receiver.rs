@@ -2,8 +2,9 @@
 //! durable in the tree.
 //!
 //! The order: rows into the tree; a flush; one durable record in the log that switches data, state and log
-//! at once ([`crate::wal::GroupLog::install_snapshot`]); then the replica in memory. A crash before the
-//! record leaves rows without an owner, which compactions drop.
+//! at once ([`crate::wal::GroupLog::install_snapshot`]); then the replica in memory. The last two are in
+//! [`crate::range::raft_adapter::state_machine`], which openraft calls. A crash before the record leaves rows
+//! without an owner, which compactions drop.
 //!
 //! A snapshot is refused while a replica of another range on this shard still holds some of its keys,
 //! because that replica has not yet applied the split that takes them away, and while another snapshot with
@@ -21,7 +22,7 @@ use crate::lsm::keys::{self, InSnapshot};
 use crate::mutant::{self, Mutant};
 use crate::notify::Notify;
 use crate::raft::{Envelope, RaftResponse, SnapshotPart, SnapshotRow};
-use crate::range::raft_group::state_machine::StagedSnapshot;
+use crate::range::raft_adapter::state_machine::StagedSnapshot;
 use crate::range::state::RangeState;
 use crate::range::{Descriptor, Keyspace, RaftGroup};
 use crate::shard::{Shard, ShardInner, gc};

@@ -5,7 +5,7 @@
 //! what is under way and what has ended.
 //!
 //! This folder does not decide which ranges are split or merged: the cluster's manager does
-//! ([`crate::cluster::split_merge`]), and the shard that hosts it gives the orders (`manager_host`). How the
+//! ([`crate::cluster::split_merge`]), and the shard that hosts it gives the orders (`manager_orders`). How the
 //! entries change the ranges is in [`crate::range::split_merge`]. Lives on the shard's thread.
 
 pub(in crate::shard) mod changes;

@@ -18,9 +18,9 @@ struct Failed {
 
 /// The addresses that failed and have not answered since.
 #[derive(Debug, Default)]
-pub struct Failures(Mutex<HashMap<Arc<str>, Failed>>);
+pub struct AvoidedAddresses(Mutex<HashMap<Arc<str>, Failed>>);
 
-impl Failures {
+impl AvoidedAddresses {
     fn lock(&self) -> MutexGuard<'_, HashMap<Arc<str>, Failed>> {
         // No code panics while it holds the lock.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
@@ -59,7 +59,7 @@ mod tests {
 
     #[test]
     fn an_address_is_left_out_for_a_time_that_doubles_until_it_answers() {
-        let failures = Failures::default();
+        let failures = AvoidedAddresses::default();
         let address: Arc<str> = Arc::from("here:1");
         let mut now = Instant::now();
         for expected_ms in [50, 100, 200, 400, 800, 1600, 3200, 5000, 5000] {

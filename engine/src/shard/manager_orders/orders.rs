@@ -21,8 +21,8 @@ use crate::env::{Clock, Env, is_unsent};
 use crate::error::{Fate, OrderError};
 use crate::range::ReplicaPlace;
 use crate::shard::ShardInner;
-use crate::shard::manager_host::merge_orders::{self, MergeReason};
-use crate::shard::manager_host::split_orders;
+use crate::shard::manager_orders::merge_orders::{self, MergeReason};
+use crate::shard::manager_orders::split_orders;
 use crate::types::{Location, NodeId, RangeId, ReplicaId, ShardId};
 
 /// Time limit of an order.

@@ -10,7 +10,7 @@ use crate::cluster::manager::Manager;
 use crate::cluster::{ClusterRequest, ClusterResponse, DecisionKind, NewDecision, SplitReason};
 use crate::env::Env;
 use crate::shard::ShardInner;
-use crate::shard::manager_host::merge_orders::MergeReason;
+use crate::shard::manager_orders::merge_orders::MergeReason;
 use crate::types::{KeyRange, RangeId};
 
 /// How many moves of each kind were begun.

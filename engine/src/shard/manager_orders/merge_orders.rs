@@ -14,7 +14,7 @@ use crate::cluster::split_merge::merge::MergeStep;
 use crate::env::{AsyncRuntime, Clock, Env};
 use crate::error::OrderError;
 use crate::shard::ShardInner;
-use crate::shard::manager_host::auto_splits::Splits;
+use crate::shard::manager_orders::auto_splits::Splits;
 use crate::shard::split_merge::changes::is_changing;
 use crate::types::RangeId;
 
