@@ -442,12 +442,9 @@ fn a_deadline_holds_when_the_majority_has_just_gone() {
                 println!("{deadline_ms} ms: {reply:?} after {took:?}");
                 // Writes that wait behind the first one are no longer proposed.
                 assert!(matches!(reply, TestReply::Error(..)), "{reply:?}");
-                // Without a deadline of its own the write would be refused after a second. A machine that is busy
-                // with something else for less than that does not matter.
-                assert!(
-                    took < Duration::from_millis(970),
-                    "{deadline_ms} ms: {took:?}"
-                );
+                // Without a deadline of its own the write would be refused after a second.
+                let most = Duration::from_millis(u64::from(deadline_ms) + 250);
+                assert!(took < most, "{deadline_ms} ms: {took:?}");
             });
         }
     });
@@ -458,7 +455,7 @@ fn a_deadline_holds_when_the_majority_has_just_gone() {
         matches!(reply, TestReply::Error(ErrorCode::NoQuorum, _)),
         "{reply:?}"
     );
-    assert!(begun.elapsed() < Duration::from_secs(3), "{begun:?}");
+    assert!(begun.elapsed() < Duration::from_millis(1800), "{begun:?}");
     others.iter().for_each(|other| other.signal("CONT"));
 }
 
@@ -480,7 +477,7 @@ fn without_a_majority_everything_ends_in_time_with_no_quorum() {
             let begun = Instant::now();
             let ended = cli(&list, &[command, &["--timeout", "4s"]].concat());
             let complaint = String::from_utf8_lossy(&ended.stderr).into_owned();
-            assert!(begun.elapsed() < Duration::from_secs(6), "{command:?}");
+            assert!(begun.elapsed() < Duration::from_millis(4600), "{command:?}");
             assert!(complaint.contains("no_quorum"), "{command:?}: {complaint}");
             let code = ended.status.code();
             let wanted: &[i32] = if command[0] == "put" { &[3, 4] } else { &[3] };

@@ -577,21 +577,20 @@ fn a_request_waits_for_a_leader_until_its_deadline_unless_its_sender_follows_rou
                 matches!(answer, Err(Error::NotLeader(Some(_)))),
                 "{asked:?}: {answer:?}"
             );
-            // At once: whoever waits for a leader waits for a second.
-            assert!(took < Duration::from_millis(500), "{asked:?}: {took:?}");
+            assert!(took < Duration::from_millis(50), "{asked:?}: {took:?}");
         }
         let deadline = Duration::from_millis(120);
         let waiting = all.map(|asked| ask(&gateway, asked, (false, Some(deadline))));
         for (answer, took) in join_all(waiting).await {
             assert_eq!(answer, Err(Error::DeadlineExceeded));
             assert!(took >= deadline - Duration::from_millis(2), "{took:?}");
-            assert!(took < deadline * 4, "{took:?}");
+            assert!(took < deadline * 2, "{took:?}");
         }
         // Without a deadline it ends when there has been no majority for a while.
         let waiting = all.map(|asked| ask(&gateway, asked, (false, None)));
         for (answer, took) in join_all(waiting).await {
             assert!(matches!(answer, Err(Error::NoQuorum(_))), "{answer:?}");
-            assert!(took < Duration::from_secs(3), "{took:?}");
+            assert!(took < Duration::from_millis(1300), "{took:?}");
         }
         assert_eq!(gateway.in_flight(), 0);
         drop(gateway);
