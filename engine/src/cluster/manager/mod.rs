@@ -344,8 +344,8 @@ impl Manager {
         (now < at + REPORT_TTL).then_some(&*report.led)
     }
 
-    /// About how many bytes a replica of a range has, as far as is known. A leader that was just started may not
-    /// have measured it yet, which then counts as nothing.
+    /// The size of each replica of a range in bytes, by its leader's last report. It is 0 while the leader, which
+    /// may have started just now, has not measured it.
     pub(in crate::cluster) fn bytes(&self, known: &KnownRange, now: BootTime) -> u64 {
         self.fresh(known, now)
             .map_or(0, |report| report.stats.bytes)

@@ -79,7 +79,7 @@ impl RangeLoad {
     }
 }
 
-/// What a step costs.
+/// The cost of a step of balance.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::cluster) struct Cost {
     /// Whether the range has hardly any bytes.
@@ -135,7 +135,7 @@ impl<'a> Picture<'a> {
         self.loads.get(&range).copied().unwrap_or_default()
     }
 
-    /// What a step of a range costs.
+    /// The cost of a step of a range.
     pub fn cost(&self, range: &Range, step: &Step) -> Cost {
         let is_small = is_small(range.bytes);
         let copies_little = is_small || matches!(step, Step::Lead { .. });

@@ -4,8 +4,8 @@
 //! This file has the steps that are necessary: it completes the members of ranges and empties nodes. Its
 //! other files decide what is desirable: balance by load (`load_balance`) and by number (`count_balance`),
 //! and an operator's order to scatter (`scatter`). `loads` and `load_mean` hold the loads that these compare,
-//! and [`moves`] remembers the moves that operators have ordered. [`room`] bounds how many members change at the
-//! same time, by what is copied. Which step is ordered, and when, is decided in `cluster/planning`.
+//! and [`moves`] remembers the moves that operators have ordered. [`room`] bounds the changes of members that are
+//! under way, by the bytes that they copy. `cluster/planning` decides which step is ordered, and when.
 //!
 //! Each range wants as many voters as the replication factor; with fewer nodes, the largest odd number that
 //! the nodes allow. Learners fill up to the factor, as far as there are nodes. So a second node gets

@@ -122,7 +122,7 @@ fn a_stuck_change_holds_up_no_other_range() {
         let cpu = model.cpu(at(node, 0)) - IDLE_CPU;
         assert!((90.0..=120.0).contains(&cpu), "node {node}: {cpu}");
     }
-    // What refuses is asked less and less often, and the reason is told.
+    // A range that refuses gets an order less and less often, and the decision names the reason.
     let asked = model.given.iter().filter(|given| given.range == refusing);
     assert!((1..=4).contains(&asked.count()));
     let last = model.manager.planning.decisions.last();

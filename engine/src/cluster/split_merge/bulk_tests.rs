@@ -2,6 +2,13 @@
 
 use super::*;
 
+/// A new order to split the first range at so many keys.
+fn begun(case: &mut Case, keys: usize) -> SplitOrder {
+    let keys: Vec<String> = (0..keys).map(|n| format!("{n:04}")).collect();
+    let keys: Vec<&str> = keys.iter().map(|key| &**key).collect();
+    case.begin(USERS, &keys).expect("it can be split")
+}
+
 /// How many ranges each node leads.
 fn led(case: &Case) -> Vec<usize> {
     let ranges = case.ranges.keys().filter(|range| **range != SYSTEM_RANGE);
@@ -29,9 +36,7 @@ fn follow_plan(case: &mut Case) {
 #[test]
 fn a_thousand_keys_need_ten_rounds() {
     let mut case = Case::new();
-    let keys: Vec<String> = (0..1000).map(|n| format!("{n:04}")).collect();
-    let keys: Vec<&str> = keys.iter().map(|key| &**key).collect();
-    let mut order = case.begin(USERS, &keys).expect("it can be split");
+    let mut order = begun(&mut case, 1000);
     assert_eq!(case.carry_out(&mut order, |_| None).len(), 10);
     assert_eq!(case.starts().len(), 1001);
 }
@@ -39,9 +44,7 @@ fn a_thousand_keys_need_ten_rounds() {
 #[test]
 fn coarse_parts_are_scattered_before_they_are_split_further() {
     let mut case = Case::new();
-    let keys: Vec<String> = (0..1000).map(|n| format!("{n:04}")).collect();
-    let keys: Vec<&str> = keys.iter().map(|key| &**key).collect();
-    let mut order = case.begin(USERS, &keys).expect("it can be split");
+    let mut order = begun(&mut case, 1000);
     let parts = case.manager.coarse_parts(1001, case.now);
     assert_eq!(parts, 12, "four of each shard");
     order.begin_coarse(parts);
@@ -100,9 +103,7 @@ fn an_order_for_few_keys_or_without_balance_needs_no_coarse_parts() {
 fn coarse_parts_have_about_as_many_keys_each_and_none_is_lost() {
     for (keys, count) in [(2, 2), (5, 3), (11, 12), (100, 12), (1000, 48)] {
         let mut case = Case::new();
-        let all: Vec<String> = (0..keys).map(|n| format!("{n:04}")).collect();
-        let all: Vec<&str> = all.iter().map(|key| &**key).collect();
-        let mut order = case.begin(USERS, &all).expect("it can be split");
+        let mut order = begun(&mut case, keys);
         order.begin_coarse(count);
         case.carry_out(&mut order, |_| None);
         let made = order.parts().len();
@@ -122,9 +123,7 @@ fn coarse_parts_have_about_as_many_keys_each_and_none_is_lost() {
 #[test]
 fn after_a_failure_the_coarse_parts_are_not_split() {
     let mut case = Case::new();
-    let keys: Vec<String> = (0..100).map(|n| format!("{n:04}")).collect();
-    let keys: Vec<&str> = keys.iter().map(|key| &**key).collect();
-    let mut order = case.begin(USERS, &keys).expect("it can be split");
+    let mut order = begun(&mut case, 100);
     order.begin_coarse(12);
     let refuses = |_: &[u8]| Some(OrderError::Conflict("it has no room".to_owned()));
     case.carry_out(&mut order, refuses);
@@ -136,9 +135,7 @@ fn after_a_failure_the_coarse_parts_are_not_split() {
 #[test]
 fn numbers_are_not_balanced_while_a_range_is_split_into_many() {
     let mut case = Case::new();
-    let keys: Vec<String> = (0..100).map(|n| format!("{n:04}")).collect();
-    let keys: Vec<&str> = keys.iter().map(|key| &**key).collect();
-    let mut order = case.begin(USERS, &keys).expect("it can be split");
+    let mut order = begun(&mut case, 100);
     let until = case.now + Duration::from_mins(1);
     case.manager.begin_bulk(&mut order, case.now, until);
     case.carry_out(&mut order, |_| None);

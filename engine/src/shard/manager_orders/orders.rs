@@ -119,10 +119,7 @@ impl<E: Env> ShardInner<E> {
 
     /// Gives a new node its id.
     async fn join(&self, token: u128) -> ClusterResponse {
-        let given = {
-            let mut manager = self.agent.manager.borrow_mut();
-            manager.as_mut().map(|manager| manager.give_node_id(token))
-        };
+        let given = self.of_manager(|manager| manager.give_node_id(token));
         let Some((node, rows)) = given else {
             return self.not_here();
         };
@@ -170,12 +167,7 @@ impl<E: Env> ShardInner<E> {
         why: Why,
     ) -> ClusterResponse {
         let now = E::now();
-        let chosen = {
-            let mut manager = self.agent.manager.borrow_mut();
-            manager
-                .as_mut()
-                .map(|manager| choose_leader(manager, range, to, (why, now)))
-        };
+        let chosen = self.of_manager(|manager| choose_leader(manager, range, to, (why, now)));
         match chosen {
             None => self.not_here(),
             Some(Err(why)) => ClusterResponse::Refused(why),
@@ -191,28 +183,19 @@ impl<E: Env> ShardInner<E> {
         why: Why,
     ) -> ClusterResponse {
         let now = E::now();
-        let chosen = {
-            let mut manager = self.agent.manager.borrow_mut();
-            manager
-                .as_mut()
-                .map(|manager| choose_move(manager, (range, from), to, (why, now)))
-        };
+        let chosen = self.of_manager(|manager| choose_move(manager, (range, from), to, (why, now)));
         match chosen {
             None => self.not_here(),
             Some(Err(why)) => ClusterResponse::Refused(why),
             Some(Ok(_)) if !self.save_ids().await => {
-                if let Some(manager) = self.agent.manager.borrow_mut().as_mut() {
-                    manager.not_followed(range, NO_IDS, now);
-                }
+                self.of_manager(|manager| manager.not_followed(range, NO_IDS, now));
                 self.not_here()
             }
             Some(Ok((at, request, moved))) => {
                 let response = self.give_order(at, range, &request).await;
-                if let ClusterResponse::Done = response
-                    && let Some(manager) = self.agent.manager.borrow_mut().as_mut()
-                {
+                if let ClusterResponse::Done = response {
                     let (replica, to) = moved;
-                    manager.move_accepted(range, replica, to, E::now());
+                    self.of_manager(|manager| manager.move_accepted(range, replica, to, E::now()));
                 }
                 response
             }
