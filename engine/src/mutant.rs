@@ -111,6 +111,8 @@ pub enum Mutant {
     FreezeOfAnotherAttempt,
     /// A start applies a merge before the right replica has applied its log up to the freeze.
     MergeBeforeFreezeAtStart,
+    /// A replica that was taken over while its group started is a range of the shard all the same.
+    RunsThoughTakenOver,
     /// A frozen replica goes when it is ordered to, though its left neighbour still needs it.
     FrozenReplicaRemoved,
     /// The rows of a child that has gone are collected, though its parent would apply the split again after a
@@ -128,7 +130,7 @@ pub enum Mutant {
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Mutant; 51] = [
+    pub const ALL: [Mutant; 52] = [
         Mutant::AcknowledgeBeforeDurable,
         Mutant::LeaseWithoutMargin,
         Mutant::VoteAfterRestart,
@@ -174,6 +176,7 @@ impl Mutant {
         Mutant::ThawBeforeCancel,
         Mutant::FreezeOfAnotherAttempt,
         Mutant::MergeBeforeFreezeAtStart,
+        Mutant::RunsThoughTakenOver,
         Mutant::FrozenReplicaRemoved,
         Mutant::ChildsRowsCollected,
         Mutant::ExportOfWholeDataId,

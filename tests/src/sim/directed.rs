@@ -56,6 +56,10 @@ pub enum Scenario {
     PowerOverSlowDisk,
     /// The power of a single node fails right after a split and a merge, while no table has anything of either.
     PowerAfterMerge,
+    /// The power of a single node fails right after a split and a merge, before the log says that the merge is
+    /// committed. At the start reads of the log are slow, so that the right replica is still being started when
+    /// the left one takes it over.
+    PowerBeforeMergeIsMarked,
     /// One split after the other, while another range's rows fill memtables.
     SplitsWhileFlushing,
     /// The parent's replica moves to another shard right after a birth; then the power fails.
@@ -95,11 +99,12 @@ pub enum Scenario {
 
 impl Scenario {
     /// All of them.
-    pub const ALL: [Scenario; 18] = [
+    pub const ALL: [Scenario; 19] = [
         Scenario::LeaderAppliesLate,
         Scenario::PowerAtBirth,
         Scenario::PowerOverSlowDisk,
         Scenario::PowerAfterMerge,
+        Scenario::PowerBeforeMergeIsMarked,
         Scenario::SplitsWhileFlushing,
         Scenario::ParentMoves,
         Scenario::ChildMoves,
@@ -119,7 +124,7 @@ impl Scenario {
     fn sizes(self) -> Sizes {
         match self {
             Scenario::PowerOverSlowDisk => Sizes { nodes: 1, ..SIZES },
-            Scenario::PowerAfterMerge => Sizes {
+            Scenario::PowerAfterMerge | Scenario::PowerBeforeMergeIsMarked => Sizes {
                 nodes: 1,
                 memtable_bytes: 1 << 20,
                 segment_bytes: 1 << 21,
@@ -214,6 +219,7 @@ impl Story {
             Scenario::PowerAtBirth => self.power_at_birth().await,
             Scenario::PowerOverSlowDisk => self.power_over_slow_disk().await,
             Scenario::PowerAfterMerge => self.power_after_merge().await,
+            Scenario::PowerBeforeMergeIsMarked => self.power_before_merge_is_marked().await,
             Scenario::SplitsWhileFlushing => self.splits_while_flushing().await,
             Scenario::ParentMoves => self.parent_moves().await,
             Scenario::ChildMoves => self.child_moves().await,

@@ -293,11 +293,9 @@ impl<E: Env> ShardInner<E> {
         let leads = made == StartMode::Now { leads: true };
         let running = self.start_group(replica.clone(), log, made).await?;
         let raft = running.raft.clone();
-        // While the shard is opened nobody else does that.
-        self.take_out_absorbed();
         // In one turn: the list of ranges takes over from the list of newborns.
-        self.ranges.insert(running)?;
         self.home.newborns.remove(&replica);
+        self.take_in(running).await?;
         self.ranges.version().add(1);
         if leads {
             drop(E::Runtime::spawn(async move {

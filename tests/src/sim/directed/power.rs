@@ -90,4 +90,32 @@ impl Story {
             ));
         }
     }
+
+    pub(super) async fn power_before_merge_is_marked(self: &Rc<Story>) {
+        /// More than a lone voter takes to lead and to come to its next entry.
+        const SLOW_US: u64 = 5_000;
+        operator::order(&self.cluster, Order::Split { at: KEY }, 1).await;
+        let is_led = |looks: &[Look]| rights(looks).any(|look| look.status.leads);
+        let is_split = self.until(POLL_INTERVAL, is_led).await;
+        self.give(Order::Merge { at: LEFT });
+        let is_merged = self
+            .until(MOMENT, |looks| rights(looks).next().is_none())
+            .await;
+        let Some(node) = self.cluster.on(1) else {
+            return;
+        };
+        let slow_reads_to = |slow_us: u64| {
+            node.platters()
+                .for_each(|platter| platter.slow_reads_us.set(slow_us));
+        };
+        slow_reads_to(self.random.between(SLOW_US / 2, SLOW_US));
+        self.lose_power(1).await;
+        slow_reads_to(0);
+        let fatal = node.fatal();
+        if !is_split || !is_merged || fatal.is_some() {
+            self.seen.violation(format!(
+                "the power fails before a merge is marked: split: {is_split}, merged: {is_merged}, then: {fatal:?}"
+            ));
+        }
+    }
 }
