@@ -25,6 +25,7 @@ impl Manager {
             return;
         };
         let (range, kind, from, to) = (new.range, new.kind, new.from, new.to);
+        tracing::debug!(%range, ?kind, reason = new.reason, "the manager has decided");
         if why.origin == Origin::Continued
             && let Some(order) = self.planning.under_way.get_mut(&range)
         {

@@ -41,6 +41,8 @@ pub enum MergeStep {
     },
     /// The leader of the left range, which is here, gets this request.
     Merge(Location, Box<ClusterRequest>),
+    /// Nothing: the right range was taken over.
+    Done,
 }
 
 impl Manager {
@@ -76,13 +78,27 @@ impl Manager {
         }
     }
 
-    /// What must be done next to merge a range with its right neighbour. The range gets no other order
-    /// meanwhile.
+    /// What must be done next to merge a range with `right`, which was its right neighbour when the order came.
+    /// The range gets no other order meanwhile.
     ///
     /// # Errors
     /// They cannot be merged, or not now.
-    pub fn merge_step(&mut self, range: RangeId, now: BootTime) -> Result<MergeStep, OrderError> {
-        let right = self.right_neighbour(range)?;
+    pub fn merge_step(
+        &mut self,
+        [range, right]: [RangeId; 2],
+        now: BootTime,
+    ) -> Result<MergeStep, OrderError> {
+        if !self.knows(right) {
+            return Ok(MergeStep::Done);
+        }
+        let neighbour = self.right_neighbour(range)?;
+        if neighbour != right {
+            let why = format!(
+                "range {range} was to take over range {right}, but its right neighbour is range {neighbour} \
+                 now; give the order again if that is to be taken over"
+            );
+            return Err(OrderError::Conflict(why));
+        }
         let (leader, left) = self.splittable(range, now)?;
         let (_, neighbour) = self.splittable(right, now)?;
         let places = |report: &crate::cluster::message::LedRange| {

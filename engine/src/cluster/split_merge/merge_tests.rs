@@ -9,10 +9,15 @@ const LONG: u32 = 11 * 60;
 impl Case {
     /// Splits the users' range at keys; gives the ids of the ranges.
     fn split_at(&mut self, keys: &[&str]) -> Vec<RangeId> {
+        self.split_range_at(USERS, keys)
+    }
+
+    /// Splits a range at keys; gives the ids of its parts.
+    fn split_range_at(&mut self, range: RangeId, keys: &[&str]) -> Vec<RangeId> {
         let keys = keys.iter().map(|key| key.as_bytes().to_vec()).collect();
         let mut order = self
             .manager
-            .begin_split(USERS, keys, self.now)
+            .begin_split(range, keys, self.now)
             .expect("an order");
         while let Some(mut piece) = order.next_piece() {
             let reason = SplitReason::Manual;
@@ -25,9 +30,10 @@ impl Case {
         order.parts().iter().map(|part| part.range).collect()
     }
 
-    /// What the merge of a range would be now.
+    /// What the merge of a range with its right neighbour would be now.
     fn merge(&mut self, range: RangeId) -> Result<MergeStep, OrderError> {
-        self.manager.merge_step(range, self.now)
+        let right = self.manager.right_neighbour(range)?;
+        self.manager.merge_step([range, right], self.now)
     }
 
     fn mergeable(&self) -> Vec<RangeId> {
@@ -81,6 +87,29 @@ fn neighbours_on_the_same_shards_are_merged_and_the_view_has_one_range_for_their
     assert!(left < gone && rows[gone].1.is_empty());
     case.manager.saved(&rows);
     assert!(case.manager.unsaved(case.now).is_empty());
+}
+
+#[test]
+fn an_order_merges_no_other_neighbour_than_the_one_it_is_for() {
+    let mut case = Case::new();
+    let ranges = case.split_at(&["g", "m"]);
+    let pair = [ranges[0], ranges[1]];
+    case.merged(ranges[0], ranges[1]);
+    case.pass(1);
+    // The answer to the merge was lost: the next range must stay.
+    let step = case.manager.merge_step(pair, case.now).expect("a step");
+    assert_eq!(step, MergeStep::Done);
+    // Meanwhile the left range was split.
+    let mut case = Case::new();
+    let ranges = case.split_at(&["m"]);
+    let pair = [ranges[0], ranges[1]];
+    let between = case.split_range_at(ranges[0], &["g"])[1];
+    let refused = case.manager.merge_step(pair, case.now);
+    let why = refused.expect_err("a refusal").to_string();
+    assert!(
+        why.contains(&format!("its right neighbour is range {between} now")),
+        "{why}"
+    );
 }
 
 #[test]

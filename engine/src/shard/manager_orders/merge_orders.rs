@@ -85,7 +85,7 @@ impl<E: Env> ShardInner<E> {
         let begins = || decision = self.note_merge(range, right, reason);
         // Balance would take apart what is being brought together.
         self.of_manager(|manager| manager.begin_merge([range, right]));
-        let response = self.merge_neighbours(range, right, begins).await;
+        let response = self.merge_pair([range, right], begins).await;
         self.of_manager(|manager| manager.end_merge([range, right]));
         self.note_end(decision, &response);
         response
@@ -93,10 +93,9 @@ impl<E: Env> ShardInner<E> {
 
     /// Moves replicas of the right range and has the left one take it over. Calls `begins` once, before the
     /// first step.
-    async fn merge_neighbours(
+    async fn merge_pair(
         self: &Rc<Self>,
-        range: RangeId,
-        right: RangeId,
+        [range, right]: [RangeId; 2],
         begins: impl FnOnce(),
     ) -> ClusterResponse {
         let begun = E::now();
@@ -105,7 +104,7 @@ impl<E: Env> ShardInner<E> {
         let mut refusal = None;
         loop {
             let now = E::now();
-            let step = match self.of_manager(|manager| manager.merge_step(range, now)) {
+            let step = match self.of_manager(|manager| manager.merge_step([range, right], now)) {
                 None => return self.not_here(),
                 Some(step) => step,
             };
@@ -151,6 +150,7 @@ impl<E: Env> ShardInner<E> {
         right: RangeId,
     ) -> Tried {
         match step {
+            MergeStep::Done => Tried::Ended(ClusterResponse::Done),
             MergeStep::Move {
                 range: moved,
                 from,
