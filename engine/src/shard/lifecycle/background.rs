@@ -132,51 +132,72 @@ async fn look<E: Env>(inner: &ShardInner<E>, fullness: &mut Fullness) -> Result<
 pub(in crate::shard) async fn close<E: Env>(inner: &Rc<ShardInner<E>>) -> Result<(), Fatal> {
     let began = E::now();
     inner.closing.set(true);
+    let stopped = unless_full(inner, flush_and_stop(inner)).await?;
+    if stopped.is_none() {
+        end_tasks(inner);
+        // What is not in tables is in the log; the next start applies it again.
+        tracing::warn!("the disk is full, or no file can be opened: stopping without a last flush");
+        return Ok(());
+    }
+    inner.wal.close().await?;
+    tracing::debug!(shard = %inner.location, took = ?E::now() - began, "shard closed");
+    Ok(())
+}
+
+/// Waits for a step of a stop, unless the disk is full or no file can be opened: then it may never end,
+/// whatever it waits for. `None`: it did not end.
+async fn unless_full<E: Env>(
+    inner: &ShardInner<E>,
+    step: impl Future<Output = Result<(), Fatal>>,
+) -> Result<Option<()>, Fatal> {
+    let mut step = std::pin::pin!(step);
+    loop {
+        inner.store.poll()?;
+        inner.store.wake_waiting();
+        if inner.store.disk_full() || inner.store.is_starved() {
+            return Ok(None);
+        }
+        if let Ok(done) = E::Runtime::timeout(STOP_POLL_INTERVAL, step.as_mut()).await {
+            return done.map(Some);
+        }
+    }
+}
+
+/// Waits for what is under way, flushes all rows, and stops the groups.
+async fn flush_and_stop<E: Env>(inner: &ShardInner<E>) -> Result<(), Fatal> {
+    let began = E::now();
     inner.ranges.all_created().await;
     let groups = inner.ranges.groups();
     for (replica, _) in &groups {
         replica.proposer.close();
     }
-    let mut frozen = false;
-    loop {
-        inner.store.poll()?;
-        inner.store.wake_waiting();
-        if inner.store.disk_full() || inner.store.is_starved() {
-            // What is not in tables is in the log; the next start applies it again.
-            tracing::warn!(
-                "the disk is full, or no file can be opened: stopping without a last flush"
-            );
-            inner.background.borrow().stop.set(true);
-            inner.home.newborns.close();
-            inner.home.absorption.close();
-            return Ok(());
-        }
-        // Writes that cannot reach a majority are left; their fate is unknown.
-        let idle = E::now() - began > IN_FLIGHT_TIMEOUT
-            || groups
-                .iter()
-                .all(|(replica, _)| replica.proposer.in_flight() == 0);
-        if idle && !frozen {
-            inner.store.freeze()?;
-            frozen = true;
-        } else if idle && inner.store.is_flushed() {
-            break;
-        }
+    // Writes that cannot reach a majority are left; their fate is unknown.
+    let is_idle = || {
+        let mut groups = groups.iter();
+        E::now() - began > IN_FLIGHT_TIMEOUT
+            || groups.all(|(replica, _)| replica.proposer.in_flight() == 0)
+    };
+    while !is_idle() {
         E::Runtime::sleep(STOP_POLL_INTERVAL).await;
     }
-    {
-        let background = inner.background.borrow();
-        background.stop.set(true);
-        background.news.wake();
-        background.fetched.wake();
+    inner.store.freeze()?;
+    while !(is_idle() && inner.store.is_flushed()) {
+        E::Runtime::sleep(STOP_POLL_INTERVAL).await;
     }
-    inner.home.newborns.close();
-    inner.home.absorption.close();
+    end_tasks(inner);
     for (_, raft) in &groups {
         raft.note_durable().await?;
         raft.stop().await;
     }
-    inner.wal.close().await?;
-    tracing::debug!(shard = %inner.location, took = ?E::now() - began, "shard closed");
     Ok(())
+}
+
+/// Ends the background tasks. They must not run on when the groups have stopped.
+fn end_tasks<E: Env>(inner: &ShardInner<E>) {
+    let background = inner.background.borrow();
+    background.stop.set(true);
+    background.news.wake();
+    background.fetched.wake();
+    inner.home.newborns.close();
+    inner.home.absorption.close();
 }
