@@ -133,6 +133,13 @@ impl<E: Env> Wal<E> {
             .is_some_and(|(group, _)| group.range == range)
     }
 
+    /// Whether the log has this replica, and it was made by a message, not born in a split.
+    pub fn was_made(&self, group: Group) -> bool {
+        let logs = self.shared.contents.logs.borrow();
+        logs.get(&group)
+            .is_some_and(|log| log.borrow().created.birth.is_none())
+    }
+
     /// Removes a replica for good; that is durable when this returns.
     ///
     /// # Errors

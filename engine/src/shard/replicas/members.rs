@@ -169,8 +169,9 @@ impl<E: Env> ShardInner<E> {
         if replica.keyspace() == Keyspace::System {
             self.remember_system();
         }
-        // A split that waits to be applied here must give birth to nothing once the rows are no one's.
-        if let Some(unborn) = replica.leave() {
+        // A split that waits to be applied here must give birth to nothing once the rows are no one's. While its
+        // birth waits for the disk, a message may make the child's replica: that one stays.
+        if let Some(unborn) = replica.leave().filter(|child| !self.wal.was_made(*child)) {
             self.wal.remove_replica(unborn).await?;
         }
         let newborns = &self.home.newborns;
