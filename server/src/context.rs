@@ -298,10 +298,15 @@ impl Context {
         status
     }
 
+    /// The counters of this shard's requests.
+    pub fn probe(&self) -> ShardProbe {
+        self.probe.borrow().clone()
+    }
+
     /// All counters of this shard, and its status.
     pub fn report(&self) -> ShardReport {
         ShardReport {
-            probe: self.probe.borrow().clone(),
+            probe: self.probe(),
             status: self.status(),
             connections: self.connected.get(),
             handshakes_evicted: self.handshakes.evicted(),

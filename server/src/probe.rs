@@ -14,8 +14,13 @@ use crate::operation::{Operation, PendingRequest};
 /// Longer latencies are recorded as one minute.
 pub const LATENCY_NANOS_MAX: u64 = 60_000_000_000;
 
-/// A request for a shard's report: the channel that the report is sent to.
-pub type ReportRequest = oneshot::Sender<ShardReport>;
+/// A request for figures of a shard: what is asked for, with the channel that it is sent to.
+pub enum ReportRequest {
+    /// The counters of its requests. They cost little whatever the number of ranges.
+    Probe(oneshot::Sender<ShardProbe>),
+    /// All its counters, and its status with that of every range.
+    Report(oneshot::Sender<ShardReport>),
+}
 
 /// A request for a shard's beat, by which the shard shows that its thread does not stand still.
 pub type BeatRequest = oneshot::Sender<()>;

@@ -28,7 +28,7 @@ use crate::raft::progress::Progress;
 use crate::raft::role::{Role, Standing};
 use crate::raft::snapshot_pace::SnapshotPace;
 use crate::raft::state_machine::StateMachine;
-use crate::raft::timers::{HEARTBEAT, Timers};
+use crate::raft::timers::{DriverTimes, HEARTBEAT, Timers};
 use crate::raft::type_config::{CallbackResponder, Commands, RaftMembership, TypeConfig};
 use crate::types::{RangeId, ReplicaId};
 use crate::wal::{self, Body, GroupLog, LogId, Vote};
@@ -167,7 +167,7 @@ impl<M: Machine> RaftGroup<M> {
                 raft,
                 silent: Cell::new(made == StartMode::Before && !alone && !forgets),
                 progress,
-                timers: Timers::new(M::Env::now(), around.stalled, made == StartMode::Before),
+                timers: Timers::new(M::Env::now(), around.driver, made == StartMode::Before),
                 entries_kept: around.entries_kept,
                 log,
                 pins,
@@ -255,6 +255,9 @@ impl<M: Machine> Group<M> {
     /// Takes the standing of this replica from openraft's metrics.
     fn take_standing(&self, state: ServerState, membership: &RaftMembership) {
         let news = self.standing.take(self.replica, state, membership);
+        if news.role {
+            self.timers.stand();
+        }
         if news.members {
             self.stay_awake();
         }
@@ -438,8 +441,8 @@ pub struct GroupDeps<E: Env> {
     pub entries_kept: u64,
     /// Appends up to this many bytes belong to the control class.
     pub small_append_bytes: usize,
-    /// How long this process has not run in total, though it might have.
-    pub stalled: Rc<Cell<Duration>>,
+    /// The times that the timers of the shard's groups share with the shard's driver.
+    pub driver: Rc<DriverTimes>,
     /// What the shard's groups count.
     pub counters: Rc<RaftCounters>,
     /// The pace of the snapshots that the shard's groups send.

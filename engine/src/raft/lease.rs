@@ -119,7 +119,6 @@ impl<M: Machine> Group<M> {
 
 #[cfg(test)]
 mod tests {
-    use std::cell::Cell;
     use std::collections::BTreeSet;
     use std::rc::Rc;
 
@@ -180,7 +179,7 @@ mod tests {
         let sent = test_clock::now();
         // The follower accepts it at once: its promise ends as early as it can. Its clock is fast by as
         // much as two clocks may differ in one lease.
-        let follower = Timers::new(sent, Rc::<Cell<Duration>>::default(), false);
+        let follower = Timers::new(sent, Rc::default(), false);
         follower.hear(sent);
         let mut leases = 0;
         for micros in (0..2000 * LEASE_MS).step_by(250) {

@@ -58,5 +58,5 @@ pub use purge::{Pinned, placed};
 pub use role::Role;
 pub use state_machine::{SnapshotHandle, StateMachine};
 pub use tick::Tick;
-pub use timers::TICK;
+pub use timers::{DriverTimes, TICK};
 pub use type_config::{CallbackResponder, Commands, TypeConfig};

@@ -91,6 +91,11 @@ impl<M: Machine> Group<M> {
                 _ => self.entries_kept,
             };
             let up_to = durable.saturating_sub(kept);
+            let purged = metrics.purged.as_ref().map_or(0, |id| id.index);
+            // So it is with most groups, most of the time.
+            if up_to <= purged && !self.pins.is_pinned() {
+                return Ok(());
+            }
             let followers = metrics.replication.iter().flatten();
             let behind = followers.filter(|(id, _)| **id != self.replica && is_there(**id));
             let slowest = behind.map(|(_, matched)| matched.as_ref().map_or(0, |id| id.index));
@@ -110,7 +115,6 @@ impl<M: Machine> Group<M> {
             let last = metrics.last_log_index.unwrap_or(0);
             let near = last.saturating_sub(self.entries_kept);
             let up_to = self.leave_pinned(up_to, near, follower, placed);
-            let purged = metrics.purged.as_ref().map_or(0, |id| id.index);
             (up_to > purged).then_some(up_to)
         };
         let Some(up_to) = up_to else { return Ok(()) };

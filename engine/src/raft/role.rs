@@ -32,6 +32,8 @@ pub struct Standing {
 pub struct News {
     /// The group has another number of members.
     pub members: bool,
+    /// The replica has another role.
+    pub role: bool,
     /// The replica has become the leader.
     pub leads: bool,
 }
@@ -52,6 +54,7 @@ impl Standing {
         if membership.voter_ids().next().is_none() {
             return News {
                 members: false,
+                role: false,
                 leads: false,
             };
         }
@@ -64,9 +67,11 @@ impl Standing {
             _ if is_voter => Role::Voter,
             _ => Role::Learner,
         };
+        let is_new = self.role.replace(role) != role;
         News {
             members: self.members.replace(members) != members,
-            leads: self.role.replace(role) != role && role == Role::Leader,
+            role: is_new,
+            leads: is_new && role == Role::Leader,
         }
     }
 }

@@ -127,11 +127,11 @@ impl<M: Machine> Group<M> {
         self.timers.work(M::Env::now());
     }
 
-    /// Whether the driver must look at the group now.
-    pub fn is_due(&self, now: BootTime) -> bool {
+    /// When the driver must look at the group.
+    pub fn due_at(&self) -> BootTime {
         match self.role() {
-            Role::Leader => self.timers.look_is_due(now),
-            Role::Voter | Role::Learner => !self.timers.has_heard(now),
+            Role::Leader => self.timers.leader_due_at(),
+            Role::Voter | Role::Learner => self.timers.follower_due_at(),
         }
     }
 

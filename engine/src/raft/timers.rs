@@ -31,7 +31,7 @@ pub const TICK: Duration = Duration::from_millis(25);
 pub const HEARTBEAT: Duration = Duration::from_millis(100);
 /// A group in which nothing has happened for this long may sleep.
 const SLEEP_AFTER: Duration = Duration::from_secs(1);
-/// How often the driver looks at the leader of a sleeping group all the same.
+/// How often the driver looks at the leaders of sleeping groups all the same.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 /// A range in which no majority answered for this long has no quorum.
 const NO_QUORUM_AFTER: Duration = Duration::from_secs(1);
@@ -42,10 +42,41 @@ const CAMPAIGN_BACKOFF_MAX: u32 = 3;
 /// The random part is below this.
 const SPREAD_MS: u64 = LEASE_MS / 4;
 
+/// What the timers of all replicas of a shard share with the shard's driver.
+#[derive(Default)]
+pub struct DriverTimes {
+    /// How long this process has not run in total.
+    stalled: Cell<Duration>,
+    /// When the driver must look through the groups again.
+    look_at: Cell<BootTime>,
+}
+
+impl DriverTimes {
+    /// Notes that this process has not run for a while, though it might have.
+    pub fn has_stalled(&self, time: Duration) {
+        self.stalled.set(self.stalled.get() + time);
+    }
+
+    /// Whether the driver must look through the groups.
+    pub fn look_is_due(&self, now: BootTime) -> bool {
+        now >= self.look_at.get()
+    }
+
+    /// Lets the driver look at no group before this, unless something happens in one.
+    pub fn rest_until(&self, at: BootTime) {
+        self.look_at.set(at);
+    }
+
+    /// Has the driver look through the groups at its next tick.
+    fn look_soon(&self) {
+        self.look_at.take();
+    }
+}
+
 /// The timers of one replica.
 pub(super) struct Timers {
-    /// How long this process has not run in total, shared with the whole shard.
-    stalled: Rc<Cell<Duration>>,
+    /// Shared with the whole shard.
+    driver: Rc<DriverTimes>,
     /// When this replica last heard of a leader, and `stalled` at that moment; before that, when it
     /// started.
     heard: Cell<(BootTime, Duration)>,
@@ -73,15 +104,16 @@ impl Timers {
     /// The timers of a replica that starts now. If it existed before, it may have promised a lease: that
     /// counts like hearing of a leader now. One that was made just now has promised nothing and grants
     /// pre-votes at once, but waits as long before it campaigns itself.
-    pub fn new(now: BootTime, stalled: Rc<Cell<Duration>>, existed: bool) -> Timers {
+    pub fn new(now: BootTime, driver: Rc<DriverTimes>, existed: bool) -> Timers {
         let mut heard = now;
         if mutant::is(Mutant::VoteAfterRestart) {
             heard = now - Duration::from_millis(LEASE_MS);
         }
+        driver.look_soon();
         Timers {
-            heard: Cell::new((heard, stalled.get())),
+            heard: Cell::new((heard, driver.stalled.get())),
             has_promised: Cell::new(existed),
-            stalled,
+            driver,
             spread: Cell::default(),
             campaign_from: Cell::new(None),
             failed_terms: Cell::default(),
@@ -98,7 +130,7 @@ impl Timers {
         self.has_promised.set(true);
         self.failed_terms.take();
         if at > self.heard.get().0 {
-            self.heard.set((at, self.stalled.get()));
+            self.heard.set((at, self.driver.stalled.get()));
         }
     }
 
@@ -125,7 +157,7 @@ impl Timers {
 
     /// Whether this replica has heard of a leader within the last lease.
     pub fn has_heard(&self, now: BootTime) -> bool {
-        self.has_promised.get() && now < self.heard.get().0 + Duration::from_millis(LEASE_MS)
+        now < self.follower_due_at()
     }
 
     /// Notes that this replica begins to lead.
@@ -136,16 +168,32 @@ impl Timers {
         self.asks_since.set(now);
     }
 
-    /// Puts the leader's group to sleep: it sends no heartbeats until something happens.
+    /// Notes that this replica has another role or other members: what is due may be another thing.
+    pub fn stand(&self) {
+        self.driver.look_soon();
+    }
+
+    /// Puts the leader's group to sleep: it sends no heartbeats until something happens. The driver looks at
+    /// all sleeping groups of a shard at once, so that it rests in between.
     pub fn sleep(&self, now: BootTime) {
         self.sleeps.set(true);
-        self.look_at.set(now + SWEEP_INTERVAL);
+        let past_sweep = now.since_boot().as_nanos() % SWEEP_INTERVAL.as_nanos();
+        let past_sweep = Duration::from_nanos(past_sweep as u64);
+        self.look_at.set(now + SWEEP_INTERVAL - past_sweep);
         self.asks_since.set(now);
     }
 
-    /// Whether the driver must look at a leader now.
-    pub fn look_is_due(&self, now: BootTime) -> bool {
-        now >= self.look_at.get()
+    /// When the driver must look at a leader.
+    pub fn leader_due_at(&self) -> BootTime {
+        self.look_at.get()
+    }
+
+    /// When the driver must look at a follower: its leader was not heard of for a lease.
+    pub fn follower_due_at(&self) -> BootTime {
+        match self.has_promised.get() {
+            true => self.heard.get().0 + Duration::from_millis(LEASE_MS),
+            false => BootTime::default(),
+        }
     }
 
     /// Lets the driver skip this leader until its next heartbeat, unless something happens.
@@ -164,13 +212,14 @@ impl Timers {
     /// process did not run is not counted.
     pub fn is_without_leader(&self, now: BootTime) -> bool {
         let (heard, stalled_then) = self.heard.get();
-        let stalled = self.stalled.get().saturating_sub(stalled_then);
+        let stalled = self.driver.stalled.get().saturating_sub(stalled_then);
         now > heard + stalled + NO_QUORUM_AFTER
     }
 
     /// Notes that something happens: the group wakes up.
     pub fn work(&self, now: BootTime) {
         self.look_at.set(now);
+        self.driver.look_soon();
         self.worked.set((now, self.worked.get().1));
         if self.sleeps.replace(false) {
             self.asks_since.set(now);
@@ -199,7 +248,7 @@ impl Timers {
     /// Whether it is time to campaign in this term. If so, the next campaign becomes due later.
     pub fn campaign_is_due(&self, now: BootTime, random: u64, term: u64) -> bool {
         let (heard, stalled_then) = self.heard.get();
-        let stalled = self.stalled.get().saturating_sub(stalled_then);
+        let stalled = self.driver.stalled.get().saturating_sub(stalled_then);
         let due = heard + Duration::from_millis(LEASE_MS) + stalled + self.spread.get();
         if now < due || self.campaign_from.get().is_some_and(|from| now < from) {
             return false;
@@ -226,18 +275,14 @@ mod tests {
 
     struct Start {
         at: BootTime,
-        stalled: Rc<Cell<Duration>>,
+        driver: Rc<DriverTimes>,
         timers: Timers,
     }
 
     fn start() -> Start {
-        let (at, stalled) = (test_clock::now(), Rc::<Cell<Duration>>::default());
-        let timers = Timers::new(at, stalled.clone(), true);
-        Start {
-            at,
-            stalled,
-            timers,
-        }
+        let (at, driver) = (test_clock::now(), Rc::<DriverTimes>::default());
+        let timers = Timers::new(at, driver.clone(), true);
+        Start { at, driver, timers }
     }
 
     #[test]
@@ -323,13 +368,9 @@ mod tests {
 
     #[test]
     fn time_in_which_the_process_did_not_run_does_not_count() {
-        let Start {
-            at,
-            stalled,
-            timers,
-        } = start();
+        let Start { at, driver, timers } = start();
         let stall = Duration::from_secs(7);
-        stalled.set(stall);
+        driver.has_stalled(stall);
         assert!(!timers.campaign_is_due(at + LEASE + stall - MS, 0, TERM));
         assert!(!timers.is_without_leader(at + NO_QUORUM_AFTER + stall));
         assert!(timers.is_without_leader(at + NO_QUORUM_AFTER + stall + MS));
@@ -364,10 +405,40 @@ mod tests {
         // While its group sleeps it asks for nothing.
         let (asleep, awake) = (at + SLEEP_AFTER, at + 10 * SLEEP_AFTER);
         timers.sleep(asleep);
-        assert!(!timers.look_is_due(asleep) && timers.look_is_due(asleep + SWEEP_INTERVAL));
+        assert_eq!(timers.leader_due_at(), asleep + SWEEP_INTERVAL);
         timers.work(awake);
-        assert!(timers.look_is_due(awake));
+        assert!(timers.leader_due_at() <= awake);
         assert!(!timers.is_left(awake + NO_QUORUM_AFTER, Some(answered)));
         assert!(timers.is_left(awake + NO_QUORUM_AFTER + MS, Some(answered)));
+    }
+
+    #[test]
+    fn sleeping_groups_are_looked_at_together() {
+        let Start { at, timers, .. } = start();
+        for past in [1, 400, 999] {
+            timers.sleep(at + past * MS);
+            assert_eq!(timers.leader_due_at(), at + SWEEP_INTERVAL, "{past}");
+        }
+    }
+
+    #[test]
+    fn the_driver_rests_until_something_happens_in_a_group() {
+        let Start { at, driver, timers } = start();
+        assert!(driver.look_is_due(at), "a group has started");
+        type Event = (&'static str, fn(&Timers, BootTime), bool);
+        let events: [Event; 5] = [
+            ("it works", |timers, at| timers.work(at), true),
+            ("it has another role", |timers, _| timers.stand(), true),
+            ("it hears its leader", |timers, at| timers.hear(at), false),
+            ("it votes", |timers, at| timers.grant(at), false),
+            ("it goes to sleep", |timers, at| timers.sleep(at), false),
+        ];
+        for (event, happens, wakes) in events {
+            driver.rest_until(at + 500 * MS);
+            assert!(!driver.look_is_due(at + 499 * MS), "{event}");
+            happens(&timers, at + 100 * MS);
+            assert_eq!(driver.look_is_due(at + 101 * MS), wakes, "{event}");
+            assert!(driver.look_is_due(at + 500 * MS), "{event}");
+        }
     }
 }

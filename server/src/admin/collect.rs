@@ -1,4 +1,4 @@
-//! Collects figures of the node from the reports of its shards, as the page of metrics does: the work of
+//! Collects figures of the node from the counters of its shards: the work of
 //! each minute for the history, and the node's state for the cluster's manager. Runs on the control thread.
 
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use crate::env::{self, SystemClock, discipline, node_stats};
 use crate::history::History;
 use crate::history::record::{MINUTE_MS, Work, raise};
 use crate::operation::Operation;
-use crate::probe::{ShardProbe, ShardReport};
+use crate::probe::ShardProbe;
 
 /// The time from one look at how the node is to the next. The latencies are those of that time.
 const MEASURE_INTERVAL: Duration = Duration::from_secs(5);
@@ -26,7 +26,7 @@ pub async fn collect(node: Arc<Node>, history: History) {
         let Some(serving) = node.serving.get() else {
             continue;
         };
-        let work = counted.work_since(&serving.reports().await);
+        let work = counted.work_since(serving.probes().await);
         history.minute(minute_before(SystemClock.wall_ms()), work);
     }
 }
@@ -39,7 +39,7 @@ pub async fn measure(node: Arc<Node>) {
         let Some(serving) = node.serving.get() else {
             continue;
         };
-        let period = counted.work_since(&serving.reports().await).period(0);
+        let period = counted.work_since(serving.probes().await).period(0);
         let answered = |micros: u64| (period.ops > 0).then_some(micros);
         let room = env::room(&serving.data_dir).ok();
         let clock = discipline::of_clock().ok();
@@ -60,21 +60,21 @@ fn minute_before(now: u64) -> u64 {
     ended.saturating_sub(1) * MINUTE_MS
 }
 
-/// What the shards had counted at the last report of each.
+/// What the shards had counted when they were last asked.
 #[derive(Default)]
 struct Counted {
     shards: Vec<Option<ShardProbe>>,
 }
 
 impl Counted {
-    /// The work since the last reports. That of a shard which does not answer is told the next time.
-    fn work_since(&mut self, reports: &[Option<ShardReport>]) -> Work {
-        self.shards.resize_with(reports.len(), || None);
+    /// The work since the last counters. That of a shard which does not answer is told the next time.
+    fn work_since(&mut self, probes: Vec<Option<ShardProbe>>) -> Work {
+        self.shards.resize_with(probes.len(), || None);
         let mut work = Work::default();
-        for (before, report) in self.shards.iter_mut().zip(reports) {
-            if let Some(report) = report {
-                add_difference(&mut work, &report.probe, before.as_ref());
-                *before = Some(report.probe.clone());
+        for (before, probe) in self.shards.iter_mut().zip(probes) {
+            if let Some(probe) = probe {
+                add_difference(&mut work, &probe, before.as_ref());
+                *before = Some(probe);
             }
         }
         work

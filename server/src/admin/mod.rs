@@ -57,7 +57,7 @@ use self::page::stream::{Viewer, Viewers};
 use crate::descriptors::{ConnectionLimit, Shares};
 use crate::node_settings::Settings;
 use crate::peers::Peers;
-use crate::probe::{ReportRequest, ShardReport};
+use crate::probe::{ReportRequest, ShardProbe, ShardReport};
 
 /// How long the server pauses after the system refused to accept a connection.
 const ACCEPT_RETRY_INTERVAL: Duration = Duration::from_millis(100);
@@ -193,23 +193,35 @@ impl Serving {
 
     /// The report of each shard; `None` for a shard that does not answer in time.
     async fn reports(&self) -> Vec<Option<ShardReport>> {
+        self.ask(ReportRequest::Report).await
+    }
+
+    /// The counters of each shard's requests; `None` for a shard that does not answer in time.
+    async fn probes(&self) -> Vec<Option<ShardProbe>> {
+        self.ask(ReportRequest::Probe).await
+    }
+
+    async fn ask<R>(
+        &self,
+        request: impl Fn(oneshot::Sender<R>) -> ReportRequest,
+    ) -> Vec<Option<R>> {
         let mut asked = Vec::new();
         for shard in &self.shards {
-            let (ask, report) = oneshot::channel();
+            let (reply, figures) = oneshot::channel();
             // A shard whose queue of requests is full counts as one that does not answer.
-            let sent = shard.try_send(ask).is_ok();
-            asked.push(sent.then_some(report));
+            let sent = shard.try_send(request(reply)).is_ok();
+            asked.push(sent.then_some(figures));
         }
         let until = tokio::time::Instant::now() + REPORT_TIMEOUT;
-        let mut reports = Vec::new();
-        for report in asked {
-            let report = match report {
-                Some(report) => tokio::time::timeout_at(until, report).await.ok(),
+        let mut answers = Vec::new();
+        for figures in asked {
+            let answer = match figures {
+                Some(figures) => tokio::time::timeout_at(until, figures).await.ok(),
                 None => None,
             };
-            reports.push(report.and_then(Result::ok));
+            answers.push(answer.and_then(Result::ok));
         }
-        reports
+        answers
     }
 }
 

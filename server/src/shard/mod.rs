@@ -221,11 +221,14 @@ async fn note_emptied(context: Rc<Context>) {
     }
 }
 
-/// Answers the admin pages' requests for a report.
+/// Answers requests for figures of the shard.
 async fn report(context: Rc<Context>, mut asked: mpsc::Receiver<ReportRequest>) {
-    while let Some(reply) = cross_thread(asked.recv()).await {
-        // The page may no longer wait.
-        let _ = reply.send(context.report());
+    while let Some(request) = cross_thread(asked.recv()).await {
+        // Nobody may wait for them any more.
+        match request {
+            ReportRequest::Probe(reply) => drop(reply.send(context.probe())),
+            ReportRequest::Report(reply) => drop(reply.send(context.report())),
+        }
     }
 }
 

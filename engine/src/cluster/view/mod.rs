@@ -63,14 +63,38 @@ impl Manager {
 
     /// The state of the cluster as of now.
     pub fn view(&self, now: BootTime) -> View {
-        let nodes = self.nodes.values().map(|known| NodeView {
+        let mut view = self.outline(now);
+        for (node, known) in view.nodes.iter_mut().zip(self.shown_nodes()) {
+            node.shards = self.shard_stats(&known.record);
+        }
+        for (range, known) in view.ranges.iter_mut().zip(self.ranges.values()) {
+            range.parts = self.parts_of(&range.descriptor);
+            range.split_blocked = self.split_blocked(known, now);
+            if let Some(report) = self.fresh(known, now) {
+                range.applied = report.applied;
+                range.stats = report.stats;
+                let followers = report.followers.iter();
+                range.lag = followers.map(|other| (other.replica, other.lag)).collect();
+            }
+        }
+        view
+    }
+
+    /// The nodes that are in views.
+    fn shown_nodes(&self) -> impl Iterator<Item = &KnownNode> {
+        let nodes = self.nodes.values();
+        nodes.filter(|known| self.membership(known.record.id) != MembershipStatus::Removed)
+    }
+
+    /// The state of the cluster as of now, without what changes all the time.
+    fn outline(&self, now: BootTime) -> View {
+        let nodes = self.shown_nodes().map(|known| NodeView {
             record: known.record.clone(),
             state: self.node_health(known, now),
             membership: self.membership(known.record.id),
             slow_disk: self.has_slow_disk(known.record.id),
-            shards: self.shard_stats(&known.record),
+            shards: Vec::new(),
         });
-        let nodes = nodes.filter(|view| view.membership != MembershipStatus::Removed);
         let nodes: Vec<NodeView> = nodes.collect();
         let alive = |node: NodeId| {
             let mut nodes = nodes.iter();
@@ -95,17 +119,14 @@ impl Manager {
                 unavailable: report.is_none_or(|report| !report.has_quorum),
                 phase: report.map_or_else(Default::default, |report| report.phase),
                 born_ms: known.record.born_ms,
-                parts: self.parts_of(&descriptor),
+                parts: Vec::new(),
                 held_until_ms: self.held_until_ms(descriptor.range),
-                split_blocked: self.split_blocked(known, now),
+                split_blocked: None,
                 leader: report.and_then(|report| descriptor.location(report.leader)),
                 term: report.map_or(0, |report| report.term),
-                applied: report.map_or(0, |report| report.applied),
-                stats: report.map_or_else(RangeStats::default, |report| report.stats),
-                lag: report.map_or_else(Vec::new, |report| {
-                    let followers = report.followers.iter();
-                    followers.map(|other| (other.replica, other.lag)).collect()
-                }),
+                applied: 0,
+                stats: RangeStats::default(),
+                lag: Vec::new(),
                 voters: known.record.voters.clone(),
                 faults,
                 descriptor,
@@ -153,16 +174,7 @@ impl Manager {
 
     /// Makes a new view for the shards if something has changed.
     pub fn refresh(&mut self, now: BootTime) {
-        let mut view = self.view(now);
-        // These change all the time: only a request for the view gets them.
-        for range in &mut view.ranges {
-            range.applied = 0;
-            range.lag.clear();
-            range.parts.clear();
-            range.split_blocked = None;
-            range.stats = RangeStats::default();
-        }
-        view.nodes.iter_mut().for_each(|node| node.shards.clear());
+        let view = self.outline(now);
         if view != self.published.view {
             self.log_faults(&view);
             self.log_nodes(&view);

@@ -35,6 +35,8 @@ const HOT_KEYS_FROM: f64 = 1e6;
 const SHORT: Duration = Duration::from_secs(10);
 /// The time over which the longer rates forget.
 const LONG: Duration = Duration::from_mins(5);
+/// A rate below this a second is none.
+const RATE_MIN: f64 = 0.01;
 /// After so many bytes of writes the size is measured anew.
 const SIZE_WRITTEN_MAX: u64 = 1 << 20;
 
@@ -136,10 +138,15 @@ fn nanos(time: Duration) -> u64 {
     time.as_secs() * 1_000_000_000 + u64::from(time.subsec_nanos())
 }
 
-/// A rate after `elapsed`, in which something happened `rate` times a second.
-fn decayed(before: f64, rate: f64, elapsed: Duration, over: Duration) -> f64 {
-    let kept = (-elapsed.as_secs_f64() / over.as_secs_f64()).exp();
-    rate + (before - rate) * kept
+/// The part of a rate that is kept after `elapsed`, if it forgets over a time.
+fn kept(elapsed: Duration, over: Duration) -> f64 {
+    (-elapsed.as_secs_f64() / over.as_secs_f64()).exp()
+}
+
+/// A rate of which so much is kept, after a time in which something happened `rate` times a second.
+fn decayed(before: f64, rate: f64, kept: f64) -> f64 {
+    let now = rate + (before - rate) * kept;
+    if now < RATE_MIN { 0.0 } else { now }
 }
 
 impl Usage {
@@ -260,12 +267,17 @@ impl Usage {
             && elapsed > Duration::ZERO
         {
             let seconds = elapsed.as_secs_f64();
-            let rate = counted.map(last, |now, last| (now - last) / seconds);
             let Rates { short, long } = self.rates.get();
-            self.rates.set(Rates {
-                short: short.map(rate, |before, rate| decayed(before, rate, elapsed, SHORT)),
-                long: long.map(rate, |before, rate| decayed(before, rate, elapsed, LONG)),
-            });
+            // Most of a shard's ranges may be ones that nobody uses.
+            let is_idle = counted == last && long == Work::default() && short == long;
+            if !is_idle {
+                let rate = counted.map(last, |now, last| (now - last) / seconds);
+                let (short_kept, long_kept) = (kept(elapsed, SHORT), kept(elapsed, LONG));
+                self.rates.set(Rates {
+                    short: short.map(rate, |before, rate| decayed(before, rate, short_kept)),
+                    long: long.map(rate, |before, rate| decayed(before, rate, long_kept)),
+                });
+            }
         }
         if before.is_none() || elapsed > Duration::ZERO {
             self.measured.set(Some((now, counted)));
@@ -297,6 +309,11 @@ impl Usage {
     /// The rates as they were last made.
     pub fn rates(&self) -> Rates {
         self.rates.get()
+    }
+
+    /// Whether the size was ever measured.
+    pub fn has_size(&self) -> bool {
+        self.size.get().is_some()
     }
 
     /// The size of the range, whose rows are there and whose bounds have this version. It is measured

@@ -6,9 +6,9 @@
 //! it. A replica gets at most [`CPU_SHARE_MAX`] times its own timed work, so that what an idle thread does
 //! besides is not laid upon the one range that is read now and then.
 //!
-//! Sizes come from memory alone, but each costs some microseconds. One report measures at most
-//! [`SIZES_OF_REPORT`] of them, in turn; until its turn a range has the size that it had, and one that is
-//! new to the shard has none.
+//! Sizes come from memory alone, but each costs some microseconds. One report measures [`SIZES_OF_REPORT`] of
+//! them in turn, besides those of ranges in which much was written, and at most [`NEW_SIZES_OF_REPORT`] of
+//! ranges that are new to the shard. Until it is measured a new range has no size.
 //!
 //! Lives on the shard's thread.
 
@@ -26,8 +26,10 @@ use crate::shard::{RangeHandle, ShardInner};
 const CPU_OVER: Duration = Duration::from_secs(10);
 /// The most CPU time of a replica, as a multiple of its own timed work.
 const CPU_SHARE_MAX: f64 = 32.0;
-/// How many sizes of ranges a report measures.
-const SIZES_OF_REPORT: usize = 256;
+/// How many known sizes of ranges a report measures again, in turn.
+const SIZES_OF_REPORT: usize = 64;
+/// How many sizes of ranges a report measures at most for the first time.
+const NEW_SIZES_OF_REPORT: usize = 256;
 
 /// What a shard remembers to measure its load.
 pub(in crate::shard) struct LoadMeter {
@@ -81,10 +83,16 @@ pub(super) fn measure<E: Env>(inner: &ShardInner<E>, now: BootTime) -> ShardStat
     if let Some(used) = used {
         meter.look(now, used);
     }
-    let (mut count, mut bytes, mut timed) = (0, 0, 0.0);
+    let (mut count, mut new, mut bytes, mut timed) = (0, 0, 0, 0.0);
     let first = meter.next_size.get();
     inner.ranges.for_each(|RangeHandle { replica, .. }| {
-        let is_due = (first..first + SIZES_OF_REPORT).contains(&count);
+        let is_due = match replica.usage.has_size() {
+            true => (first..first + SIZES_OF_REPORT).contains(&count),
+            false => {
+                new += 1;
+                new <= NEW_SIZES_OF_REPORT
+            }
+        };
         bytes += replica.size(is_due).bytes;
         timed += replica.usage.measure(now).short.cpu_nanos;
         count += 1;

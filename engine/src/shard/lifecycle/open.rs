@@ -69,7 +69,7 @@ impl<E: Env> Shard<E> {
             clock: world.clock,
             entries_kept: options.entries_kept,
             small_append_bytes: options.small_append_bytes,
-            stalled: Rc::default(),
+            driver: Rc::default(),
             counters: Rc::default(),
             snapshot_pace: Rc::default(),
             leaves: Rc::default(),

@@ -38,6 +38,9 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 const UNANSWERED_FOR: Duration = Duration::from_secs(2);
 /// While a write of the log takes longer than this, the shard sends no heartbeats.
 const LOG_HANGS_AFTER: Duration = Duration::from_secs(2);
+/// The driver looks through all groups at least this often. Whatever makes something due in a group calls
+/// it; this bounds the harm if something does not.
+const LOOK_INTERVAL_MAX: Duration = Duration::from_millis(500);
 /// If the driver runs this much late, the process has stalled.
 const STALLED_AFTER: Duration = Duration::from_millis(75);
 /// Most microseconds of a round trip in the histogram: a heartbeat waits no longer for its response.
@@ -153,10 +156,9 @@ pub(super) fn start<E: Env>(inner: &Rc<ShardInner<E>>, stop: Rc<Cell<bool>>) {
             E::Runtime::sleep(TICK).await;
             let Some(inner) = shard.upgrade() else { return };
             let now = E::now();
-            let stalled = &inner.around.stalled;
             let late = (now - before).saturating_sub(TICK);
             if late > STALLED_AFTER {
-                stalled.set(stalled.get() + late);
+                inner.around.driver.has_stalled(late);
             }
             before = now;
             if let Err(fatal) = tick(&inner, now).await {
@@ -175,12 +177,25 @@ pub(super) fn start<E: Env>(inner: &Rc<ShardInner<E>>, stop: Rc<Cell<bool>>) {
     }));
 }
 
-/// Drives the groups in which something may be due.
+/// Drives the groups in which something may be due. If nothing is, the driver rests until something can be:
+/// to look through thousands of idle groups in every tick would be most of what they cost.
 async fn tick<E: Env>(inner: &Rc<ShardInner<E>>, now: BootTime) -> Result<(), Fatal> {
+    let driver = &inner.around.driver;
+    if !driver.look_is_due(now) && inner.store.writes.used() == 0 {
+        return Ok(());
+    }
+    let next_look = Cell::new(now + LOOK_INTERVAL_MAX);
     let is_due = |RangeHandle { replica, raft }: &RangeHandle<E>| {
-        raft.is_due(now) || replica.leadership.lacks_quorum() || !replica.proposer.is_idle()
+        let due_at = raft.due_at();
+        next_look.set(next_look.get().min(due_at));
+        now >= due_at || replica.leadership.lacks_quorum() || !replica.proposer.is_idle()
     };
-    for (replica, raft) in inner.ranges.groups_that(is_due) {
+    let due = inner.ranges.groups_that(is_due);
+    driver.rest_until(match due.is_empty() {
+        true => next_look.get(),
+        false => now,
+    });
+    for (replica, raft) in due {
         let location = |id| replica.with_state(|state| state.descriptor.location(id));
         let is_there = |id| location(id).is_some_and(|shard| inner.liveness.is_there(shard, now));
         let tick = Tick {
