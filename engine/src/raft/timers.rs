@@ -2,7 +2,8 @@
 //! when it campaigns.
 //!
 //! openraft's own ticks are off. One driver a shard ([`crate::shard`]) looks every [`TICK`] at the
-//! groups in which something may be due ([`crate::raft::RaftGroup`]). A leader sends heartbeats every
+//! groups in which something may be due ([`crate::raft::RaftGroup`]). If nothing is due in any, it rests until
+//! something can be; whatever happens in a group calls it before ([`DriverTimes`]). A leader sends heartbeats every
 //! [`HEARTBEAT`] and stops when nothing happens any more: its group sleeps, and the heartbeats of
 //! its shard tell the followers' shards that the leader is alive
 //! ([`super::message::Message::Heartbeat`]). A follower that hears of its leader has nothing to do. A

@@ -4,6 +4,7 @@
 //! the first seed of the tests that try many, `WAL_CASES` how many.
 
 mod bench;
+mod births;
 mod checkpoint;
 mod damage;
 mod fixture;
