@@ -14,7 +14,7 @@ use crate::operation::{Operation, PendingRequest};
 /// Longer latencies are recorded as one minute.
 pub const LATENCY_NANOS_MAX: u64 = 60_000_000_000;
 
-/// A request for figures of a shard: what is asked for, with the channel that it is sent to.
+/// A request for figures of a shard. Each kind holds the channel for its answer.
 pub enum ReportRequest {
     /// The counters of its requests. They cost little whatever the number of ranges.
     Probe(oneshot::Sender<ShardProbe>),

@@ -92,7 +92,7 @@ impl<M: Machine> Group<M> {
             };
             let up_to = durable.saturating_sub(kept);
             let purged = metrics.purged.as_ref().map_or(0, |id| id.index);
-            // So it is with most groups, most of the time.
+            // Most groups have nothing to purge most of the time.
             if up_to <= purged && !self.pins.is_pinned() {
                 return Ok(());
             }

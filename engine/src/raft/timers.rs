@@ -169,7 +169,7 @@ impl Timers {
         self.asks_since.set(now);
     }
 
-    /// Notes that this replica has another role or other members: what is due may be another thing.
+    /// Notes that this replica has another role, by which something else may be due.
     pub fn stand(&self) {
         self.driver.look_soon();
     }

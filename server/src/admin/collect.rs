@@ -67,7 +67,8 @@ struct Counted {
 }
 
 impl Counted {
-    /// The work since the last counters. That of a shard which does not answer is told the next time.
+    /// The work of all shards since they last answered. If a shard does not answer now, its work is counted the
+    /// next time.
     fn work_since(&mut self, probes: Vec<Option<ShardProbe>>) -> Work {
         self.shards.resize_with(probes.len(), || None);
         let mut work = Work::default();

@@ -224,7 +224,7 @@ async fn note_emptied(context: Rc<Context>) {
 /// Answers requests for figures of the shard.
 async fn report(context: Rc<Context>, mut asked: mpsc::Receiver<ReportRequest>) {
     while let Some(request) = cross_thread(asked.recv()).await {
-        // Nobody may wait for them any more.
+        // The asker may have stopped waiting.
         match request {
             ReportRequest::Probe(reply) => drop(reply.send(context.probe())),
             ReportRequest::Report(reply) => drop(reply.send(context.report())),
