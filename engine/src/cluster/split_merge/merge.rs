@@ -91,10 +91,10 @@ impl Manager {
         if !self.knows(right) {
             return Ok(MergeStep::Done);
         }
-        let neighbour = self.right_neighbour(range)?;
-        if neighbour != right {
+        let now_right = self.right_neighbour(range)?;
+        if now_right != right {
             let why = format!(
-                "range {range} was to take over range {right}, but its right neighbour is range {neighbour} \
+                "range {range} was to take over range {right}, but its right neighbour is range {now_right} \
                  now; give the order again if that is to be taken over"
             );
             return Err(OrderError::Conflict(why));

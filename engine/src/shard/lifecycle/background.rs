@@ -132,8 +132,7 @@ async fn look<E: Env>(inner: &ShardInner<E>, fullness: &mut Fullness) -> Result<
 pub(in crate::shard) async fn close<E: Env>(inner: &Rc<ShardInner<E>>) -> Result<(), Fatal> {
     let began = E::now();
     inner.closing.set(true);
-    let stopped = unless_full(inner, flush_and_stop(inner)).await?;
-    if stopped.is_none() {
+    if !unless_full(inner, flush_and_stop(inner)).await? {
         end_tasks(inner);
         // What is not in tables is in the log; the next start applies it again.
         tracing::warn!("the disk is full, or no file can be opened: stopping without a last flush");
@@ -145,20 +144,20 @@ pub(in crate::shard) async fn close<E: Env>(inner: &Rc<ShardInner<E>>) -> Result
 }
 
 /// Waits for a step of a stop, unless the disk is full or no file can be opened: then it may never end,
-/// whatever it waits for. `None`: it did not end.
+/// whatever it waits for. Gives whether it ended.
 async fn unless_full<E: Env>(
     inner: &ShardInner<E>,
     step: impl Future<Output = Result<(), Fatal>>,
-) -> Result<Option<()>, Fatal> {
+) -> Result<bool, Fatal> {
     let mut step = std::pin::pin!(step);
     loop {
         inner.store.poll()?;
         inner.store.wake_waiting();
         if inner.store.disk_full() || inner.store.is_starved() {
-            return Ok(None);
+            return Ok(false);
         }
         if let Ok(done) = E::Runtime::timeout(STOP_POLL_INTERVAL, step.as_mut()).await {
-            return done.map(Some);
+            return done.map(|()| true);
         }
     }
 }
