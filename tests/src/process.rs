@@ -7,6 +7,7 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::OnceLock;
@@ -19,6 +20,8 @@ use crate::net::netns;
 /// of it.
 const TIMEOUT: Duration = Duration::from_mins(1);
 const POLL_INTERVAL: Duration = Duration::from_millis(2);
+/// The bytes at the end of a node's log that a failed test prints.
+const LOG_SHOWN: u64 = 16 << 10;
 
 /// The path of a binary of this workspace, built with the test's profile.
 ///
@@ -214,6 +217,7 @@ impl Home {
         let mut node = Node {
             child,
             started_in: Duration::ZERO,
+            log: None,
         };
         while TcpStream::connect(&self.http).is_err() || self.page("/readyz").0 != 200 {
             assert!(node.is_running(), "the node ended before it was ready");
@@ -230,7 +234,7 @@ impl Home {
     /// The file cannot be opened.
     pub fn log_file(&self) -> File {
         let mut options = File::options();
-        let options = options.create(true).append(true);
+        let options = options.create(true).append(true).read(true);
         options.open(self.log_path()).expect("a log")
     }
 
@@ -328,6 +332,7 @@ pub struct Node {
     child: Child,
     /// The time from the start of the process until it was ready.
     pub started_in: Duration,
+    log: Option<File>,
 }
 
 impl Node {
@@ -336,10 +341,26 @@ impl Node {
     /// # Panics
     /// The command cannot be started.
     pub fn spawn(command: &mut Command, log: File) -> Node {
+        let read = log.try_clone().expect("a file");
         let piped = command.stdout(Stdio::piped()).stderr(log);
         Node {
-            child: piped.spawn().expect("the node starts"),
+            log: Some(read),
             started_in: Duration::ZERO,
+            child: piped.spawn().expect("the node starts"),
+        }
+    }
+
+    /// Prints the end of the node's log. A failed test removes the log with its folder.
+    fn print_log(&self) {
+        let Some(log) = &self.log else {
+            return;
+        };
+        let len = log.metadata().map_or(0, |metadata| metadata.len());
+        let from = len.saturating_sub(LOG_SHOWN);
+        let mut end = vec![0; (len - from) as usize];
+        if log.read_exact_at(&mut end, from).is_ok() {
+            let (id, end) = (self.id(), String::from_utf8_lossy(&end));
+            eprintln!("the end of the log of node process {id}:\n{end}");
         }
     }
 
@@ -422,6 +443,9 @@ impl Drop for Node {
             // It may end by itself at this moment.
             let _ = self.child.kill();
             let _ = self.child.wait();
+        }
+        if std::thread::panicking() {
+            self.print_log();
         }
     }
 }

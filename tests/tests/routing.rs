@@ -36,6 +36,9 @@ fn started(homes: &[Home]) -> Vec<Option<Node>> {
 /// A connection of a client that follows no routes, or of one that does.
 struct Plain {
     stream: TcpStream,
+    /// The client's id in its sessions. A local port would not do: connections to other nodes may have the same,
+    /// and the first write of the second one would be taken for a repeated one.
+    client: u128,
     sequence: u64,
     received: Vec<u8>,
 }
@@ -89,6 +92,7 @@ impl Plain {
         stream.set_read_timeout(timeout).expect("set");
         Plain {
             stream,
+            client: rand::random(),
             sequence: 0,
             received: Vec::new(),
         }
@@ -164,15 +168,11 @@ impl Plain {
     fn session(&mut self) -> Session {
         self.sequence += 1;
         Session {
-            client: u128::from(std::process::id()) << 32 | self.stream_number(),
+            client: self.client,
             sequence: self.sequence,
             lowest_unanswered: self.sequence,
             first_tried: now(),
         }
-    }
-
-    fn stream_number(&self) -> u128 {
-        u128::from(self.stream.local_addr().expect("bound").port())
     }
 }
 

@@ -1,8 +1,9 @@
 //! The limits on connections to the admin pages: how many there are, and how long each may be silent.
 //!
-//! When all slots are taken, a new connection replaces the one that has been idle for the longest time. If
-//! none is idle, it gets one of a few slots for probes: there it may ask only whether the node lives and is
-//! ready. So idle clients keep nobody out, and slow users of the API keep no orchestrator from its answer.
+//! When all slots are taken, a new connection replaces the one that has been idle for the longest time, but
+//! waits until that one has had [`FIRST_BYTE_GRACE`] to send its first request. If none is idle, it gets one
+//! of a few slots for probes: there it may ask only whether the node lives and is ready. So idle clients keep
+//! nobody out, and slow users of the API keep no orchestrator from its answer.
 //!
 //! A connection without a request is closed after [`IDLE_TIMEOUT`]. One with a request under way, up
 //! to the last byte of the response, never is, unless its client has stopped taking part: a head must
@@ -27,6 +28,9 @@ const PROBES_MAX: usize = 4;
 /// A connection on which the rest of a head is awaited may be replaced if its last bytes came longer ago
 /// than this. One without a request may be replaced at any time.
 const REPLACED_AFTER: Duration = Duration::from_secs(1);
+/// A connection on which nothing has come yet keeps its slot for this long. Otherwise a crowd of silent clients
+/// would close it between the two system calls by which a busy client connects and sends a request.
+const FIRST_BYTE_GRACE: Duration = Duration::from_millis(200);
 /// A connection without a request is closed after this time.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(5);
 /// The time from the first to the last byte of a request's head.
@@ -61,6 +65,8 @@ struct Progress {
     moved: AtomicU64,
     /// When the first byte of a head came, or [`NO_HEAD`].
     head_since: AtomicU64,
+    /// Whether no byte has come yet.
+    is_new: AtomicBool,
     /// Whether all bytes that came were read, and more are awaited.
     is_read: AtomicBool,
     /// Whether a request is being answered.
@@ -78,6 +84,7 @@ impl Activity {
             begun: Instant::now(),
             moved: AtomicU64::new(0),
             head_since: AtomicU64::new(NO_HEAD),
+            is_new: AtomicBool::new(true),
             is_read: AtomicBool::new(false),
             is_busy: AtomicBool::new(false),
             is_streaming: AtomicBool::new(false),
@@ -96,6 +103,7 @@ impl Activity {
     /// Notes that bytes of a request came.
     fn received(&self) {
         self.moved();
+        self.0.is_new.store(false, Ordering::Relaxed);
         let no_head = self.0.head_since.load(Ordering::Relaxed) == NO_HEAD;
         if no_head && !self.0.is_busy.load(Ordering::Relaxed) {
             self.0.head_since.store(self.millis(), Ordering::Relaxed);
@@ -161,6 +169,17 @@ impl Activity {
         let is_in_a_head = self.0.head_since.load(Ordering::Relaxed) != NO_HEAD;
         let is_idle = is(&self.0.is_read) && !is_at_work;
         (is_idle && (!is_in_a_head || idle_for >= REPLACED_AFTER)).then_some(idle_for)
+    }
+
+    /// How much longer the connection keeps its slot if it has been idle for this long.
+    fn grace_left(&self, idle_for: Duration) -> Duration {
+        let is_new = self.0.is_new.load(Ordering::Relaxed);
+        let grace = if is_new {
+            FIRST_BYTE_GRACE
+        } else {
+            Duration::ZERO
+        };
+        grace.saturating_sub(idle_for)
     }
 }
 
@@ -288,21 +307,41 @@ impl Connections {
     }
 
     /// Makes room for one more connection and returns the kind of its slot. May close another
-    /// connection.
+    /// connection, for which it waits up to [`FIRST_BYTE_GRACE`].
     pub async fn make_room(&mut self) -> Access {
-        self.present.retain(|(_, task)| !task.is_finished());
-        if self.present.len() < self.max {
+        loop {
+            self.present.retain(|(_, task)| !task.is_finished());
+            if self.present.len() < self.max {
+                return Access::Any;
+            }
+            // Requests that have come by now are read first: their connections are not idle.
+            tokio::task::yield_now().await;
+            let Some((at, grace_left)) = self.longest_idle() else {
+                return self.make_room_for_probe();
+            };
+            if grace_left > Duration::ZERO {
+                tokio::time::sleep(grace_left).await;
+                continue;
+            }
+            if let Some((_, task)) = self.present.remove(at) {
+                task.abort();
+            }
             return Access::Any;
         }
-        // Requests that have come by now are read first: their connections are not idle.
-        tokio::task::yield_now().await;
+    }
+
+    /// The place of the connection that has been idle for the longest time, and for how much longer it keeps
+    /// its slot.
+    fn longest_idle(&self) -> Option<(usize, Duration)> {
         let present = self.present.iter().enumerate();
-        let idle = present.filter_map(|(at, (activity, _))| Some((activity.idle_for()?, at)));
-        let longest = idle.max_by_key(|(idle_for, at)| (*idle_for, Reverse(*at)));
-        if let Some((_, task)) = longest.and_then(|(_, at)| self.present.remove(at)) {
-            task.abort();
-            return Access::Any;
-        }
+        let idle = present.filter_map(|(at, (activity, _))| {
+            let idle_for = activity.idle_for()?;
+            Some((activity.grace_left(idle_for), Reverse(idle_for), at))
+        });
+        idle.min().map(|(grace_left, _, at)| (at, grace_left))
+    }
+
+    fn make_room_for_probe(&mut self) -> Access {
         self.probes.retain(|task| !task.is_finished());
         while self.probes.len() >= PROBES_MAX {
             if let Some(oldest) = self.probes.pop_front() {
@@ -341,16 +380,23 @@ mod tests {
         activity
     }
 
+    /// A connection that awaits its next request.
+    fn idle() -> Activity {
+        let activity = silent();
+        activity.0.is_new.store(false, Ordering::Relaxed);
+        activity
+    }
+
     #[tokio::test]
     async fn the_longest_idle_one_goes_and_no_other() {
         let mut connections = Connections::new(PROBES_MAX + 4);
         let new = Activity::new();
-        let (busy, stream) = (silent(), silent());
+        let (busy, stream) = (idle(), idle());
         busy.0.is_busy.store(true, Ordering::Relaxed);
         let streaming = stream.streaming();
-        let (moved, idle) = (silent(), silent());
+        let (moved, longest) = (idle(), idle());
         let mut tasks = Vec::new();
-        for activity in [&busy, &stream, &moved, &idle] {
+        for activity in [&busy, &stream, &moved, &longest] {
             tasks.push(come(&mut connections, activity).await.1);
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
@@ -368,6 +414,27 @@ mod tests {
         assert_eq!(come(&mut connections, &new).await.0, Access::Any);
         tokio::task::yield_now().await;
         assert!(tasks[1].is_finished() && !tasks[0].is_finished());
+    }
+
+    #[tokio::test]
+    async fn a_new_connection_has_a_moment_to_send_its_request() {
+        let mut connections = Connections::new(PROBES_MAX + 1);
+        let (first, second) = (silent(), Activity::new());
+        let (_, task) = come(&mut connections, &first).await;
+        assert_eq!(come(&mut connections, &second).await.0, Access::Any);
+        assert!(first.0.begun.elapsed() >= FIRST_BYTE_GRACE);
+        tokio::task::yield_now().await;
+        assert!(task.is_finished());
+        // The request of a connection comes while another one waits for its slot.
+        let mut connections = Connections::new(PROBES_MAX + 1);
+        let late = silent();
+        come(&mut connections, &late).await;
+        tokio::spawn(async move {
+            tokio::time::sleep(FIRST_BYTE_GRACE / 4).await;
+            late.received();
+        });
+        let (access, _) = come(&mut connections, &second).await;
+        assert_eq!(access, Access::Probe);
     }
 
     #[tokio::test]
