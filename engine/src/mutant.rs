@@ -111,6 +111,8 @@ pub enum Mutant {
     FreezeOfAnotherAttempt,
     /// A start applies a merge before the right replica has applied its log up to the freeze.
     MergeBeforeFreezeAtStart,
+    /// A leader that sleeps is not told of a later term.
+    StaleLeaderSleepsOn,
     /// A replica that was taken over while its group started is a range of the shard all the same.
     RunsThoughTakenOver,
     /// A frozen replica goes when it is ordered to, though its left neighbour still needs it.
@@ -130,7 +132,7 @@ pub enum Mutant {
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Mutant; 52] = [
+    pub const ALL: [Mutant; 53] = [
         Mutant::AcknowledgeBeforeDurable,
         Mutant::LeaseWithoutMargin,
         Mutant::VoteAfterRestart,
@@ -176,6 +178,7 @@ impl Mutant {
         Mutant::ThawBeforeCancel,
         Mutant::FreezeOfAnotherAttempt,
         Mutant::MergeBeforeFreezeAtStart,
+        Mutant::StaleLeaderSleepsOn,
         Mutant::RunsThoughTakenOver,
         Mutant::FrozenReplicaRemoved,
         Mutant::ChildsRowsCollected,

@@ -8,8 +8,8 @@ use crate::raft::convert::{decode_membership, encode_membership, members};
 use crate::raft::message::{
     Envelope, Led, Message, RaftRequest, RaftResponse, SnapshotPart, SnapshotRow, VoteRequest,
 };
-use crate::raft::message::{decode, decode_behind, decode_response};
-use crate::raft::message::{encode, encode_behind, encode_response};
+use crate::raft::message::{decode, decode_response, decode_to_wake};
+use crate::raft::message::{encode, encode_response, encode_to_wake};
 use crate::types::{Location, NodeId, RangeId, ReplicaId, ReplicaPlace, ShardId, Timestamp};
 use crate::wal::{Body, LogEntry, LogId, Payload, Vote};
 
@@ -148,17 +148,17 @@ fn responses() {
         true
     });
     let behind = [
-        encode_behind(&Vec::new()),
-        encode_behind(&vec![RangeId(4), RangeId(u64::MAX)]),
+        encode_to_wake(&Vec::new()),
+        encode_to_wake(&vec![RangeId(4), RangeId(u64::MAX)]),
     ];
     fuzz(
         "ranges behind",
         &behind.map(|bytes| bytes.to_vec()),
         |bytes, meter| {
-            let Some(behind) = meter.decode(|| decode_behind(bytes)) else {
+            let Some(to_wake) = meter.decode(|| decode_to_wake(bytes)) else {
                 return false;
             };
-            assert_eq!(decode_behind(&encode_behind(&behind)), Some(behind));
+            assert_eq!(decode_to_wake(&encode_to_wake(&to_wake)), Some(to_wake));
             true
         },
     );

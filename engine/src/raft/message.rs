@@ -281,13 +281,14 @@ pub fn decode_response(bytes: &[u8]) -> Option<RaftResponse> {
     codec::decode(VERSION, bytes)
 }
 
-/// The response to a heartbeat: the ranges in which the receiver has applied less than the leader.
-pub fn encode_behind(behind: &Vec<RangeId>) -> Bytes {
-    codec::encode(VERSION, behind, HEAD_LEN).into()
+/// The response to a heartbeat: the ranges of which the sender, as their leader, must hear more or say more, so
+/// that it may not sleep.
+pub fn encode_to_wake(ranges: &Vec<RangeId>) -> Bytes {
+    codec::encode(VERSION, ranges, HEAD_LEN).into()
 }
 
-/// Reads what [`encode_behind`] wrote.
-pub fn decode_behind(bytes: &[u8]) -> Option<Vec<RangeId>> {
+/// Reads what [`encode_to_wake`] wrote.
+pub fn decode_to_wake(bytes: &[u8]) -> Option<Vec<RangeId>> {
     codec::decode(VERSION, bytes)
 }
 
@@ -411,8 +412,8 @@ mod tests {
             assert!(bytes.len() <= 1 + message.len(), "{message:?}");
             assert_eq!(decode(&bytes), Some(message));
         }
-        let behind = vec![RangeId(4)];
-        assert_eq!(decode_behind(&encode_behind(&behind)), Some(behind));
+        let to_wake = vec![RangeId(4)];
+        assert_eq!(decode_to_wake(&encode_to_wake(&to_wake)), Some(to_wake));
     }
 
     #[test]

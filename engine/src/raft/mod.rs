@@ -51,7 +51,7 @@ pub use machine::{AppliedMembership, AppliedState, Machine, SnapshotReader};
 pub use membership::Membership;
 pub use message::{
     Envelope, Led, Message, RaftRequest, RaftResponse, SnapshotPart, SnapshotRow, decode,
-    decode_behind, decode_response, encode, encode_behind, encode_response,
+    decode_response, decode_to_wake, encode, encode_response, encode_to_wake,
 };
 pub use network::PART_TIMEOUT;
 pub use purge::{Pinned, placed};

@@ -52,7 +52,7 @@ impl<E: Env> Shard<E> {
                 let now = E::now();
                 let slow_disk = &self.inner.liveness.slow_disk;
                 slow_disk.heard(from, write_p99_micros, now);
-                return raft::encode_behind(&self.inner.take_beat(from, &leads));
+                return raft::encode_to_wake(&self.inner.take_beat(from, &leads));
             }
             Some(Message::Cluster(message)) => {
                 return self.inner.take_message(&message).await.into();

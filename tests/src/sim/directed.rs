@@ -4,6 +4,7 @@
 //! What brings it about is an adversary that knows the state of all replicas: a disk of one node that hangs, a
 //! replica of one range that gets no message, power that fails right after a change of bounds.
 
+mod leaders;
 mod power;
 mod rewrites;
 mod tables;
@@ -15,19 +16,18 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use rangedb_engine::cluster::ClusterRequest;
 use rangedb_engine::env::AsyncRuntime;
-use rangedb_engine::request::{Batch, Read};
+use rangedb_engine::request::Batch;
 use rangedb_engine::types::{Blob, RangeId};
 
 use super::client::{Effort, SimClient};
 use super::cluster::Look;
-use super::executor::{self, OUTSIDE, OnHost};
+use super::executor::{self, OUTSIDE};
 use super::faults::{Fault, Faults, Order, Step};
 use super::node::Sizes;
 use super::operator;
 use super::run::{POLL_INTERVAL, Report, Story, run_drawn};
 use super::runtime::SimRuntime;
 use super::split::{BEGINS_AFTER, KEY, SIZES};
-use super::workload::number;
 
 /// A key of the left range, after a split at [`KEY`].
 const LEFT: [u8; 3] = *b"cr1";
@@ -79,6 +79,9 @@ pub enum Scenario {
     /// A leader is cut off and stands still until another one leads. Then it is read from, with blocks that
     /// are not in memory.
     DeposedReader,
+    /// The leader of the system range is cut off while its group sleeps. Another one leads meanwhile, and moves the
+    /// old one's replica away: nobody has anything to send to it any more.
+    SleepingLeaderRemoved,
     /// Blocks of a leader's tables cannot be read, one leader after the other.
     UnreadableBlocks,
     /// A replica is removed while an entry of its log waits for room in the tables.
@@ -99,7 +102,7 @@ pub enum Scenario {
 
 impl Scenario {
     /// All of them.
-    pub const ALL: [Scenario; 19] = [
+    pub const ALL: [Scenario; 20] = [
         Scenario::LeaderAppliesLate,
         Scenario::PowerAtBirth,
         Scenario::PowerOverSlowDisk,
@@ -112,6 +115,7 @@ impl Scenario {
         Scenario::TwoAttempts,
         Scenario::ClockAhead,
         Scenario::DeposedReader,
+        Scenario::SleepingLeaderRemoved,
         Scenario::UnreadableBlocks,
         Scenario::RemovedWhileApplying,
         Scenario::FailingCompactions,
@@ -144,6 +148,7 @@ impl Scenario {
                 memtable_bytes: 1 << 10,
                 ..SIZES
             },
+            Scenario::SleepingLeaderRemoved => Sizes { nodes: 4, ..SIZES },
             Scenario::RemovedWhileApplying | Scenario::TwelveMerges => Sizes {
                 nodes: 4,
                 memtable_bytes: 1 << 12,
@@ -187,6 +192,8 @@ impl Scenario {
         let clients = match self {
             // A client tells a node what time it has seen at another one.
             Scenario::ClockAhead => 0,
+            // Ranges sleep that nobody uses.
+            Scenario::SleepingLeaderRemoved => 0,
             _ => CLIENTS,
         };
         run_drawn(seed, self.sizes(), clients, &Faults { steps })
@@ -227,6 +234,7 @@ impl Story {
             Scenario::TwoAttempts => self.two_attempts().await,
             Scenario::ClockAhead => self.clock_ahead().await,
             Scenario::DeposedReader => self.deposed_reader().await,
+            Scenario::SleepingLeaderRemoved => self.sleeping_leader_removed().await,
             Scenario::UnreadableBlocks => self.unreadable_blocks().await,
             Scenario::RemovedWhileApplying => self.removed_while_applying().await,
             Scenario::FailingCompactions => self.failing_compactions().await,
@@ -537,64 +545,6 @@ impl Story {
         if found.as_deref() != Some("second") {
             let what = format!("{key} was written as second after it was first, and is {found:?}");
             self.seen.violation(what);
-        }
-    }
-
-    async fn deposed_reader(self: &Rc<Story>) {
-        // Rows are flushed meanwhile.
-        SimRuntime::sleep(Duration::from_millis(300)).await;
-        let Some((leader, _)) = self.leader_of(&KEY).await else {
-            return;
-        };
-        let Some(node) = self.cluster.on(leader) else {
-            return;
-        };
-        let network = &self.cluster.network;
-        for other in (1..=self.cluster.machines()).filter(|other| *other != leader) {
-            network.cut(leader, other);
-            network.cut(other, leader);
-        }
-        node.pause(Duration::from_millis(1_400)).await;
-        for _ in 0..30 {
-            let reads = (0..6).map(|register| self.read_at(leader, format!("cr{register}")));
-            join_all(reads).await;
-            SimRuntime::sleep(Duration::from_millis(5)).await;
-        }
-        network.mend();
-        SimRuntime::sleep(Duration::from_millis(500)).await;
-    }
-
-    /// Reads a row at the first shard of a machine, if that serves it within a moment.
-    async fn read_at(&self, machine: u16, key: String) {
-        let Some(node) = self.cluster.on(machine) else {
-            return;
-        };
-        let Some(shard) = node.shards().and_then(|shards| shards.first().cloned()) else {
-            return;
-        };
-        let before = self.seen.rows.borrow().newest(&key);
-        let row = key.clone();
-        let read = OnHost::new(node.host(), async move {
-            let mut waited = None;
-            loop {
-                let look = |found: Option<(&[u8], _)>| found.map(|(value, at)| (number(value), at));
-                let read = match waited.take() {
-                    None => shard.get(row.as_bytes(), None, look),
-                    Some(waited) => shard.get_after(waited, row.as_bytes(), None, look),
-                };
-                match read.ok()? {
-                    Read::Done(found) => return Some(found),
-                    Read::Wait(wait) => {
-                        shard.wait(wait, row.as_bytes(), None).await.ok()?;
-                        waited = Some(wait);
-                    }
-                }
-            }
-        });
-        let read = SimRuntime::timeout(Duration::from_millis(20), read).await;
-        if let Ok(Some(found)) = read {
-            let rows = self.seen.rows.borrow();
-            rows.check_read(&self.seen, &key, before, found);
         }
     }
 }

@@ -4,7 +4,9 @@
 //! the shared ranges that the sender leads, with term and last applied entry. So an idle group
 //! needs no heartbeats of its own: its followers hear of their leader by the shard's heartbeat, and
 //! thousands of idle ranges cost no more than a few shards. The response names the ranges in which
-//! the receiver is behind; the leader wakes these. A shard whose log hangs sends no heartbeats, so
+//! the receiver is behind, or knows of a later term, and those that it does not have; the leader wakes these,
+//! and hears from their replicas whether it still leads. Without that, a leader that was cut off while its
+//! group slept would take itself for one until somebody writes. A shard whose log hangs sends no heartbeats, so
 //! that others take the lead of its ranges. A shard's report says which shards answer it; from that
 //! the manager knows which nodes no other node reaches ([`crate::cluster`]). The driver also
 //! notices when this process did not run for a while (see [`crate::raft`]).
@@ -22,6 +24,7 @@ use crate::cluster::message::Peer;
 use crate::distribution::Distribution;
 use crate::env::{AsyncRuntime, Clock, Env, MessageClass, Transport};
 use crate::error::Fatal;
+use crate::mutant::{self, Mutant};
 use crate::raft::{self, Led, Message, TICK, Tick};
 use crate::shard::{RangeHandle, Shard, ShardInner};
 use crate::types::{Location, RangeId, ShardId};
@@ -259,8 +262,8 @@ fn beat<E: Env>(inner: &Rc<ShardInner<E>>, speed: Option<WriteSpeed>, now: BootT
             let response = E::Runtime::timeout(ANSWER_TIMEOUT, call).await;
             if let (Ok(Ok(response)), Some(inner)) = (response, shard.upgrade()) {
                 inner.liveness.answered(to, E::now() - sent);
-                let behind = raft::decode_behind(&response).unwrap_or_default();
-                inner.wake(&behind);
+                let to_wake = raft::decode_to_wake(&response).unwrap_or_default();
+                inner.wake(&to_wake);
             }
         }));
     }
@@ -285,27 +288,30 @@ impl<E: Env> Shard<E> {
 }
 
 impl<E: Env> ShardInner<E> {
-    /// Takes a heartbeat; gives the ranges in which this shard is behind.
+    /// Takes a heartbeat; gives the ranges that the sender must wake.
     pub(super) fn take_beat(&self, from: Location, leads: &[Led]) -> Vec<RangeId> {
         let now = E::now();
         self.liveness.heard.borrow_mut().insert(from, now);
-        let mut behind = Vec::new();
+        let mut to_wake = Vec::new();
+        let tells_stale_leaders = !mutant::is(Mutant::StaleLeaderSleepsOn);
         for led in leads {
             let Some(RangeHandle { replica, raft }) = self.of_range(led.range) else {
+                to_wake.extend(tells_stale_leaders.then_some(led.range));
                 continue;
             };
+            let is_stale = led.term < raft.term() && tells_stale_leaders;
             let leader = replica.leadership.leader();
             replica.with_state(|state| {
                 let is_leader = |id| state.descriptor.location(id) == Some(from);
                 if led.term == raft.term() && leader.is_some_and(is_leader) {
                     raft.hear(now);
                 }
-                if led.applied > state.applied.map_or(0, |id| id.index) {
-                    behind.push(led.range);
+                if is_stale || led.applied > state.applied.map_or(0, |id| id.index) {
+                    to_wake.push(led.range);
                 }
             });
         }
-        behind
+        to_wake
     }
 
     fn wake(&self, ranges: &[RangeId]) {
