@@ -59,8 +59,9 @@ impl<E: Env> Gateway<E> {
     fn take(&self, received: &Rc<Received<E>>, request: Request) -> Result<(), Error> {
         let now = E::now();
         let call = Call {
-            // A shard with a replica asks itself next, for ever and in no time.
+            // Whatever goes to a shard with a replica, or to several, goes round for ever and in no time.
             caller: match mutant::is(Mutant::ForwardedAgain)
+                && matches!(request.body, Body::Write { .. })
                 && !self.inner.shard.holds(&request.body.first_key())
             {
                 true => Caller {
