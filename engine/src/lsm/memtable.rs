@@ -21,6 +21,10 @@ const BLOCK: usize = 128;
 /// Bytes of an entry before its key: length of the key (4), length of the value and [`LIVE`] (4),
 /// version (8), all little endian.
 const HEADER_LEN: usize = 16;
+/// So many entries that lie together in the order are brought into the processor's caches together.
+const TOUCHED: usize = 8;
+/// Bytes of an entry that are touched, one in each line of the processor's caches.
+const TOUCHED_BYTES: [usize; 3] = [0, 64, 128];
 /// Set in the length field of a value; clear for a tombstone.
 const LIVE: u32 = 1 << 31;
 
@@ -74,9 +78,20 @@ pub struct Range<'a> {
     front: Option<SlotIndex>,
     /// The place after the last entry, once it is known.
     back: Option<SlotIndex>,
+    /// The block and the group in it of the entries that were touched last.
+    touched: Option<(usize, usize)>,
 }
 
 impl Range<'_> {
+    /// Brings the entries at and around a place into the processor's caches. They lie in the arena in the order
+    /// in which they came, so that each would be waited for; here the processor waits for all at once.
+    fn touch(&mut self, place: SlotIndex) {
+        let group = (place.block, place.slot / TOUCHED);
+        if self.touched.replace(group) != Some(group) {
+            self.memtable.touch(group);
+        }
+    }
+
     /// Leaves out all versions of a key and what comes before them.
     pub fn start_after(&mut self, key: &[u8]) {
         self.front = Some(self.memtable.seek_after(key));
@@ -106,6 +121,7 @@ impl<'a> Iterator for Range<'a> {
             return None;
         }
         self.front = Some(memtable.after(front));
+        self.touch(front);
         Some(memtable.entry_at(slot.at))
     }
 }
@@ -127,6 +143,7 @@ impl<'a> DoubleEndedIterator for Range<'a> {
             return None;
         }
         self.back = Some(last);
+        self.touch(last);
         Some(memtable.entry_at(slot.at))
     }
 }
@@ -236,6 +253,14 @@ impl Memtable {
             version: Timestamp(version),
             value,
         }
+    }
+
+    /// Touches the entries of a group of slots in a block.
+    fn touch(&self, (block, group): (usize, usize)) {
+        let slots = self.block(block).iter().skip(group * TOUCHED).take(TOUCHED);
+        let lines = slots.flat_map(|slot| TOUCHED_BYTES.map(|byte| slot.at as usize + byte));
+        let seen = lines.filter_map(|at| self.arena.get(at));
+        std::hint::black_box(seen.fold(0, |seen, byte| seen ^ byte));
     }
 
     /// The slots of a block, by its place in the order.
@@ -436,6 +461,7 @@ impl Memtable {
             bounds,
             front: None,
             back: None,
+            touched: None,
         }
     }
 
