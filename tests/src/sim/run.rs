@@ -412,6 +412,12 @@ impl Story {
         let network = &self.cluster.network;
         network.mend();
         network.forget_stops();
+        self.cut_off(machine);
+    }
+
+    /// Cuts a machine off from all others; links that were cut stay so.
+    pub(super) fn cut_off(&self, machine: u16) {
+        let network = &self.cluster.network;
         for other in (1..=self.cluster.machines()).filter(|other| *other != machine) {
             network.cut(machine, other);
             network.cut(other, machine);

@@ -22,48 +22,34 @@ const ASLEEP_AFTER: Duration = Duration::from_millis(2_500);
 /// A leader that was deposed knows it so long after it can be reached again.
 const DEPOSED_WITHIN: Duration = Duration::from_secs(1);
 
-/// The machine that leads the system range in the latest term, and the term.
-fn system_leader(looks: &[Look]) -> Option<(u16, u64)> {
-    let leaders = looks
-        .iter()
-        .filter(|look| look.status.system && look.status.leads);
-    let newest = leaders.max_by_key(|look| look.status.term)?;
-    Some((machine(newest), newest.status.term))
-}
-
-/// A new manager has to be found by the node that is asked, and has to know its nodes.
+/// So many orders are given, one after the other, until one is taken: a new manager has to be found by the node that
+/// is asked, and has to know its nodes. All this time passes in any case, so that the old manager gives up what it
+/// has begun, and its group sleeps.
 const ORDERS_MAX: u32 = 20;
 const ORDER_RETRY_INTERVAL: Duration = Duration::from_millis(500);
 
-impl Story {
-    /// Cuts a machine off from all others.
-    fn cut_off(&self, machine: u16) {
-        let network = &self.cluster.network;
-        for other in (1..=self.cluster.machines()).filter(|other| *other != machine) {
-            network.cut(machine, other);
-            network.cut(other, machine);
-        }
-    }
+/// The machine that leads the system range in the latest term.
+fn system_leader(looks: &[Look]) -> Option<u16> {
+    let leaders = looks
+        .iter()
+        .filter(|look| look.status.system && look.status.leads);
+    leaders.max_by_key(|look| look.status.term).map(machine)
+}
 
+impl Story {
     pub(super) async fn sleeping_leader_removed(self: &Rc<Story>) {
         self.stop_balancing().await;
         SimRuntime::sleep(ASLEEP_AFTER).await;
-        let Some((old, _)) = system_leader(&self.cluster.looks()) else {
+        let Some(old) = system_leader(&self.cluster.looks()) else {
             return;
         };
         self.cut_off(old);
-        let another_leads = |looks: &[Look]| system_leader(looks).is_some_and(|(at, _)| at != old);
+        let another_leads = |looks: &[Look]| system_leader(looks).is_some_and(|at| at != old);
         let is_deposed = self.until(POLL_INTERVAL, another_leads).await;
-        let holds_none = |machine: &u16| {
-            let looks = self.cluster.looks();
-            !looks
-                .iter()
-                .any(|look| look.status.system && self::machine(look) == *machine)
-        };
-        let (Some(to), Some(by)) = (
-            (1..=self.cluster.machines()).find(holds_none),
-            self.other_than(&[old]),
-        ) else {
+        let looks = self.cluster.looks();
+        let holders = looks.iter().filter(|look| look.status.system);
+        let holders: Vec<u16> = holders.map(machine).collect();
+        let (Some(to), Some(by)) = (self.other_than(&holders), self.other_than(&[old])) else {
             return;
         };
         let (range, from) = (SYSTEM_RANGE.0, old);
