@@ -34,7 +34,7 @@ use rangedb_protocol::limits::IN_FLIGHT_MAX;
 use slab::Slab;
 
 use crate::context::{AnsweredBy, ClientConnection, Context};
-use crate::env::reactor::{self, TcpStream, spawn_local};
+use crate::env::reactor::{self, TcpStream, spawn_local, yield_now};
 use crate::env::{self, GlommioRuntime};
 use crate::net::buffers::Output;
 use crate::net::frames::{self, Decoded, FRAMES_TOGETHER, Malformed, SHORT_FRAME_LEN, Times};
@@ -463,6 +463,9 @@ impl Connection {
                 break;
             };
             self.wait_for_room().await;
+            // Other connections that have sent something get their turns first. So the scans of a pass run one
+            // after the other, and their replies go out together: a client is woken once for all of them.
+            yield_now().await;
             scanning.await;
         }
         self.scanning.set(false);
