@@ -13,7 +13,7 @@ use std::ops::Bound;
 
 use crate::lsm::filter::Filter;
 use crate::lsm::size::{Interval, Samples};
-use crate::lsm::{Bounds, row};
+use crate::lsm::{Bounds, prefetch, row};
 use crate::types::Timestamp;
 
 /// Slots that a block has room for.
@@ -22,9 +22,7 @@ const BLOCK: usize = 128;
 /// version (8), all little endian.
 const HEADER_LEN: usize = 16;
 /// So many entries that lie together in the order are brought into the processor's caches together.
-const TOUCHED: usize = 8;
-/// Bytes of an entry that are touched, one in each line of the processor's caches.
-const TOUCHED_BYTES: [usize; 3] = [0, 64, 128];
+const PREFETCHED: usize = 8;
 /// Set in the length field of a value; clear for a tombstone.
 const LIVE: u32 = 1 << 31;
 
@@ -78,17 +76,17 @@ pub struct Range<'a> {
     front: Option<SlotIndex>,
     /// The place after the last entry, once it is known.
     back: Option<SlotIndex>,
-    /// The block and the group in it of the entries that were touched last.
-    touched: Option<(usize, usize)>,
+    /// The block and the group in it of the entries that were prefetched last.
+    prefetched: Option<(usize, usize)>,
 }
 
 impl Range<'_> {
     /// Brings the entries at and around a place into the processor's caches. They lie in the arena in the order
     /// in which they came, so that each would be waited for; here the processor waits for all at once.
-    fn touch(&mut self, place: SlotIndex) {
-        let group = (place.block, place.slot / TOUCHED);
-        if self.touched.replace(group) != Some(group) {
-            self.memtable.touch(group);
+    fn prefetch(&mut self, place: SlotIndex) {
+        let group = (place.block, place.slot / PREFETCHED);
+        if self.prefetched.replace(group) != Some(group) {
+            self.memtable.prefetch(group);
         }
     }
 
@@ -121,7 +119,7 @@ impl<'a> Iterator for Range<'a> {
             return None;
         }
         self.front = Some(memtable.after(front));
-        self.touch(front);
+        self.prefetch(front);
         Some(memtable.entry_at(slot.at))
     }
 }
@@ -143,7 +141,7 @@ impl<'a> DoubleEndedIterator for Range<'a> {
             return None;
         }
         self.back = Some(last);
-        self.touch(last);
+        self.prefetch(last);
         Some(memtable.entry_at(slot.at))
     }
 }
@@ -255,12 +253,13 @@ impl Memtable {
         }
     }
 
-    /// Touches the entries of a group of slots in a block.
-    fn touch(&self, (block, group): (usize, usize)) {
-        let slots = self.block(block).iter().skip(group * TOUCHED).take(TOUCHED);
-        let lines = slots.flat_map(|slot| TOUCHED_BYTES.map(|byte| slot.at as usize + byte));
-        let seen = lines.filter_map(|at| self.arena.get(at));
-        std::hint::black_box(seen.fold(0, |seen, byte| seen ^ byte));
+    /// Brings the entries of a group of slots in a block into the processor's caches.
+    fn prefetch(&self, (block, group): (usize, usize)) {
+        let slots = self.block(block).iter();
+        let slots = slots.skip(group * PREFETCHED).take(PREFETCHED);
+        prefetch::prefetch(
+            slots.flat_map(|slot| prefetch::first_lines(&self.arena, slot.at as usize)),
+        );
     }
 
     /// The slots of a block, by its place in the order.
@@ -461,7 +460,7 @@ impl Memtable {
             bounds,
             front: None,
             back: None,
-            touched: None,
+            prefetched: None,
         }
     }
 

@@ -35,6 +35,7 @@ mod get;
 pub mod keys;
 mod memory_tables;
 mod memtable;
+mod prefetch;
 pub mod row;
 mod row_cache;
 mod scan;

@@ -37,6 +37,7 @@ mod slots;
 mod tests;
 
 use crate::lsm::keys;
+use crate::lsm::prefetch::prefetch;
 use crate::lsm::row::Row;
 use crate::memory::MemoryUse;
 use crate::mutant::{self, Mutant};
@@ -175,9 +176,8 @@ impl RowCache {
         for (hash, place) in hashes.iter().zip(&mut places) {
             *place = self.slots.at_home(*hash as u32);
         }
-        let rows = places.into_iter().flatten();
-        let seen = rows.fold(0, |seen, row| seen ^ self.ring(row.queue()).peek(row.at()));
-        std::hint::black_box(seen);
+        let rows = places.iter().flatten();
+        prefetch(rows.flat_map(|row| self.ring(row.queue()).first_lines(row.at())));
     }
 
     /// Takes in a version that is inserted into the tree, if the row is cached.

@@ -11,6 +11,7 @@
 //! dead entry fills what is too short for the next entry. Where not even a header fits, reading goes
 //! on at the start.
 
+use crate::lsm::prefetch;
 use crate::lsm::row::Row;
 use crate::types::Timestamp;
 
@@ -19,8 +20,6 @@ const HEADER_LEN: usize = 16;
 pub(super) const ALIGNMENT: usize = 8;
 const LEN_BITS: u32 = 13;
 const LEN_MASK: u32 = (1 << LEN_BITS) - 1;
-/// Bytes of a line of the processor's caches.
-const CACHE_LINE: usize = 64;
 /// The row was read since it was put here.
 const VISITED: u32 = 1 << 31;
 /// The entry is no row any more, or never was one.
@@ -154,13 +153,10 @@ impl Ring {
         Header::decode(header.unwrap_or(&[0; HEADER_LEN]))
     }
 
-    /// Some bytes of the entry at a place, which have no meaning. The read brings the first lines of the
-    /// entry into the processor's caches.
+    /// A byte in each of the first lines of the entry at a place.
     #[inline]
-    pub(super) fn peek(&self, at: usize) -> u8 {
-        let byte = |line: usize| self.bytes.get(at + line * CACHE_LINE);
-        let lines = [byte(0), byte(1), byte(2)];
-        lines.into_iter().flatten().fold(0, |all, byte| all ^ byte)
+    pub(super) fn first_lines(&self, at: usize) -> impl Iterator<Item = &u8> {
+        prefetch::first_lines(&self.bytes, at)
     }
 
     /// Replaces the header of the entry at a place by one of the same length.

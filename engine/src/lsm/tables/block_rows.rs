@@ -21,26 +21,18 @@ use super::table::data_block::DataBlockParsedItem;
 use super::table::util::SliceIndexes;
 use super::{InternalValue, Slice, TreeError, ValueType};
 use crate::lsm::Direction;
+use crate::lsm::prefetch::{lines, prefetch};
 
 /// The byte behind the last row.
 const END_OF_ROWS: u8 = 255;
 /// Bytes of the trailer at the end of a block.
 const TRAILER_LEN: usize = 31;
 
-/// Bytes of a line of the processor's caches.
-const LINE_LEN: usize = 64;
-/// How much of a block is brought into the processor's caches when it is opened.
-const TOUCHED_LEN_MAX: usize = 8 << 10;
+/// How much of a block is brought into the processor's caches when it is opened. Rows are parsed one after the
+/// other, and each would wait for its own lines of memory.
+const PREFETCHED_LEN_MAX: usize = 8 << 10;
 
 const MALFORMED: TreeError = TreeError::InvalidHeader("row of a data block");
-
-/// Brings a block into the processor's caches. Rows are parsed one after the other, and each would wait for its
-/// own lines of memory; here the processor waits for all at once.
-fn touch(block: &[u8]) {
-    let lines = block.iter().take(TOUCHED_LEN_MAX).step_by(LINE_LEN);
-    let seen = lines.fold(0, |seen, byte| seen ^ byte);
-    std::hint::black_box(seen);
-}
 
 /// Reads the fields of a row.
 struct Fields<'a> {
@@ -176,7 +168,8 @@ impl BlockRows {
     /// # Errors
     /// The block is not well formed.
     pub(super) fn new(block: Slice, direction: Direction) -> Result<BlockRows, TreeError> {
-        touch(&block);
+        let begin = block.get(..PREFETCHED_LEN_MAX).unwrap_or(&block);
+        prefetch(lines(begin));
         let heads = Heads::of(&block).ok_or(TreeError::InvalidTrailer)?;
         Ok(BlockRows {
             block,
