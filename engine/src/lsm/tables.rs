@@ -15,6 +15,9 @@
 //! a published list, because a read must not open a file by a name that may be gone: `lsm-tree` takes the
 //! descriptor from its descriptor table, which never evicts one.
 //!
+//! A flush kicks the compactor. Once nothing was flushed for a few seconds, it merges more runs of level 0 than
+//! otherwise ([`levels`]): what is read after a load should not be looked for in each of them.
+//!
 //! Flushes and compactions pass the tree's own counter, a small number, plus one to `lsm-tree` as
 //! the threshold for garbage collection. With a timestamp `lsm-tree` would drop versions that
 //! readers need; with the counter itself it would keep files that were replaced.

@@ -6,12 +6,11 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use super::compaction::Leveled;
 use super::failure::unreadable;
 use super::fetcher::Fetcher;
-use super::levels::TABLE_BYTES;
+use super::levels::{TABLE_BYTES, strategy};
 use super::list::Tables;
 use super::retry::{Compaction, Retries};
 use super::table::DataBlock;
@@ -25,6 +24,9 @@ use crate::types::ColdBlock;
 /// Cleared memtables that are kept for reuse, with their pages: as many as may be frozen at once,
 /// and two more.
 const SPARE_MEMTABLES: usize = FROZEN_MAX + 2;
+
+/// A store is idle when it was opened, or when the compactions behind the last flush have ended, so long ago.
+const IDLE_AFTER: Duration = Duration::from_secs(5);
 
 /// Reads blocks from a table, or none if the table has left the list by then.
 pub(super) type BlockFetcher = Fetcher<Option<Arc<TableReader>>, DataBlock>;
@@ -133,8 +135,8 @@ impl Shared {
         let _writing = self.writing.read().unwrap_or_else(PoisonError::into_inner);
         let before = self.tree.current_version().id();
         match what {
-            Compaction::Levels => {
-                let strategy = Leveled::default().with_table_target_size(TABLE_BYTES);
+            Compaction::Levels | Compaction::Idle => {
+                let strategy = strategy(what == Compaction::Idle);
                 self.tree.compact(Arc::new(strategy), self.threshold())?;
             }
             Compaction::All => {
@@ -147,8 +149,12 @@ impl Shared {
     fn run_compactor(&self, kicks: &mpsc::Receiver<Compaction>) {
         (self.options.on_start)("compact");
         let mut retries = Retries::default();
-        while let Some(what) = next_compaction(kicks, &mut retries) {
+        let mut idle_at = Some(Instant::now() + IDLE_AFTER);
+        while let Some(what) = next_compaction(kicks, &retries, &mut idle_at) {
             let compacted = self.compact_on(what);
+            if what == Compaction::Levels {
+                idle_at = Some(Instant::now() + IDLE_AFTER);
+            }
             let pause = retries.ended(what, compacted.is_err());
             let fails = retries.holds_back(Compaction::Levels);
             self.compaction_fails.store(fails, Ordering::SeqCst);
@@ -188,19 +194,27 @@ impl Shared {
     }
 }
 
-/// Waits for the next compaction: one that is asked for, or one that has failed and is due again. What has
-/// failed is not tried before that, however often it is asked for. `None`: the store is closed.
+/// Waits for the next compaction: one that is asked for, one that has failed and is due again, or at `idle_at` the
+/// one of an idle store. What has failed is not tried before it is due, however often it is asked for. `None`: the
+/// store is closed.
 fn next_compaction(
     kicks: &mpsc::Receiver<Compaction>,
-    retries: &mut Retries,
+    retries: &Retries,
+    idle_at: &mut Option<Instant>,
 ) -> Option<Compaction> {
     loop {
-        let asked = match retries.next() {
+        let idle = idle_at.map(|at| (at, Compaction::Idle));
+        let due = retries.next().into_iter().chain(idle);
+        let asked = match due.min_by_key(|(at, _)| *at) {
             None => kicks.recv().ok()?,
             Some((at, due)) => {
                 let left = at.saturating_duration_since(Instant::now());
                 match kicks.recv_timeout(left) {
                     Ok(asked) => asked,
+                    Err(RecvTimeoutError::Timeout) if due == Compaction::Idle => {
+                        *idle_at = None;
+                        due
+                    }
                     Err(RecvTimeoutError::Timeout) => return Some(due),
                     Err(RecvTimeoutError::Disconnected) => return None,
                 }
@@ -209,5 +223,35 @@ fn next_compaction(
         if !retries.holds_back(asked) {
             return Some(asked);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_idle_store_is_compacted_once_and_not_while_compactions_fail() {
+        let (kick, kicks) = mpsc::channel();
+        let mut retries = Retries::default();
+        let mut idle_at = Some(Instant::now());
+        let next = next_compaction(&kicks, &retries, &mut idle_at);
+        assert_eq!((next, idle_at), (Some(Compaction::Idle), None));
+
+        idle_at = Some(Instant::now() + IDLE_AFTER);
+        kick.send(Compaction::Levels).expect("it is received");
+        let next = next_compaction(&kicks, &retries, &mut idle_at);
+        assert_eq!(
+            next,
+            Some(Compaction::Levels),
+            "what is asked for does not wait"
+        );
+        assert!(idle_at.is_some());
+
+        idle_at = Some(Instant::now());
+        retries.ended(Compaction::Idle, true);
+        let next = next_compaction(&kicks, &retries, &mut idle_at);
+        assert_eq!(next, Some(Compaction::Levels), "the one that has failed");
+        assert_eq!(idle_at, None);
     }
 }

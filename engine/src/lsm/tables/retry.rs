@@ -204,6 +204,8 @@ impl Shared {
 pub(super) enum Compaction {
     /// The compactions that the leveled strategy chooses, until it chooses none.
     Levels,
+    /// The same while nothing is flushed, when more is merged than otherwise.
+    Idle,
     /// One compaction of all tables.
     All,
 }
@@ -226,7 +228,7 @@ pub(super) struct Retries {
 impl Retries {
     fn of(&mut self, what: Compaction) -> &mut Option<Retry> {
         match what {
-            Compaction::Levels => &mut self.levels,
+            Compaction::Levels | Compaction::Idle => &mut self.levels,
             Compaction::All => &mut self.all,
         }
     }
@@ -234,7 +236,7 @@ impl Retries {
     /// Whether a kind waits until it is tried again.
     pub(super) fn holds_back(&self, what: Compaction) -> bool {
         match what {
-            Compaction::Levels => self.levels.is_some(),
+            Compaction::Levels | Compaction::Idle => self.levels.is_some(),
             Compaction::All => self.all.is_some(),
         }
     }

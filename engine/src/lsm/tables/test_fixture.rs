@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use tempfile::TempDir;
 
+use super::compaction::Leveled;
 use super::config::{
     BlockSizePolicy, CompressionPolicy, HashRatioPolicy, PartitioningPolicy, PinningPolicy,
     RestartIntervalPolicy,
@@ -133,6 +134,12 @@ impl Fixture {
             .tree
             .register_tables(&tables, None, None, &[], threshold))
         .expect("installed");
+    }
+
+    /// Does the compaction that a strategy chooses, if it chooses one.
+    pub(super) fn compact_by(&mut self, strategy: Leveled) {
+        let threshold = self.counter.get() + 1;
+        (self.tree.compact(Arc::new(strategy), threshold)).expect("compacted");
     }
 
     /// Merges all tables into one run of small ones.
