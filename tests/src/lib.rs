@@ -2,6 +2,7 @@
 
 pub mod cluster;
 pub mod console;
+pub mod host;
 pub mod http;
 pub mod invariants;
 pub mod load;

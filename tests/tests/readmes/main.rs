@@ -11,11 +11,14 @@
 //! | `on: cluster` | four nodes, and a range 7 on nodes 1 to 3; `systemctl` stops or restarts a node there |
 //! | `on: cluster without node 3` | the same; node 3 is lost with its disk |
 //! | `on: machines` | the block is run on three machines, with each machine's own address after `--listen` |
+//! | `on: a new host` | a machine of its own with systemd, where the block runs as root, and what it starts must work |
+//! | `on: the host` | the same machine as for the block before; Grafana, which Debian lacks, is a stand-in there |
 //! | `not run: REASON` | the block is not run; its scripts must exist |
 //!
 //! A block that says none of that is run, and so is every line of it. The programs of the client's page are
 //! run by `programs.rs`.
 
+mod on_host;
 mod programs;
 
 use std::path::Path;
@@ -24,6 +27,7 @@ use rangedb_tests::cluster::{
     SECRET, addresses, nodes, start_all, status, wait_for, wait_until_replicated,
 };
 use rangedb_tests::console::{Shell, matches, steps, transcript};
+use rangedb_tests::net::available;
 use rangedb_tests::process::{Home, Node, binary, free_port};
 use tempfile::TempDir;
 
@@ -362,7 +366,7 @@ fn look_at(block: &Block) {
 /// Runs a page's blocks; the number of those that were run.
 fn run_page(page: &str) -> usize {
     let (blocks, prose) = blocks(page);
-    let mut count = 0;
+    let (mut count, mut host) = (0, None);
     for block in &blocks {
         if NO_COMMANDS.contains(&block.language.as_str()) {
             continue;
@@ -375,6 +379,14 @@ fn run_page(page: &str) -> usize {
             Some(("on", "machines")) => run_on_machines(block),
             Some(("on", "cluster")) => run_on_a_cluster(block, None),
             Some(("on", "cluster without node 3")) => run_on_a_cluster(block, Some(3)),
+            Some(("on", place @ ("a new host" | "the host"))) => {
+                if place == "a new host" {
+                    host = available(on_host::new());
+                }
+                if let Some(host) = &host {
+                    on_host::run(block, host);
+                }
+            }
             Some(("not run", reason)) if !reason.is_empty() => {
                 look_at(block);
                 count -= 1;
