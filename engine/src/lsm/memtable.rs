@@ -2,63 +2,33 @@
 //! from the newest version to the oldest.
 //!
 //! Entries are appended to one arena and keep their offsets in it. Their order is kept in blocks of
-//! slots. A slot has the first bytes of an entry's key and the entry's offset, and an array holds
-//! the first slot of every block. So most steps of a lookup compare only two integers. A
+//! slots, and the first entries of all blocks in another such [`Node`]. A
 //! [`filter`](super::filter) answers most lookups of keys that the memtable does not hold. Clearing a
 //! memtable keeps its memory, so that inserts into a reused memtable seldom allocate. Only the
 //! shard writes to a memtable. A frozen one is read-only and may be read by other threads.
 
-use std::cmp::{Ordering, Reverse};
+mod entry;
+mod node;
+
 use std::ops::Bound;
 
 use crate::lsm::filter::Filter;
 use crate::lsm::size::{Interval, Samples};
 use crate::lsm::{Bounds, prefetch, row};
 use crate::types::Timestamp;
+pub use entry::Entry;
+use entry::HEADER_LEN;
+pub(super) use node::prefix;
+use node::{Node, Slot};
 
 /// Slots that a block has room for.
 const BLOCK: usize = 128;
-/// Bytes of an entry before its key: length of the key (4), length of the value and [`LIVE`] (4),
-/// version (8), all little endian.
-const HEADER_LEN: usize = 16;
 /// So many entries that lie together in the order are brought into the processor's caches together.
 const PREFETCHED: usize = 8;
-/// Set in the length field of a value; clear for a tombstone.
-const LIVE: u32 = 1 << 31;
 
 /// Identifies a memtable of a shard while the process runs. Newer memtables have greater ids.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct MemtableId(pub u64);
-
-/// One position in the order: the first sixteen bytes of an entry's key, and the entry's offset in the
-/// arena. The bytes are two numbers, because the alignment of one 128-bit number would make a slot a
-/// third longer.
-#[derive(Clone, Copy)]
-struct Slot {
-    high: u64,
-    low: u64,
-    at: u32,
-}
-
-impl Slot {
-    /// The first bytes of the key. Two numbers of 128 bits are compared without a branch, two pairs of
-    /// numbers are not.
-    #[inline]
-    fn prefix(&self) -> u128 {
-        u128::from(self.high) << 64 | u128::from(self.low)
-    }
-}
-
-/// A version of a row in a memtable.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Entry<'a> {
-    /// The row's key.
-    pub key: &'a [u8],
-    /// The commit timestamp of this version.
-    pub version: Timestamp,
-    /// The value, or `None` for a tombstone.
-    pub value: Option<&'a [u8]>,
-}
 
 /// A place in the order. The place after a block's last slot is the first slot of the next block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -114,12 +84,12 @@ impl<'a> Iterator for Range<'a> {
             return None;
         }
         let slot = memtable.slot(front)?;
+        self.prefetch(front);
         if self.back.is_none() && !memtable.is_below(slot, self.bounds.1) {
             self.back = Some(front);
             return None;
         }
         self.front = Some(memtable.after(front));
-        self.prefetch(front);
         Some(memtable.entry_at(slot.at))
     }
 }
@@ -136,12 +106,12 @@ impl<'a> DoubleEndedIterator for Range<'a> {
         }
         let last = memtable.before(back)?;
         let slot = memtable.slot(last)?;
+        self.prefetch(last);
         if self.front.is_none() && !memtable.is_above(slot, self.bounds.0) {
             self.front = Some(back);
             return None;
         }
         self.back = Some(last);
-        self.prefetch(last);
         Some(memtable.entry_at(slot.at))
     }
 }
@@ -153,29 +123,16 @@ pub struct Memtable {
     capacity: usize,
     arena: Vec<u8>,
     /// The blocks in the order in which they were made; those that `order` does not name are spare.
-    blocks: Vec<Vec<Slot>>,
+    blocks: Vec<Node>,
     /// The blocks in the order of their keys. A new block moves these numbers, not the blocks.
     order: Vec<u32>,
-    /// The first slot of each block, in the order of their keys.
-    heads: Vec<Slot>,
+    /// The first entry of each block.
+    heads: Node,
     /// About how many bytes of rows each block has, in the order of their keys: when a block is split,
     /// each part gets its share by the number of its slots.
     lens: Vec<u32>,
     rows: usize,
     filter: Filter,
-}
-
-/// The first sixteen bytes of a key, padded with zeros. Keys sort as these numbers do, where the numbers
-/// differ.
-#[inline]
-pub(super) fn prefix(key: &[u8]) -> u128 {
-    let bytes = key.first_chunk().copied().unwrap_or_else(|| {
-        let mut bytes = [0; 16];
-        let filled = bytes.iter_mut().zip(key);
-        filled.for_each(|(to, from)| *to = *from);
-        bytes
-    });
-    u128::from_be_bytes(bytes)
 }
 
 impl Memtable {
@@ -188,7 +145,7 @@ impl Memtable {
             arena: Vec::with_capacity(capacity),
             blocks: Vec::new(),
             order: Vec::new(),
-            heads: Vec::new(),
+            heads: Node::default(),
             lens: Vec::new(),
             rows: 0,
             filter: Filter::new(capacity),
@@ -203,7 +160,7 @@ impl Memtable {
         self.lens.clear();
         self.rows = 0;
         self.filter.clear();
-        self.blocks.iter_mut().for_each(Vec::clear);
+        self.blocks.iter_mut().for_each(Node::clear);
     }
 
     /// How many versions it holds.
@@ -234,23 +191,7 @@ impl Memtable {
     }
 
     fn entry_at(&self, at: u32) -> Entry<'_> {
-        let entry = self.arena.get(at as usize..).unwrap_or_default();
-        let Some((header, rest)) = entry.split_first_chunk::<HEADER_LEN>() else {
-            unreachable!("a slot names an entry");
-        };
-        let field = |from: usize| -> u32 {
-            let bytes = header.get(from..from + 4).and_then(|b| b.try_into().ok());
-            bytes.map_or(0, u32::from_le_bytes)
-        };
-        let (key, rest) = rest.split_at(field(0) as usize);
-        let len = field(4);
-        let version = u64::from(field(8)) | u64::from(field(12)) << 32;
-        let value = (len & LIVE != 0).then(|| rest.split_at((len & !LIVE) as usize).0);
-        Entry {
-            key,
-            version: Timestamp(version),
-            value,
-        }
+        Entry::at(&self.arena, at)
     }
 
     /// Brings the entries of a group of slots in a block into the processor's caches.
@@ -264,16 +205,11 @@ impl Memtable {
 
     /// The slots of a block, by its place in the order.
     fn block(&self, at: usize) -> &[Slot] {
-        let block = self
-            .order
-            .get(at)
-            .and_then(|at| self.blocks.get(*at as usize));
-        block.map_or(&[], Vec::as_slice)
+        self.node(at).map_or(&[], Node::slots)
     }
 
-    fn block_mut(&mut self, at: usize) -> Option<&mut Vec<Slot>> {
-        let at = *self.order.get(at)?;
-        self.blocks.get_mut(at as usize)
+    fn node(&self, at: usize) -> Option<&Node> {
+        self.blocks.get(*self.order.get(at)? as usize)
     }
 
     fn slot(&self, place: SlotIndex) -> Option<&Slot> {
@@ -285,31 +221,15 @@ impl Memtable {
         self.slot(place).map(|slot| self.entry_at(slot.at))
     }
 
-    /// Whether a slot comes before (key, version).
-    #[inline]
-    fn is_before(&self, slot: &Slot, wanted: u128, key: &[u8], version: Timestamp) -> bool {
-        match slot.prefix().cmp(&wanted) {
-            Ordering::Less => true,
-            Ordering::Greater => false,
-            Ordering::Equal => {
-                let entry = self.entry_at(slot.at);
-                (entry.key, Reverse(entry.version)) < (key, Reverse(version))
-            }
-        }
-    }
-
     /// The first place at or after (key, version); a newer version comes before an older one.
     fn seek(&self, key: &[u8], version: Timestamp) -> SlotIndex {
-        let wanted = prefix(key);
-        let after = self
-            .heads
-            .partition_point(|s| self.is_before(s, wanted, key, version));
+        let after = self.heads.count_before(&self.arena, key, version);
         let Some(block) = after.checked_sub(1) else {
             return SlotIndex { block: 0, slot: 0 };
         };
-        let slots = self.block(block);
-        let slot = slots.partition_point(|s| self.is_before(s, wanted, key, version));
-        if slot == slots.len() {
+        let node = self.node(block);
+        let slot = node.map_or(0, |node| node.count_before(&self.arena, key, version));
+        if slot == self.block(block).len() {
             return SlotIndex {
                 block: block + 1,
                 slot: 0,
@@ -370,19 +290,12 @@ impl Memtable {
         }
     }
 
-    /// The order of a slot's key and another key.
-    #[inline]
-    fn key_order(&self, slot: &Slot, key: &[u8]) -> Ordering {
-        let order = slot.prefix().cmp(&prefix(key));
-        order.then_with(|| self.entry_at(slot.at).key.cmp(key))
-    }
-
     /// Whether a slot's key lies above a lower bound.
     fn is_above(&self, slot: &Slot, low: Bound<&[u8]>) -> bool {
         match low {
             Bound::Unbounded => true,
-            Bound::Included(start) => self.key_order(slot, start).is_ge(),
-            Bound::Excluded(start) => self.key_order(slot, start).is_gt(),
+            Bound::Included(start) => self.entry_at(slot.at).key.cmp(start).is_ge(),
+            Bound::Excluded(start) => self.entry_at(slot.at).key.cmp(start).is_gt(),
         }
     }
 
@@ -390,8 +303,8 @@ impl Memtable {
     fn is_below(&self, slot: &Slot, high: Bound<&[u8]>) -> bool {
         match high {
             Bound::Unbounded => true,
-            Bound::Included(end) => self.key_order(slot, end).is_le(),
-            Bound::Excluded(end) => self.key_order(slot, end).is_lt(),
+            Bound::Included(end) => self.entry_at(slot.at).key.cmp(end).is_le(),
+            Bound::Excluded(end) => self.entry_at(slot.at).key.cmp(end).is_lt(),
         }
     }
 
@@ -484,106 +397,112 @@ impl Memtable {
     /// Adds a version. Each pair of key and version may be added only once. `hash` is the key's
     /// [`row_hash`](super::keys::row_hash).
     pub fn insert(&mut self, key: &[u8], hash: u64, version: Timestamp, value: Option<&[u8]>) {
-        let wanted = prefix(key);
-        // Find the place of the new entry in the order: the block, and the slot within it.
-        let block = self
-            .heads
-            .partition_point(|s| self.is_before(s, wanted, key, version))
-            .saturating_sub(1);
-        let slots = self.block(block);
-        let slot = slots.partition_point(|s| self.is_before(s, wanted, key, version));
-        let at = self.arena.len();
-        assert!(
-            at + key.len() < u32::MAX as usize / 2,
-            "an arena is far smaller than 4 GiB"
-        );
-        // Append the entry to the arena, then insert its slot.
-        let bytes = value.unwrap_or(&[]);
-        let live = if value.is_some() { LIVE } else { 0 };
-        self.arena
-            .extend_from_slice(&(key.len() as u32).to_le_bytes());
-        self.arena
-            .extend_from_slice(&(bytes.len() as u32 | live).to_le_bytes());
-        self.arena.extend_from_slice(&version.0.to_le_bytes());
-        self.arena.extend_from_slice(key);
-        self.arena.extend_from_slice(bytes);
+        let entry = Entry {
+            key,
+            version,
+            value,
+        };
+        let after = self.heads.count_before(&self.arena, key, version);
+        let block = after.saturating_sub(1);
+        let slot =
+            (self.node(block)).map_or(0, |node| node.count_before(&self.arena, key, version));
+        let at = entry.append_to(&mut self.arena);
         self.filter.add(hash);
         self.rows += 1;
-        self.insert_at(
-            SlotIndex { block, slot },
-            Slot {
-                high: (wanted >> 64) as u64,
-                low: wanted as u64,
-                at: at as u32,
-            },
-            row::len(key, bytes),
-        );
+        let len = row::len(key, value.unwrap_or_default());
+        self.insert_at(SlotIndex { block, slot }, (key, at), len);
     }
 
-    /// Puts an empty block into the order.
-    fn add_block(&mut self, at: usize, head: Slot) {
+    /// Puts an empty block into the order, which will begin with an entry.
+    fn add_block(&mut self, at: usize, (key, head): (&[u8], u32)) {
         let number = self.order.len();
         if number == self.blocks.len() {
-            self.blocks.push(Vec::with_capacity(BLOCK));
+            self.blocks.push(Node::with_capacity(BLOCK));
         }
         self.order.insert(at, number as u32);
-        self.heads.insert(at, head);
+        self.heads.insert(&self.arena, at, key, head);
         self.lens.insert(at, 0);
     }
 
-    /// Inserts a slot of a row of `len` bytes at a place. A full block is split first.
-    fn insert_at(&mut self, mut place: SlotIndex, slot: Slot, len: u32) {
+    /// Inserts the slot of a row of `len` bytes at a place. A full block is split first.
+    fn insert_at(&mut self, mut place: SlotIndex, (key, at): (&[u8], u32), len: u32) {
         if self.order.is_empty() {
-            self.add_block(0, slot);
+            self.add_block(0, (key, at));
         }
         if self.block(place.block).len() == BLOCK {
-            let is_last = place.block + 1 == self.order.len();
-            // Ascending keys leave full blocks behind; any other full block is split in half.
-            let cut = if is_last && place.slot == BLOCK {
-                BLOCK
-            } else {
-                BLOCK / 2
-            };
-            let head = self.block(place.block).get(cut).copied().unwrap_or(slot);
-            self.add_block(place.block + 1, head);
-            if let Some([left, right]) = self.lens.get_mut(place.block..place.block + 2) {
-                *right = (u64::from(*left) * (BLOCK - cut) as u64 / BLOCK as u64) as u32;
-                *left -= *right;
-            }
-            let left = self.block_mut(place.block).map(std::mem::take);
-            if let (Some(mut left), Some(right)) = (left, self.block_mut(place.block + 1)) {
-                right.extend(left.drain(cut..));
-                if let Some(block) = self.block_mut(place.block) {
-                    *block = left;
-                }
-            }
-            if place.slot > cut || cut == BLOCK {
-                place = SlotIndex {
-                    block: place.block + 1,
-                    slot: place.slot - cut,
-                };
-            }
+            place = self.split_block(place, (key, at));
         }
-        if place.slot == 0
-            && let Some(head) = self.heads.get_mut(place.block)
-        {
-            *head = slot;
+        if place.slot == 0 {
+            self.heads.replace(&self.arena, place.block, key, at);
         }
         if let Some(of_block) = self.lens.get_mut(place.block) {
             *of_block = of_block.saturating_add(len);
         }
-        if let Some(slots) = self.block_mut(place.block) {
-            slots.insert(place.slot, slot);
+        let block = self.order.get(place.block);
+        if let Some(node) = block.and_then(|block| self.blocks.get_mut(*block as usize)) {
+            node.insert(&self.arena, place.slot, key, at);
         }
+    }
+
+    /// Splits a full block into which an entry is to come at a place; gives its place after that.
+    fn split_block(&mut self, place: SlotIndex, (key, at): (&[u8], u32)) -> SlotIndex {
+        let SlotIndex { block, slot } = place;
+        // Ascending keys leave full blocks behind; any other full block is split in half.
+        let is_last = block + 1 == self.order.len();
+        let cut = if is_last && slot == BLOCK {
+            BLOCK
+        } else {
+            BLOCK / 2
+        };
+        let head = self.block(block).get(cut).map(|head| head.at);
+        // The key of an entry in the arena cannot be borrowed while a block is added.
+        let head_key = head.map(|head| self.entry_at(head).key.to_vec());
+        let head_key = head_key.as_deref().unwrap_or(key);
+        self.add_block(block + 1, (head_key, head.unwrap_or(at)));
+        if let Some([left, right]) = self.lens.get_mut(block..block + 2) {
+            *right = (u64::from(*left) * (BLOCK - cut) as u64 / BLOCK as u64) as u32;
+            *left -= *right;
+        }
+        if let Some([left, right]) = self.order.get(block..block + 2) {
+            let pair = self
+                .blocks
+                .get_disjoint_mut([*left as usize, *right as usize]);
+            if let Ok([left, right]) = pair {
+                left.split_to(&self.arena, cut, right);
+            }
+        }
+        if slot > cut || cut == BLOCK {
+            return SlotIndex {
+                block: block + 1,
+                slot: slot - cut,
+            };
+        }
+        place
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::cmp::Reverse;
     use std::collections::BTreeMap;
 
     use super::*;
     use crate::lsm::keys::row_hash;
+
+    /// Keys that share much with many others, a little with some, nothing with one, and all of it with longer ones.
+    fn key(round: u64, number: u64) -> Vec<u8> {
+        let long = format!("key-with-a-long-prefix-{number:04}");
+        let key = match (round, number % 7) {
+            (0, _) => long,
+            (_, 0) => long[..long.len() - (number % 27) as usize].to_owned(),
+            (_, 1) => format!("key-with-a-longer-prefix-than-{number}"),
+            (_, 2) => format!("another-{number}"),
+            (_, 3) => format!("{}{number}", "key-with-".repeat(1 + (number % 5) as usize)),
+            (_, 4) => "\0".repeat((number % 31) as usize),
+            _ => long,
+        };
+        key.into_bytes()
+    }
 
     fn insert(memtable: &mut Memtable, key: &[u8], version: Timestamp, value: Option<&[u8]>) {
         memtable.insert(key, row_hash(key), version, value);
@@ -592,21 +511,16 @@ mod tests {
     #[test]
     fn agrees_with_a_map() {
         let mut memtable = Memtable::new(1 << 20);
-        for round in 0..2u64 {
+        for round in 0..3u64 {
             let mut map = BTreeMap::new();
             let mut x = 0x9e37_79b9 + round;
             for version in 1..5000u64 {
                 x = x.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-                let key = format!("key-with-a-long-prefix-{:04}", (x >> 33) % 700);
+                let key = key(round, (x >> 33) % 700);
                 let value = (x >> 40).to_string();
                 let value = (x >> 60 != 0).then_some(value.into_bytes());
-                insert(
-                    &mut memtable,
-                    key.as_bytes(),
-                    Timestamp(version),
-                    value.as_deref(),
-                );
-                map.insert((key.into_bytes(), Reverse(version)), value);
+                insert(&mut memtable, &key, Timestamp(version), value.as_deref());
+                map.insert((key, Reverse(version)), value);
             }
             let all: Vec<_> = memtable.iter().collect();
             assert_eq!(all.len(), map.len());
@@ -622,10 +536,10 @@ mod tests {
             }
             assert!(
                 memtable
-                    .get(b"key", row_hash(b"key"), Timestamp::MAX)
+                    .get(b"no key", row_hash(b"no key"), Timestamp::MAX)
                     .is_none()
             );
-            ranges_agree(&memtable, &map, x);
+            ranges_agree(&memtable, &map, round, x);
             memtable.clear();
             assert_eq!((memtable.rows(), memtable.iter().count()), (0, 0));
         }
@@ -635,9 +549,9 @@ mod tests {
 
     /// Checks intervals with every kind of bound, read forward, backward, and alternately from both
     /// ends.
-    fn ranges_agree(memtable: &Memtable, map: &Map, mut x: u64) {
+    fn ranges_agree(memtable: &Memtable, map: &Map, round: u64, mut x: u64) {
         let bound = |x: u64| {
-            let key = format!("key-with-a-long-prefix-{:04}", (x >> 33) % 720).into_bytes();
+            let key = key(round, (x >> 33) % 720);
             match (x >> 61) % 3 {
                 0 => Bound::Unbounded,
                 1 => Bound::Included(key),
