@@ -147,13 +147,13 @@ fn responses() {
         assert_eq!(decode_response(&encode_response(&response)), Some(response));
         true
     });
-    let behind = [
+    let to_wake = [
         encode_to_wake(&Vec::new()),
         encode_to_wake(&vec![RangeId(4), RangeId(u64::MAX)]),
     ];
     fuzz(
-        "ranges behind",
-        &behind.map(|bytes| bytes.to_vec()),
+        "ranges to wake",
+        &to_wake.map(|bytes| bytes.to_vec()),
         |bytes, meter| {
             let Some(to_wake) = meter.decode(|| decode_to_wake(bytes)) else {
                 return false;
