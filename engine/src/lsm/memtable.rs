@@ -410,42 +410,42 @@ impl Memtable {
         self.filter.add(hash);
         self.rows += 1;
         let len = row::len(key, value.unwrap_or_default());
-        self.insert_at(SlotIndex { block, slot }, (key, at), len);
+        self.insert_at(SlotIndex { block, slot }, at, len);
     }
 
-    /// Puts an empty block into the order, which will begin with an entry.
-    fn add_block(&mut self, at: usize, (key, head): (&[u8], u32)) {
+    /// Puts an empty block into the order, which will begin with the entry at an offset.
+    fn add_block(&mut self, place: usize, at: u32) {
         let number = self.order.len();
         if number == self.blocks.len() {
             self.blocks.push(Node::with_capacity(BLOCK));
         }
-        self.order.insert(at, number as u32);
-        self.heads.insert(&self.arena, at, key, head);
-        self.lens.insert(at, 0);
+        self.order.insert(place, number as u32);
+        self.heads.insert(&self.arena, place, at);
+        self.lens.insert(place, 0);
     }
 
-    /// Inserts the slot of a row of `len` bytes at a place. A full block is split first.
-    fn insert_at(&mut self, mut place: SlotIndex, (key, at): (&[u8], u32), len: u32) {
+    /// Inserts a slot of the entry at an offset, which has a row of `len` bytes. A full block is split first.
+    fn insert_at(&mut self, mut place: SlotIndex, at: u32, len: u32) {
         if self.order.is_empty() {
-            self.add_block(0, (key, at));
+            self.add_block(0, at);
         }
         if self.block(place.block).len() == BLOCK {
-            place = self.split_block(place, (key, at));
+            place = self.split_block(place, at);
         }
         if place.slot == 0 {
-            self.heads.replace(&self.arena, place.block, key, at);
+            self.heads.replace(&self.arena, place.block, at);
         }
         if let Some(of_block) = self.lens.get_mut(place.block) {
             *of_block = of_block.saturating_add(len);
         }
         let block = self.order.get(place.block);
         if let Some(node) = block.and_then(|block| self.blocks.get_mut(*block as usize)) {
-            node.insert(&self.arena, place.slot, key, at);
+            node.insert(&self.arena, place.slot, at);
         }
     }
 
-    /// Splits a full block into which an entry is to come at a place; gives its place after that.
-    fn split_block(&mut self, place: SlotIndex, (key, at): (&[u8], u32)) -> SlotIndex {
+    /// Splits a full block into which the entry at an offset is to come at a place; gives its place after that.
+    fn split_block(&mut self, place: SlotIndex, at: u32) -> SlotIndex {
         let SlotIndex { block, slot } = place;
         // Ascending keys leave full blocks behind; any other full block is split in half.
         let is_last = block + 1 == self.order.len();
@@ -454,11 +454,8 @@ impl Memtable {
         } else {
             BLOCK / 2
         };
-        let head = self.block(block).get(cut).map(|head| head.at);
-        // The key of an entry in the arena cannot be borrowed while a block is added.
-        let head_key = head.map(|head| self.entry_at(head).key.to_vec());
-        let head_key = head_key.as_deref().unwrap_or(key);
-        self.add_block(block + 1, (head_key, head.unwrap_or(at)));
+        let head = self.block(block).get(cut).map_or(at, |head| head.at);
+        self.add_block(block + 1, head);
         if let Some([left, right]) = self.lens.get_mut(block..block + 2) {
             *right = (u64::from(*left) * (BLOCK - cut) as u64 / BLOCK as u64) as u32;
             *left -= *right;

@@ -38,8 +38,9 @@ pub(super) struct Slot {
 }
 
 impl Slot {
-    /// A slot of an entry in a node whose keys share so many bytes.
-    fn new(key: &[u8], shared: usize, at: u32) -> Slot {
+    /// A slot of the entry at an offset, in a node whose keys share so many bytes.
+    fn new(arena: &[u8], at: u32, shared: usize) -> Slot {
+        let key = Entry::at(arena, at).key;
         let prefix = prefix(key.get(shared..).unwrap_or_default());
         Slot {
             high: (prefix >> 64) as u64,
@@ -56,14 +57,14 @@ impl Slot {
     }
 }
 
-/// The keys of all slots begin with the same bytes as that of the first one: at least so many.
+/// With how many bytes two keys begin alike; 0 if that is few.
 fn shared_len(key: &[u8], other: &[u8]) -> usize {
     let same = key.iter().zip(other).take_while(|(a, b)| a == b);
     let len = same.count();
     if len < SHARED_MIN { 0 } else { len }
 }
 
-/// Slots in ascending order.
+/// Slots in ascending order of keys and, within a key, from the newest version to the oldest.
 #[derive(Default)]
 pub(super) struct Node {
     /// With how many bytes all keys begin alike; the slots have what comes behind them. 0 if that is few.
@@ -80,6 +81,7 @@ impl Node {
         }
     }
 
+    /// The slots in ascending order.
     pub(super) fn slots(&self) -> &[Slot] {
         &self.slots
     }
@@ -116,22 +118,23 @@ impl Node {
         })
     }
 
-    /// Inserts a slot of an entry with this key.
-    pub(super) fn insert(&mut self, arena: &[u8], slot: usize, key: &[u8], at: u32) {
-        self.make_room_for(arena, key);
-        self.slots.insert(slot, Slot::new(key, self.shared, at));
+    /// Inserts a slot of the entry at an offset.
+    pub(super) fn insert(&mut self, arena: &[u8], slot: usize, at: u32) {
+        self.share_with(arena, at);
+        self.slots.insert(slot, Slot::new(arena, at, self.shared));
     }
 
-    /// Replaces a slot by that of an entry with this key.
-    pub(super) fn replace(&mut self, arena: &[u8], slot: usize, key: &[u8], at: u32) {
-        self.make_room_for(arena, key);
+    /// Replaces a slot by that of the entry at an offset.
+    pub(super) fn replace(&mut self, arena: &[u8], slot: usize, at: u32) {
+        self.share_with(arena, at);
         if let Some(slot) = self.slots.get_mut(slot) {
-            *slot = Slot::new(key, self.shared, at);
+            *slot = Slot::new(arena, at, self.shared);
         }
     }
 
-    /// Lets a key in: all keys share no more with it than they say.
-    fn make_room_for(&mut self, arena: &[u8], key: &[u8]) {
+    /// Makes the slots fit for an entry whose key shares less with the others than they share so far.
+    fn share_with(&mut self, arena: &[u8], at: u32) {
+        let key = Entry::at(arena, at).key;
         match self.slots.first() {
             None => self.shared = shared_len(key, key),
             Some(first) if self.shared > 0 => {
@@ -144,7 +147,7 @@ impl Node {
         }
     }
 
-    /// Moves the slots from `cut` on to an empty node.
+    /// Moves the slots from `cut` on to an empty node on the right.
     pub(super) fn split_to(&mut self, arena: &[u8], cut: usize, right: &mut Node) {
         right.slots.extend(self.slots.drain(cut..));
         right.shared = self.shared;
@@ -152,7 +155,7 @@ impl Node {
         right.share_more(arena);
     }
 
-    /// Takes the bytes of the slots from as far behind as the keys allow.
+    /// Takes the bytes of the slots from further behind, if the keys share more than before.
     fn share_more(&mut self, arena: &[u8]) {
         if let [first, .., last] = self.slots.as_slice() {
             let key = |slot: &Slot| Entry::at(arena, slot.at).key;
@@ -163,10 +166,11 @@ impl Node {
         }
     }
 
+    /// Makes the slots anew with what comes behind so many bytes of their keys.
     fn share(&mut self, arena: &[u8], shared: usize) {
         self.shared = shared;
         for slot in &mut self.slots {
-            *slot = Slot::new(Entry::at(arena, slot.at).key, shared, slot.at);
+            *slot = Slot::new(arena, slot.at, shared);
         }
     }
 }
