@@ -16,7 +16,7 @@ use super::bounds::COLD_CPU_MILLIS;
 use super::known_shards::{KnownShard, Membership};
 use super::{KnownNode, KnownRange, LeaderReport, Manager, PAST_LIVES};
 use crate::boot_time::BootTime;
-use crate::cluster::message::{ClusterResponse, HeldReplica, HighestIds, LedRange, Report};
+use crate::cluster::message::{ClusterResponse, HighestIds, LedRange, Report};
 use crate::cluster::record::{MembershipStatus, NodeRecord, RangeRecord};
 use crate::mutant::{self, Mutant};
 use crate::range::Descriptor;
@@ -145,16 +145,17 @@ impl Manager {
                 absent.extend((!is_there).then_some((range, replica)));
             }
         }
-        let is_member = |held: &HeldReplica| {
-            let known = self.ranges.get(&held.range);
-            known.is_some_and(|known| known.record.descriptor.location(held.replica).is_some())
+        let is_member = |range: RangeId, replica: ReplicaId| {
+            let known = self.ranges.get(&range);
+            known.is_some_and(|known| known.record.descriptor.location(replica).is_some())
         };
         let doubtful = shard.held.values();
-        let doubtful = doubtful.filter(|held| held.bounds.is_some() || !is_member(held));
-        let doubtful = doubtful.map(|held| held.range);
-        let unknown = shard.led.keys().copied();
-        let unknown = unknown.filter(|range| !self.ranges.contains_key(range));
-        let doubtful = doubtful.chain(unknown).collect();
+        let doubtful = doubtful
+            .filter(|held| held.bounds.is_some() || !is_member(held.range, held.replica))
+            .map(|held| held.range);
+        let led = shard.led.iter();
+        let led = led.filter(|(range, led)| !is_member(**range, led.leader));
+        let doubtful = doubtful.chain(led.map(|(range, _)| *range)).collect();
         shard.membership = Some(Membership {
             records,
             absent,
@@ -168,12 +169,14 @@ impl Manager {
             return Vec::new();
         };
         let doubtful = || shard.membership.iter().flat_map(|found| &found.doubtful);
-        // A replica that is left may lead: its left neighbour here was removed before it applied the merge.
+        // A replica that is left may lead: its left neighbour here was removed before it applied the merge, or it
+        // was cut off while its range moved, and no member has anything to say to it.
         let led = doubtful().filter_map(|range| shard.led.get(range));
         let led = led.filter(|led| {
             let descriptor = &led.descriptor;
             let bounds = (&*descriptor.keys.start, descriptor.epoch.version);
             self.is_merged(descriptor.range, bounds)
+                || self.has_left(descriptor.range, led.leader, descriptor.epoch.conf)
         });
         let held = doubtful().filter_map(|range| shard.held.get(range));
         let held = held.filter(|held| {
@@ -182,18 +185,25 @@ impl Manager {
             {
                 return true;
             }
-            self.ranges.get(&held.range).is_some_and(|known| {
-                let descriptor = &known.record.descriptor;
-                let listed = descriptor.location(held.replica).is_some();
-                // During a change of members, a replica may be about to become a member.
-                let left_over = (held.is_empty || held.left) && self.is_quiet(known, now);
-                !listed && (descriptor.epoch.conf > held.conf || left_over)
-            })
+            self.has_left(held.range, held.replica, held.conf)
+                || self.ranges.get(&held.range).is_some_and(|known| {
+                    let listed = known.record.descriptor.location(held.replica).is_some();
+                    // During a change of members, a replica may be about to become a member.
+                    !listed && (held.is_empty || held.left) && self.is_quiet(known, now)
+                })
         });
         let held = held.map(|held| (held.range, held.replica));
         led.map(|led| (led.descriptor.range, led.leader))
             .chain(held)
             .collect()
+    }
+
+    /// Whether a replica is no member of its range by members that are newer than those it knows.
+    fn has_left(&self, range: RangeId, replica: ReplicaId, conf: u32) -> bool {
+        self.ranges.get(&range).is_some_and(|known| {
+            let descriptor = &known.record.descriptor;
+            descriptor.epoch.conf > conf && descriptor.location(replica).is_none()
+        })
     }
 
     /// Whether a range must be looked at again though its leader reports nothing new of it: see the module's

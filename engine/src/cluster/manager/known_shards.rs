@@ -39,8 +39,7 @@ pub(in crate::cluster) struct Membership {
     pub(in crate::cluster) records: u64,
     /// Members that the shard does not have.
     pub(super) absent: Vec<(RangeId, ReplicaId)>,
-    /// Replicas that are no members, are frozen, know no majority, or lead a range that the manager does not
-    /// know: they may have to go.
+    /// The ranges of replicas that are no members, are frozen, or know no majority: they may have to go.
     pub(super) doubtful: Vec<RangeId>,
 }
 

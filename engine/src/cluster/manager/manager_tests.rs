@@ -116,7 +116,7 @@ impl Case {
         }
     }
 
-    fn report(&mut self, node: u64) -> ClusterResponse {
+    fn whole_report(&self, node: u64) -> Report {
         let ranges = [SYSTEM_RANGE, RangeId(2)];
         let is_member = self.members.contains(&node) && !self.missing.contains(&node);
         let holds = is_member || self.left_over.contains(&node);
@@ -134,7 +134,7 @@ impl Case {
             at: at(*other),
             answers: !self.unreached.contains(other),
         };
-        let report = Report {
+        Report {
             from: at(node),
             node: NodeRecord {
                 id: NodeId(node),
@@ -164,7 +164,11 @@ impl Case {
                 bytes: self.stats.bytes,
                 ..ShardStats::default()
             },
-        };
+        }
+    }
+
+    fn report(&mut self, node: u64) -> ClusterResponse {
+        let report = self.whole_report(node);
         let is_there = !self.unmet.contains(&node);
         let (manager, now) = (&mut self.manager, self.now);
         self.reporters.send(manager, &report, is_there, now)
@@ -258,6 +262,40 @@ fn nothing_is_replaced_while_most_voters_are_in_trouble_and_never_two_at_a_time(
     case.pass(5);
     let (new, stay) = case.planned().expect("a change");
     assert_eq!((new, stay.len()), (vec![2], 4));
+}
+
+#[test]
+fn a_leader_that_was_cut_off_is_removed_once_members_that_are_newer_have_no_place_for_it() {
+    let mut case = Case::new(&[1, 2, 3, 4]);
+    let stale = case.whole_report(1);
+    case.members = vec![2, 3, 4];
+    let mut newer = case.whole_report(2);
+    newer.held.clear();
+    newer.led = stale.led.clone();
+    for led in &mut newer.led {
+        (led.leader, led.term) = (ReplicaId(2), led.term + 1);
+    }
+    let remove = |case: &mut Case, report: &Report| {
+        case.now += REPORT;
+        match case.manager.take(report.clone(), true, case.now) {
+            ClusterResponse::Synced { remove, .. } => remove,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(remove(&mut case, &newer), []);
+    assert_eq!(
+        remove(&mut case, &stale),
+        [],
+        "it was deposed, and is a member"
+    );
+    for led in &mut newer.led {
+        let moved = case.led(led.descriptor.range);
+        (led.descriptor, led.voters) = (moved.descriptor, moved.voters);
+        led.descriptor.epoch.conf += 1;
+    }
+    assert_eq!(remove(&mut case, &newer), []);
+    let both = [SYSTEM_RANGE, RangeId(2)].map(|range| (range, ReplicaId(1)));
+    assert_eq!(remove(&mut case, &stale), both);
 }
 
 #[test]
