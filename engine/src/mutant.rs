@@ -113,6 +113,8 @@ pub enum Mutant {
     MergeBeforeFreezeAtStart,
     /// A leader that sleeps is not told of a later term.
     StaleLeaderSleepsOn,
+    /// A manager that reaches no majority reports to itself alone.
+    DeposedManagerAsksNobody,
     /// A replica that was taken over while its group started is a range of the shard all the same.
     RunsThoughTakenOver,
     /// A frozen replica goes when it is ordered to, though its left neighbour still needs it.
@@ -132,7 +134,7 @@ pub enum Mutant {
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Mutant; 53] = [
+    pub const ALL: [Mutant; 54] = [
         Mutant::AcknowledgeBeforeDurable,
         Mutant::LeaseWithoutMargin,
         Mutant::VoteAfterRestart,
@@ -179,6 +181,7 @@ impl Mutant {
         Mutant::FreezeOfAnotherAttempt,
         Mutant::MergeBeforeFreezeAtStart,
         Mutant::StaleLeaderSleepsOn,
+        Mutant::DeposedManagerAsksNobody,
         Mutant::RunsThoughTakenOver,
         Mutant::FrozenReplicaRemoved,
         Mutant::ChildsRowsCollected,

@@ -180,6 +180,7 @@ mutants! {
     finds_freeze_of_another_attempt: FreezeOfAnotherAttempt by directed(Scenario::TwoAttempts),
     finds_merge_before_freeze_at_start: MergeBeforeFreezeAtStart by directed(Scenario::PowerAfterMerge),
     finds_stale_leader_sleeps_on: StaleLeaderSleepsOn by directed(Scenario::SleepingLeaderRemoved),
+    finds_deposed_manager_asks_nobody: DeposedManagerAsksNobody by directed(Scenario::SleepingLeaderRemoved),
     finds_runs_though_taken_over: RunsThoughTakenOver by directed(Scenario::PowerBeforeMergeIsMarked),
     finds_frozen_replica_removed: FrozenReplicaRemoved by seed,
     finds_childs_rows_collected: ChildsRowsCollected by directed(Scenario::ChildMoves),

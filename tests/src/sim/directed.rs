@@ -79,8 +79,9 @@ pub enum Scenario {
     /// A leader is cut off and stands still until another one leads. Then it is read from, with blocks that
     /// are not in memory.
     DeposedReader,
-    /// The leader of the system range is cut off while its group sleeps. Another one leads meanwhile, and moves the
-    /// old one's replica away: nobody has anything to send to it any more.
+    /// The leader of the system range, or of another one, is cut off while its group sleeps. Another one leads
+    /// meanwhile, and the old one's replica is moved away, or all three are: nobody has anything to send to the old
+    /// one any more. Perhaps its power fails while it is cut off.
     SleepingLeaderRemoved,
     /// Blocks of a leader's tables cannot be read, one leader after the other.
     UnreadableBlocks,
@@ -148,7 +149,7 @@ impl Scenario {
                 memtable_bytes: 1 << 10,
                 ..SIZES
             },
-            Scenario::SleepingLeaderRemoved => Sizes { nodes: 4, ..SIZES },
+            Scenario::SleepingLeaderRemoved => Sizes { nodes: 6, ..SIZES },
             Scenario::RemovedWhileApplying | Scenario::TwelveMerges => Sizes {
                 nodes: 4,
                 memtable_bytes: 1 << 12,

@@ -3,10 +3,13 @@
 //!
 //! Every [`REPORT_INTERVAL`], and soon after a change of bounds or members, a shard sends the manager a report
 //! of what has changed in what it leads and holds ([`report`]). The response has the changes of the view, and
-//! the replicas of the shard that are no longer members. The shard that leads the system range makes the
-//! [`Manager`] of its term from the rows of that range. Whatever must outlive the manager is written there
-//! before anything relies on it. Nothing here is on the data path: without a manager, shards go on serving.
-//! Lives on the shard's thread.
+//! the replicas of the shard that are no longer members. So a replica goes that was cut off while its range moved:
+//! the new members have nothing to say to it. A manager to whom that happens would report to itself for ever, so
+//! while it reaches no majority, it first has another node pass its report on.
+//!
+//! The shard that leads the system range makes the [`Manager`] of its term from the rows of that range. Whatever
+//! must outlive the manager is written there before anything relies on it. Nothing here is on the data path: without
+//! a manager, shards go on serving. Lives on the shard's thread.
 
 mod ask;
 mod bounds_requests;
@@ -201,14 +204,19 @@ impl<E: Env> ShardInner<E> {
     async fn send_report(self: &Rc<Self>) -> bool {
         let mut report = report::next(self);
         let mut number = report.number;
-        let response = match self.ask_manager(&ClusterRequest::Report(report)).await {
-            None => {
-                report = report::next(self);
-                number = report.number;
-                self.have_passed_on(report).await
-            }
-            response => response,
-        };
+        let mut response = None;
+        if self.may_be_deposed() {
+            let other = self.any_other_node().into_iter().collect();
+            response = self.have_passed_on(report.clone(), other).await;
+        }
+        if response.is_none() {
+            response = self.ask_manager(&ClusterRequest::Report(report)).await;
+        }
+        if response.is_none() {
+            report = report::next(self);
+            number = report.number;
+            response = self.have_passed_on(report, self.known_system()).await;
+        }
         if response == Some(ClusterResponse::Removed) {
             self.store.fail(Fatal::Removed(self.location.node));
         }
@@ -262,11 +270,14 @@ impl<E: Env> ShardInner<E> {
         }
     }
 
-    /// Lets other nodes forward a report. They know the manager's node if it has moved; and they
-    /// reach it even if this process runs on a copy of that node's folder and so has the same node
-    /// id.
-    async fn have_passed_on(self: &Rc<Self>, report: Report) -> Option<ClusterResponse> {
-        let mut others = self.known_system();
+    /// Lets one of these shards, if it is on another node, forward a report. They know the manager's node if it
+    /// has moved; and they reach it even if this process runs on a copy of that node's folder and so has the same
+    /// node id.
+    async fn have_passed_on(
+        self: &Rc<Self>,
+        report: Report,
+        mut others: Vec<Location>,
+    ) -> Option<ClusterResponse> {
         others.retain(|at| at.node != self.location.node);
         let pass_on = ClusterRequest::PassOn(report);
         for at in others {

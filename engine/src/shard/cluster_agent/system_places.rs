@@ -1,8 +1,11 @@
-//! Where the system range may be: the shards that a search for the cluster's manager asks.
+//! Where the system range may be: the shards that a search for the cluster's manager asks, and whether the manager
+//! that is here must search for another one.
 
 use crate::cluster::View;
-use crate::env::Env;
-use crate::shard::ShardInner;
+use crate::env::{Clock, Env};
+use crate::mutant::{self, Mutant};
+use crate::shard::liveness::availability::{Availability, availability};
+use crate::shard::{RangeHandle, ShardInner};
 use crate::types::{Location, ShardId};
 
 impl<E: Env> ShardInner<E> {
@@ -36,6 +39,33 @@ impl<E: Env> ShardInner<E> {
             shard: ShardId(0),
         }));
         known
+    }
+
+    /// Whether this shard leads the system range, as far as it knows, but reaches no majority. Perhaps its replica
+    /// is no member any more, and another shard manages the cluster. A group that is awake finds out that no majority
+    /// follows; one that sleeps, that no majority is there.
+    pub(super) fn may_be_deposed(&self) -> bool {
+        if mutant::is(Mutant::DeposedManagerAsksNobody) {
+            return false;
+        }
+        self.system_replica()
+            .is_some_and(|RangeHandle { replica, raft }| {
+                let is_there = || availability(self, &replica, &raft, E::now());
+                let lacks_quorum = replica.leadership.lacks_quorum();
+                let leads = replica.leading().is_some();
+                leads && (lacks_quorum || is_there() == Availability::NoQuorum)
+            })
+    }
+
+    /// A shard of another node, any of those that may know where the system range is now. Never the same one: it may
+    /// be down, or take this shard for the manager.
+    pub(super) fn any_other_node(&self) -> Option<Location> {
+        let mut others = self.known_system();
+        others.extend(self.acquaintances());
+        others.retain(|at| at.node != self.location.node);
+        let random = self.around.clock.random_u64();
+        let one = random.checked_rem(others.len() as u64)?;
+        Some(others[one as usize])
     }
 
     /// Remembers the replicas of the system range when the one here is removed, and passes them on

@@ -6,9 +6,10 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use rangedb_engine::env::AsyncRuntime;
 use rangedb_engine::request::Read;
-use rangedb_engine::types::SYSTEM_RANGE;
+use rangedb_engine::shard::RangeStatus;
+use rangedb_engine::types::{RangeId, SYSTEM_RANGE};
 
-use super::{KEY, machine};
+use super::{KEY, holds, machine};
 use crate::sim::cluster::Look;
 use crate::sim::executor::OnHost;
 use crate::sim::faults::Order;
@@ -19,20 +20,24 @@ use crate::sim::workload::number;
 
 /// A group in which nothing happens sleeps after this time.
 const ASLEEP_AFTER: Duration = Duration::from_millis(2_500);
-/// A leader that was deposed knows it so long after it can be reached again.
+/// A manager that reaches nobody gives up what it has begun after this time, and its group sleeps.
+const QUIET_AFTER: Duration = Duration::from_secs(10);
+/// A leader that was deposed knows it so long after it can be reached again: from the response to a heartbeat, if a
+/// replica that it knows is still one.
 const DEPOSED_WITHIN: Duration = Duration::from_secs(1);
+/// A replica that is no member is gone so long after it can be reached again: the response to a report removes it.
+const REMOVED_WITHIN: Duration = Duration::from_secs(6);
 
-/// So many orders are given, one after the other, until one is taken: a new manager has to be found by the node that
-/// is asked, and has to know its nodes. All this time passes in any case, so that the old manager gives up what it
-/// has begun, and its group sleeps.
-const ORDERS_MAX: u32 = 20;
+/// So often is an order repeated that is refused: a new manager has to be found by the node that is asked, and has to
+/// know its nodes.
+const ORDERS_MAX: u32 = 40;
 const ORDER_RETRY_INTERVAL: Duration = Duration::from_millis(500);
 
-/// The machine that leads the system range in the latest term.
-fn system_leader(looks: &[Look]) -> Option<u16> {
+/// The machine that leads a range in the latest term.
+fn leader_in(looks: &[Look], range: RangeId) -> Option<u16> {
     let leaders = looks
         .iter()
-        .filter(|look| look.status.system && look.status.leads);
+        .filter(|look| look.status.route.range == range && look.status.leads);
     leaders.max_by_key(|look| look.status.term).map(machine)
 }
 
@@ -40,43 +45,83 @@ impl Story {
     pub(super) async fn sleeping_leader_removed(self: &Rc<Story>) {
         self.stop_balancing().await;
         SimRuntime::sleep(ASLEEP_AFTER).await;
-        let Some(old) = system_leader(&self.cluster.looks()) else {
+        let looks = self.cluster.looks();
+        let users = looks.iter().find(|look| holds(look, &KEY));
+        let range = match (users, self.random.once_in(3)) {
+            (Some(look), true) => look.status.route.range,
+            _ => SYSTEM_RANGE,
+        };
+        let Some(old) = leader_in(&looks, range) else {
             return;
         };
         self.cut_off(old);
-        let another_leads = |looks: &[Look]| system_leader(looks).is_some_and(|at| at != old);
+        let another_leads = |looks: &[Look]| leader_in(looks, range).is_some_and(|at| at != old);
         let is_deposed = self.until(POLL_INTERVAL, another_leads).await;
-        let looks = self.cluster.looks();
-        let holders = looks.iter().filter(|look| look.status.system);
-        let holders: Vec<u16> = holders.map(machine).collect();
-        let (Some(to), Some(by)) = (self.other_than(&holders), self.other_than(&[old])) else {
-            return;
-        };
-        let (range, from) = (SYSTEM_RANGE.0, old);
-        let order = Order::Move {
-            range,
-            from,
-            to,
-            shard: 0,
-        };
-        let mut is_moved = false;
-        for _ in 0..ORDERS_MAX {
-            is_moved = is_moved || operator::order(&self.cluster, order, by).await;
-            SimRuntime::sleep(ORDER_RETRY_INTERVAL).await;
+        let mut members = self.holders(range);
+        members.sort_by_key(|member| *member != old);
+        let all_move = self.random.once_in(2);
+        let moved = if all_move { members.len() } else { 1 };
+        let mut are_moved = true;
+        for from in members.iter().take(moved) {
+            are_moved &= self.move_replica(*from, range, &members).await;
         }
+        if self.random.once_in(3) {
+            self.lose_power(old).await;
+        }
+        SimRuntime::sleep(QUIET_AFTER).await;
         self.cluster.network.mend();
         SimRuntime::sleep(DEPOSED_WITHIN).await;
         let looks = self.cluster.looks();
-        let mut leaders = looks
-            .iter()
-            .filter(|look| look.status.system && look.status.leads);
-        let still_leads = leaders.any(|look| machine(look) == old);
-        if !is_deposed || !is_moved || still_leads {
+        let still_leads = |look: &Look| {
+            let RangeStatus { route, leads, .. } = &look.status;
+            machine(look) == old && route.range == range && *leads
+        };
+        let still_leads = !all_move && looks.iter().any(still_leads);
+        SimRuntime::sleep(REMOVED_WITHIN).await;
+        let is_there = self.holders(range).contains(&old);
+        if !is_deposed || !are_moved || still_leads || is_there {
             self.seen.violation(format!(
-                "machine {old} led the system range and was cut off; another leads: {is_deposed}, replica moved: \
-                 {is_moved}; it leads at the end: {still_leads}"
+                "machine {old} led range {range} and was cut off; another leads: {is_deposed}, {moved} replicas \
+                 moved: {are_moved}; it leads afterwards: {still_leads}, has a replica at the end: {is_there}"
             ));
         }
+    }
+
+    /// The machines that have a replica of a range.
+    fn holders(&self, range: RangeId) -> Vec<u16> {
+        let looks = self.cluster.looks();
+        let holders = looks.iter().filter(|look| look.status.route.range == range);
+        holders.map(machine).collect()
+    }
+
+    /// Moves a member of a range to a machine that has no replica of it and is none of the first `members`; gives
+    /// whether that was done. If the member leads, another one leads first.
+    async fn move_replica(&self, from: u16, range: RangeId, members: &[u16]) -> bool {
+        let (range_id, shard) = (range.0, 0);
+        let taken = [members, &self.holders(range)].concat();
+        let (Some(to), Some(by)) = (self.other_than(&taken), self.other_than(&members[..1])) else {
+            return false;
+        };
+        for _ in 0..ORDERS_MAX {
+            let order = match leader_in(&self.cluster.looks(), range) {
+                Some(leader) if leader == from => Order::Lead {
+                    range: range_id,
+                    to: None,
+                },
+                _ => Order::Move {
+                    range: range_id,
+                    from,
+                    to,
+                    shard,
+                },
+            };
+            operator::order(&self.cluster, order, by).await;
+            SimRuntime::sleep(ORDER_RETRY_INTERVAL).await;
+            if self.holders(range).contains(&to) {
+                return true;
+            }
+        }
+        false
     }
 
     pub(super) async fn deposed_reader(self: &Rc<Story>) {
