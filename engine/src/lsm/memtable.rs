@@ -126,7 +126,7 @@ pub struct Memtable {
     blocks: Vec<Node>,
     /// The blocks in the order of their keys. A new block moves these numbers, not the blocks.
     order: Vec<u32>,
-    /// The first entry of each block.
+    /// The first entry of each block, in the order of their keys.
     heads: Node,
     /// About how many bytes of rows each block has, in the order of their keys: when a block is split,
     /// each part gets its share by the number of its slots.

@@ -39,7 +39,8 @@ pub(in crate::cluster) struct Membership {
     pub(in crate::cluster) records: u64,
     /// Members that the shard does not have.
     pub(super) absent: Vec<(RangeId, ReplicaId)>,
-    /// The ranges of replicas that are no members, are frozen, or know no majority: they may have to go.
+    /// The ranges of replicas that are no members, also because the manager does not know the range, that are
+    /// frozen, or that know no majority: these replicas may have to go.
     pub(super) doubtful: Vec<RangeId>,
 }
 

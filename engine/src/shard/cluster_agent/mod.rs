@@ -3,9 +3,10 @@
 //!
 //! Every [`REPORT_INTERVAL`], and soon after a change of bounds or members, a shard sends the manager a report
 //! of what has changed in what it leads and holds ([`report`]). The response has the changes of the view, and
-//! the replicas of the shard that are no longer members. So a replica goes that was cut off while its range moved:
-//! the new members have nothing to say to it. A manager to whom that happens would report to itself for ever, so
-//! while it reaches no majority, it first has another node pass its report on.
+//! the replicas of the shard that are no longer members: the shard removes them. A replica that was cut off while
+//! its range moved learns of that in no other way, because the new members send it nothing. The same can happen to
+//! the replica of the manager, which reports to itself. So a manager that reaches no majority first has another
+//! node pass its report on.
 //!
 //! The shard that leads the system range makes the [`Manager`] of its term from the rows of that range. Whatever
 //! must outlive the manager is written there before anything relies on it. Nothing here is on the data path: without
